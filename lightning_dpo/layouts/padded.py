@@ -1,0 +1,72 @@
+"""The padded layout: one row per completion, prompt before it, pads on the right. Every architecture can take it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.data.pairs import MicroBatch, TokenizedPair, completion_key
+
+
+@dataclass(frozen=True)
+class PaddedLayout:
+    """Lays a micro-batch of pairs out as one right-padded row per completion.
+
+    Args:
+        pad_token_id: Any id that the embedding has. Nothing is masked by it: what is scored is known from lengths.
+        chosen_only: Lay out the chosen completions alone, for a loss that reads no others.
+    """
+
+    pad_token_id: int
+    chosen_only: bool = False
+
+    def __call__(self, micro_batch: MicroBatch) -> PreferenceBatch:
+        """The batch of `micro_batch`: chosen completions in the first rows, rejected ones below them."""
+        pairs = micro_batch.pairs
+        completions = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+        if not self.chosen_only:
+            completions += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
+        count = torch.arange(len(pairs))
+        return PreferenceBatch(
+            **_rows(completions, self.pad_token_id),
+            prompt_index=count if self.chosen_only else count.repeat(2),
+            completion_key=torch.tensor([completion_key(prompt, ids) for prompt, ids in completions]),
+            chosen=count,
+            rejected=count[:0] if self.chosen_only else count + len(pairs),
+            **pair_columns(pairs, micro_batch),
+        )
+
+
+def _rows(completions: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, Tensor | None]:
+    lengths = torch.tensor([len(ids) for _, ids in completions])
+    prompt_lengths = torch.tensor([len(prompt) for prompt, _ in completions])
+    width = int((prompt_lengths + lengths).max())
+    input_ids = torch.full((len(completions), width), pad_token_id)
+    for row, (prompt, ids) in enumerate(completions):
+        input_ids[row, : len(prompt) + len(ids)] = torch.tensor([*prompt, *ids])
+    completion_index = torch.repeat_interleave(torch.arange(len(completions)), lengths)
+    within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths)[completion_index]
+    # The token before a scored one predicts it; the last prompt token predicts the first.
+    score_index = completion_index * width + prompt_lengths[completion_index] + within - 1
+    return {
+        "input_ids": input_ids,
+        "position_ids": torch.arange(width).expand(len(completions), width),
+        "segments": None,
+        "score_index": score_index,
+        "target_ids": input_ids.flatten()[score_index + 1],
+        "completion_index": completion_index,
+    }
+
+
+def pair_columns(pairs: list[TokenizedPair], micro_batch: MicroBatch) -> dict[str, Tensor]:
+    """The fields of a batch that are the same in every layout."""
+    weight = torch.tensor([pair.weight for pair in pairs], dtype=torch.float32)
+    return {
+        "pair_index": torch.tensor([pair.index for pair in pairs]),
+        "weight": weight * torch.tensor(micro_batch.counted, dtype=torch.float32),
+        "offset": torch.tensor([pair.offset for pair in pairs], dtype=torch.float32),
+        "source": torch.tensor([pair.source for pair in pairs]),
+        "step_pairs": torch.tensor(float(micro_batch.step_pairs)),
+        "step_chosen_tokens": torch.tensor(float(micro_batch.step_chosen_tokens)),
+    }

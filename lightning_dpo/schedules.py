@@ -1,0 +1,50 @@
+"""Learning-rate schedules by the optimizer step: `(optimizer, total_steps)` in, a PyTorch scheduler out."""
+
+import warnings
+from collections.abc import Callable
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+from lightning_dpo.errors import UserError
+
+Schedule = Callable[[Optimizer, int], LRScheduler]
+
+
+def warmup_constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRScheduler:
+    """Up in a straight line, from `lr / (warmup_steps + 1)` in the first step, then constant (the DPO authors' code).
+
+    Args:
+        optimizer: Whose learning rate it sets.
+        total_steps: Optimizer steps of the whole run.
+        warmup_steps: Steps before the full rate. A run that ends before them is warned about.
+    """
+    if warmup_steps < 0:
+        raise UserError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
+    if warmup_steps >= total_steps:
+        warnings.warn(
+            f"scheduler.warmup_steps={warmup_steps} is not over when the run ends, after {total_steps} steps: the "
+            "learning rate never reaches optimizer.lr",
+            stacklevel=2,
+        )
+    return LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
+
+
+def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> LRScheduler:
+    """The same warm-up, then half a cosine down to `final` times the full rate at the end of the run.
+
+    Args:
+        optimizer: Whose learning rate it sets.
+        total_steps: Optimizer steps of the whole run.
+        warmup_steps: Steps before the full rate; fewer than `total_steps`.
+        final: Share of the full rate that is left at the end, in [0, 1].
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise UserError(f"scheduler.warmup_steps must be in [0, {total_steps}), the run's steps, got {warmup_steps}")
+    if not 0 <= final <= 1:
+        raise UserError(f"scheduler.final must be in [0, 1], got {final!r}")
+    floor = final * max(group["lr"] for group in optimizer.param_groups)
+    cosine = CosineAnnealingLR(optimizer, total_steps - warmup_steps, eta_min=floor)
+    if warmup_steps == 0:
+        return cosine
+    return SequentialLR(optimizer, [warmup_constant(optimizer, total_steps, warmup_steps), cosine], [warmup_steps])

@@ -1,0 +1,102 @@
+"""Tiny models, a tokenizer and pairs, all made in code; no test reaches a network or writes outside its folder."""
+
+import os
+import tempfile
+
+# Before anything imports datasets or wandb.
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_CACHE": tempfile.mkdtemp(prefix="lightning_dpo_tests_"),
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+os.environ.pop("WANDB_API_KEY", None)
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
+from lightning_dpo.layouts import PaddedLayout
+
+HH_FILE = Path(__file__).parents[2] / "shared" / "data" / "hh-harmless-1800.jsonl.gz"
+VOCABULARY = 300
+
+
+def make_llama(seed: int = 0, **changes) -> LlamaForCausalLM:
+    """Two layers with weights large enough that mistakes show."""
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "initializer_range": 0.3,
+        "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    return LlamaForCausalLM(LlamaConfig(**settings | changes))
+
+
+@pytest.fixture
+def llama() -> LlamaForCausalLM:
+    return make_llama()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text encodes, words merge, no beginning of sequence, one special token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(
+        ["the film was good and the cake was better", "where is the answer, Assistant?"] * 9, trainer
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path, llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder that `from_pretrained` opens."""
+    folder = tmp_path / "model"
+    llama.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Path:
+    """Twenty-four pairs over twenty-four prompts, answers of unequal lengths."""
+    rows = [
+        {"prompt": f"Question {n}:", "chosen": " yes" * (n % 5 + 1), "rejected": f" no {n}" * (n % 3 + 1)}
+        for n in range(24)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def random_pairs(count: int, seed: int = 0, vocabulary: int = VOCABULARY) -> list[TokenizedPair]:
+    """Pairs of random tokens and unequal lengths; the offset is not 0, so that ignoring it shows."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(longest: int) -> list[int]:
+        length = int(torch.randint(1, longest + 1, (), generator=generator))
+        return torch.randint(1, vocabulary, (length,), generator=generator).tolist()
+
+    return [TokenizedPair(row, ids(9), ids(6), ids(7)) for row in range(count)]
+
+
+def padded_batch(pairs: list[TokenizedPair], **options):
+    """All of `pairs` as one step of one batch."""
+    tokens = sum(len(pair.chosen_ids) for pair in pairs)
+    return PaddedLayout(pad_token_id=0, **options)(MicroBatch(pairs, [True] * len(pairs), len(pairs), tokens))

@@ -1,0 +1,61 @@
+"""Every loss against its formula in float64 numpy, written down independently."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_dpo.losses import DPO, IPO, SFT, Hinge
+from tests.losses.pair_logps import random_logps
+
+BETA, EPSILON = 0.3, 0.1
+
+
+def log_sigmoid(x):
+    return -np.log1p(np.exp(-x))
+
+
+FORMULAS = {
+    "dpo": (DPO(BETA), lambda w, l, n_w, n_l, o: -log_sigmoid(BETA * (w - l) - o)),
+    "cdpo": (
+        DPO(BETA, EPSILON),
+        lambda w, l, n_w, n_l, o: (
+            -(1 - EPSILON) * log_sigmoid(BETA * (w - l) - o) - EPSILON * log_sigmoid(-(BETA * (w - l) - o))
+        ),
+    ),
+    "ipo mean": (IPO(BETA), lambda w, l, n_w, n_l, o: (w / n_w - l / n_l - 1 / (2 * BETA) - o / BETA) ** 2),
+    "ipo sum": (IPO(BETA, "sum"), lambda w, l, n_w, n_l, o: (w - l - 1 / (2 * BETA) - o / BETA) ** 2),
+    "hinge": (Hinge(BETA), lambda w, l, n_w, n_l, o: np.maximum(0, 1 - (BETA * (w - l) - o))),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_equals_its_formula(name):
+    loss, formula = FORMULAS[name]
+    logps = random_logps()
+    w = (logps.chosen.double() - logps.reference_chosen.double()).numpy()
+    l = (logps.rejected.double() - logps.reference_rejected.double()).numpy()  # noqa: E741
+    n_w, n_l, offset = logps.chosen_length.numpy(), logps.rejected_length.numpy(), logps.offset.double().numpy()
+    result = loss(logps)
+    np.testing.assert_allclose(result.losses.numpy(), formula(w, l, n_w, n_l, offset), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result.chosen_rewards.numpy(), BETA * w, rtol=1e-5)
+    np.testing.assert_allclose(result.rejected_rewards.numpy(), BETA * l, rtol=1e-5)
+
+
+def test_sft_is_the_mean_over_the_chosen_tokens():
+    logps = random_logps()
+    expected = -logps.chosen.sum() / logps.chosen_length.sum()
+    torch.testing.assert_close(SFT()(logps).losses.mean(), expected)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_rewards_carry_no_gradient(name):
+    logps = random_logps()
+    logps.chosen.requires_grad_()
+    result = FORMULAS[name][0](logps)
+    assert result.losses.requires_grad
+    assert not result.chosen_rewards.requires_grad
+
+
+def test_ipo_names_its_two_forms():
+    with pytest.raises(ValueError, match="normalize must be mean or sum, got 'median'"):
+        IPO(normalize="median")

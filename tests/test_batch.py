@@ -1,0 +1,37 @@
+import pickle
+
+import pytest
+import torch
+from lightning.pytorch.plugins import HalfPrecision
+
+from lightning_dpo.batch import PreferenceBatch
+from tests.conftest import padded_batch, random_pairs
+
+
+def test_moves_as_a_whole_and_keeps_its_dtypes():
+    batch = padded_batch(random_pairs(3))
+    moved = batch.to("meta")
+    assert {getattr(moved, name).device.type for name in batch.__slots__ if name != "segments"} == {"meta"}
+    assert moved.weight.dtype == torch.float32
+    assert moved.segments is None
+
+
+def test_precision_plugins_leave_its_numbers_alone():
+    batch = padded_batch(random_pairs(3))
+    assert HalfPrecision("bf16-true").convert_input(batch).weight.dtype == torch.float32
+
+
+def test_cannot_be_changed():
+    batch = padded_batch(random_pairs(2))
+    with pytest.raises(AttributeError, match="another weight"):
+        batch.weight = torch.zeros(2)
+
+
+def test_refuses_fields_it_does_not_have():
+    with pytest.raises(TypeError, match="exactly these fields"):
+        PreferenceBatch(input_ids=torch.zeros(1))
+
+
+def test_survives_the_way_from_a_worker_process():
+    batch = padded_batch(random_pairs(2))
+    assert torch.equal(pickle.loads(pickle.dumps(batch)).target_ids, batch.target_ids)
