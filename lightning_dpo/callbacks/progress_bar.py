@@ -1,0 +1,18 @@
+"""The progress bar: loss, accuracy and margin of the step, by the names that people say."""
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+
+_NAMES = {"train/loss": "loss", "train/rewards/accuracies": "accuracy", "train/rewards/margins": "margin"}
+
+
+class PreferenceProgressBar(RichProgressBar):
+    """Lightning's rich progress bar with three figures beside it."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
+        """What stands beside the bar."""
+        values = trainer.progress_bar_metrics
+        return {short: f"{values[name]:.3f}" for name, short in _NAMES.items() if name in values}

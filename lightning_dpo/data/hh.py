@@ -1,0 +1,61 @@
+"""Anthropic's HH-RLHF (https://arxiv.org/abs/2204.05862): two whole dialogues that share all but the last answer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+from lightning_dpo.data.reading import Row, read_rows
+from lightning_dpo.data.validation import InvalidRow, to_pairs
+from lightning_dpo.errors import UserError
+
+NAME = "Anthropic/hh-rlhf"
+MARK = "\n\nAssistant:"
+_HUB_SPLITS = {"train": "train", "validation": "test"}
+
+
+def load_pairs(split: str, path: str | Path | None = None, *, subset: str = "all") -> Dataset | None:
+    """The pairs of a split of the hub's data set, or of a file in its format.
+
+    Args:
+        split: `train` or `validation` (the hub's `test`).
+        path: A .jsonl or .jsonl.gz file with `chosen` and `rejected`, instead of the hub.
+        subset: `all`, `harmless-base`, `helpful-base`, `helpful-online` or `helpful-rejection-sampled`.
+
+    Returns:
+        Rows of `PreferencePair`.
+
+    Raises:
+        UserError: The file or the hub cannot be read.
+    """
+    rows = read_rows(path) if path else _hub_rows(_HUB_SPLITS[split], None if subset == "all" else subset)
+    return to_pairs(rows, split_dialogues, str(path or f"{NAME} ({subset}, {split})"))
+
+
+def split_dialogues(row: dict[str, Any]) -> dict[str, str]:
+    r"""Cut each dialogue after its own last `\n\nAssistant:`; what comes before must be the same in both.
+
+    >>> split_dialogues({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"})
+    {'prompt': '\n\nHuman: Hi\n\nAssistant:', 'chosen': ' Hello', 'rejected': ' No'}
+    """
+    dialogues = row["chosen"], row["rejected"]
+    if not all(isinstance(dialogue, str) for dialogue in dialogues):
+        raise InvalidRow("wrong_type")
+    (prompt, mark, chosen), (other_prompt, other_mark, rejected) = (text.rpartition(MARK) for text in dialogues)
+    if not mark or not other_mark:
+        raise InvalidRow("no_answer")
+    if prompt != other_prompt:
+        raise InvalidRow("different_prompts")
+    return {"prompt": prompt + mark, "chosen": chosen, "rejected": rejected}
+
+
+def _hub_rows(split: str, subset: str | None) -> Iterator[Row]:
+    try:
+        rows = load_dataset(NAME, data_dir=subset, split=split)
+    except Exception as error:
+        # What a hub that cannot be reached raises depends on the cache, the network and the library's version.
+        raise UserError(
+            f"data=hh: {NAME} cannot be loaded ({type(error).__name__}); without a network give a file with data.path"
+        ) from error
+    return ((f"{NAME}[{split}]:{number}", row) for number, row in enumerate(rows))

@@ -1,0 +1,78 @@
+"""Micro-batches from tokenized pairs, and where a resumed run goes on."""
+
+from collections.abc import Callable
+
+import datasets
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
+from lightning_dpo.data.sampling import Draw, StepSampler
+
+
+class DrawnPairs(Dataset[MicroBatch]):
+    """Tokenized pairs, fetched a micro-batch at a time.
+
+    Args:
+        tokens: Rows with `prompt_ids`, `chosen_ids`, `rejected_ids`, `weight`, `offset` and `source`.
+    """
+
+    columns = ("prompt_ids", "chosen_ids", "rejected_ids", "weight", "offset", "source")
+
+    def __init__(self, tokens: datasets.Dataset) -> None:
+        self.tokens = tokens.select_columns([name for name in self.columns if name in tokens.column_names])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, draw: Draw) -> MicroBatch:
+        columns = self.tokens[list(draw.rows)]
+        pairs = [
+            TokenizedPair(row, **{name: values[place] for name, values in columns.items()})
+            for place, row in enumerate(draw.rows)
+        ]
+        return MicroBatch(pairs, draw.counted, draw.step_pairs, draw.step_chosen_tokens)
+
+
+class StepLoader(DataLoader[PreferenceBatch]):
+    """Batches as `sampler` draws them; its state is how many of the epoch have been trained on.
+
+    Lightning saves and restores the state of a loader that has one.
+
+    Args:
+        pairs: What is drawn from.
+        sampler: What is drawn.
+        layout: Makes a batch of a micro-batch.
+        num_workers: Processes that do so ahead of time; 0: none.
+        trained: Micro-batches of this epoch that were trained on. Not those drawn: workers draw ahead.
+    """
+
+    def __init__(
+        self,
+        pairs: DrawnPairs,
+        sampler: StepSampler,
+        layout: Callable[[MicroBatch], PreferenceBatch],
+        num_workers: int,
+        trained: Callable[[], int],
+    ) -> None:
+        super().__init__(
+            pairs,
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=layout,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # A loader without one of its own draws its workers' seeds from the global generator.
+            generator=torch.Generator().manual_seed(sampler.seed),
+        )
+        self.trained = trained
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in the epoch a checkpoint was taken."""
+        return {"trained_micro_batches": self.trained()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the micro-batches that the checkpoint had seen; those of a whole epoch begin the next."""
+        self.sampler.skip = state["trained_micro_batches"] % len(self)

@@ -1,0 +1,74 @@
+"""Rows of a file, each with its place: .jsonl, .jsonl.gz, .json and .parquet."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_dpo.errors import UserError
+
+Row = tuple[str, dict[str, Any] | str]
+"""`file:line` and the row, or why there is none."""
+
+
+def read_rows(path: str | Path) -> Iterator[Row]:
+    """The rows of a file, in order.
+
+    A .json file is one list of objects, a .parquet file a table; their places are counted in rows from 1, those of
+    .jsonl and .jsonl.gz in lines. What is no row is given as the reason: `bad_utf8`, `bad_json` or `wrong_type`.
+
+    Raises:
+        UserError: There is no such file, or its format is not known, or a .json file is not a list.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"data.path={path}: there is no such file")
+    suffixes = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    readers = {".jsonl": _lines, ".jsonl.gz": _lines, ".json": _list, ".parquet": _table}
+    if suffixes not in readers:
+        raise UserError(f"data.path={path}: a file must end in {', '.join(readers)}")
+    return readers[suffixes](path)
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                # A byte order mark may stand at the very start; a last, empty line is no row.
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if line.strip():
+                    yield f"{path.name}:{number}", _parsed(line)
+        except (OSError, EOFError) as error:
+            raise UserError(f"data.path={path}: the file is damaged ({error})") from error
+
+
+def _parsed(line: bytes) -> dict[str, Any] | str:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "bad_utf8"
+    except ValueError:
+        return "bad_json"
+    return row if isinstance(row, dict) else "wrong_type"
+
+
+def _list(path: Path) -> Iterator[Row]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise UserError(f"data.path={path}: not JSON ({error})") from error
+    if not isinstance(rows, list):
+        raise UserError(f"data.path={path}: a .json file must be one list of rows; write .jsonl for one row per line")
+    for number, row in enumerate(rows, 1):
+        yield f"{path.name}:{number}", row if isinstance(row, dict) else "wrong_type"
+
+
+def _table(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet as parquet
+
+    number = 0
+    for batch in parquet.ParquetFile(path).iter_batches():
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path.name}:{number}", row

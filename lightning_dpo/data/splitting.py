@@ -1,0 +1,42 @@
+"""Which pairs train and which validate: no prompt on both sides."""
+
+import hashlib
+import random
+from collections import Counter
+
+from datasets import Dataset
+
+from lightning_dpo.errors import UserError
+
+
+def sample(pairs: Dataset, max_pairs: int | None, seed: int) -> Dataset:
+    """At most `max_pairs` of `pairs`, drawn by `seed`, in their order."""
+    if max_pairs is None or len(pairs) <= max_pairs:
+        return pairs
+    return pairs.select(sorted(random.Random(seed).sample(range(len(pairs)), max_pairs)))
+
+
+def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and validation pairs: whole prompts, in an order drawn by `seed`, until `fraction` of the pairs.
+
+    Raises:
+        UserError: One side would be empty.
+    """
+    counts = Counter(pairs["prompt"])
+    wanted, held_out, taken = fraction * len(pairs), set(), 0
+    for prompt in sorted(counts, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest()):
+        if taken >= wanted:
+            break
+        held_out.add(prompt)
+        taken += counts[prompt]
+    if taken in (0, len(pairs)):
+        raise UserError(
+            f"data.val_fraction={fraction} of {len(pairs)} pairs over {len(counts)} prompts leaves one side empty; "
+            "give data.val_path, or more prompts"
+        )
+    return without_prompts(pairs, held_out), without_prompts(pairs, counts.keys() - held_out)
+
+
+def without_prompts(pairs: Dataset, prompts: set[str]) -> Dataset:
+    """The rows of `pairs` whose prompt is none of `prompts`."""
+    return pairs.select([row for row, prompt in enumerate(pairs["prompt"]) if prompt not in prompts])

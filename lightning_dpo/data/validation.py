@@ -1,0 +1,141 @@
+"""Which rows can be pairs, and what becomes of those that cannot: each is named by its place and a reason."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, Features, Value
+from rich.progress import track
+
+from lightning_dpo.data.pairs import PreferencePair
+from lightning_dpo.data.reading import Row
+from lightning_dpo.errors import UserError
+
+log = logging.getLogger(__name__)
+
+REASONS = {
+    "bad_utf8": "the text is not UTF-8",
+    "bad_json": "the line is not JSON",
+    "missing_field": "a field is missing",
+    "wrong_type": "a field has the wrong type",
+    "empty_prompt": "the prompt is empty",
+    "empty_answer": "an answer is empty",
+    "different_prompts": "the two dialogues have different prompts",
+    "no_answer": "a dialogue has no answer",
+    "identical_answers": "both answers are the same",
+    "special_token": "the text contains one of the tokenizer's special tokens",
+    "unknown_token": "the text contains what the tokenizer has no token for",
+    "nothing_left": "truncation leaves nothing that tells the answers apart",
+}
+"""What each reason means, as it is shown."""
+
+_TEXTS = ("prompt", "chosen", "rejected")
+_NUMBERS = {"weight": 1.0, "offset": 0.0, "source": 0}
+_FEATURES = Features(
+    {name: Value("string") for name in (*_TEXTS, "where", "invalid")}
+    | {"weight": Value("float32"), "offset": Value("float32"), "source": Value("int64")}
+)
+
+
+class InvalidRow(ValueError):
+    """Raised by a source that cannot make a pair of a row; its argument is a key of `REASONS`."""
+
+
+def to_pairs(rows: Iterable[Row], to_pair: Callable[[dict[str, Any]], dict[str, Any]], name: str) -> Dataset:
+    """Read every row, make a pair of it, and mark those that are none.
+
+    Args:
+        rows: Place and content of every row.
+        to_pair: Makes `prompt`, `chosen` and `rejected` (and, where there are such columns, `weight`, `offset` and
+            `source`) of a row, or raises `InvalidRow`; a missing key may raise KeyError.
+        name: Of the data, for the progress bar.
+
+    Returns:
+        Rows of `PreferencePair`, `where` and `invalid` filled in.
+
+    Raises:
+        UserError: There is no row at all.
+    """
+    columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
+    for where, row in track(rows, description=f"Reading {name}", transient=True):
+        pair = dict.fromkeys(_TEXTS, "") | _NUMBERS | {"invalid": "", "where": where}
+        try:
+            pair |= _checked(to_pair(row)) if isinstance(row, dict) else {"invalid": row}
+        except KeyError:
+            pair["invalid"] = "missing_field"
+        except InvalidRow as reason:
+            pair["invalid"] = str(reason)
+        for column, values in columns.items():
+            values.append(pair[column])
+    if not columns["where"]:
+        raise UserError(f"data: {name} has no rows")
+    return Dataset.from_dict(columns, features=_FEATURES)
+
+
+def _checked(pair: dict[str, Any]) -> PreferencePair:
+    if any(not isinstance(pair[text], str) for text in _TEXTS):
+        raise InvalidRow("wrong_type")
+    if any(not _encodable(pair[text]) for text in _TEXTS):
+        raise InvalidRow("bad_utf8")
+    for name in _NUMBERS.keys() & pair.keys():
+        number = pair[name]
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < float("inf"):
+            raise InvalidRow("wrong_type")
+    if not pair["prompt"].strip():
+        raise InvalidRow("empty_prompt")
+    if not pair["chosen"].strip() or not pair["rejected"].strip():
+        raise InvalidRow("empty_answer")
+    if pair["chosen"] == pair["rejected"]:
+        raise InvalidRow("identical_answers")
+    return {name: pair[name] for name in (*_TEXTS, *_NUMBERS) if name in pair}
+
+
+def _encodable(text: str) -> bool:
+    """Whether `text` is free of lone surrogates, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def valid(
+    pairs: Dataset, on_invalid: Literal["error", "drop"], max_invalid_fraction: float, folder: Path | None
+) -> Dataset:
+    """The rows of `pairs` that are not marked as invalid.
+
+    Args:
+        pairs: Rows with `where` and `invalid`.
+        on_invalid: `error` refuses the first invalid row; `drop` leaves them out and says so.
+        max_invalid_fraction: With `drop`, the share of rows above which something else must be wrong.
+        folder: Where `invalid_rows.jsonl` lists those that were left out; None writes none.
+
+    Raises:
+        UserError: There are invalid rows, or too many, or no valid one.
+    """
+    if "invalid" not in pairs.column_names:
+        return pairs
+    reasons = pairs["invalid"][:]
+    bad = [row for row, reason in enumerate(reasons) if reason]
+    if not bad:
+        return pairs
+    places = pairs["where"][:] if "where" in pairs.column_names else [f"row {row}" for row in range(len(pairs))]
+    found = [{"where": places[row], "reason": reasons[row]} for row in bad]
+    first = "; ".join(f"{row['where']}: {REASONS.get(row['reason'], row['reason'])}" for row in found[:10])
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in found).most_common())
+    share = f"{len(bad)} of {len(pairs)} rows are invalid ({counts})"
+    if folder:
+        with Path(folder, "invalid_rows.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in found)
+    if on_invalid == "error":
+        raise UserError(f"{first}: {share}; mend them, or leave them out with data.on_invalid=drop")
+    if len(bad) > max_invalid_fraction * len(pairs):
+        raise UserError(
+            f"{share}, more than data.max_invalid_fraction={max_invalid_fraction}: {first}; "
+            "is the file of another format, or the tokenizer of another model?"
+        )
+    log.warning("Dropped: %s. The first: %s.", share, first)
+    return pairs.select([row for row, reason in enumerate(reasons) if not reason])

@@ -1,0 +1,158 @@
+"""DPOModule: a batch of pairs in, a loss, rewards and an optimizer step out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from transformers import PreTrainedModel
+
+from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.errors import UserError
+from lightning_dpo.logps import completion_logps
+from lightning_dpo.losses import DPO, PairLogps, PreferenceLoss, PreferenceLossFunction, pair_logps
+from lightning_dpo.metrics import preference_metrics
+from lightning_dpo.policy import CausalLM, ready_policy
+from lightning_dpo.reference import Auto, Reference, ReferenceFactory
+from lightning_dpo.schedules import Schedule, warmup_constant
+from lightning_dpo.step_checks import StepRecord, check_finite, check_start
+
+PROGRESS_BAR = ("train/loss", "train/rewards/accuracies", "train/rewards/margins")
+
+
+def default_optimizer(parameters: Any) -> Optimizer:
+    """AdamW at a learning rate of 1e-6, without weight decay: a common choice for full fine-tuning by DPO."""
+    return AdamW(parameters, lr=1e-6, weight_decay=0.0)
+
+
+class DPOModule(LightningModule):
+    """Trains a policy on preference pairs against a frozen reference.
+
+    Args:
+        policy: A hub id or folder, a model, or a function that returns one. Models are opened in `configure_model`.
+        loss: What to minimise; None: `DPO(beta=0.1)`.
+        reference: What makes the reference of the untrained policy; None: `Auto()`, a frozen copy of it.
+        optimizer: Of the trainable parameters; in a Hydra config a partial.
+        scheduler: `(optimizer, total_steps)` to a learning-rate schedule by optimizer step.
+    """
+
+    def __init__(
+        self,
+        policy: str | PreTrainedModel | Callable[[], PreTrainedModel],
+        loss: PreferenceLossFunction | None = None,
+        reference: ReferenceFactory | None = None,
+        optimizer: OptimizerCallable = default_optimizer,
+        scheduler: Schedule = warmup_constant,
+    ) -> None:
+        super().__init__()
+        # The policy becomes a submodule in configure_model, when strategy and device are known.
+        self.policy: PreTrainedModel | None = None
+        self._untrained_policy = [policy]
+        self.loss = loss or DPO()
+        self.make_reference = reference or Auto()
+        self.make_reference.check(self.loss)
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.train_metrics = self._metrics("train/")
+        self.val_metrics = self._metrics("val/")
+        self._record = StepRecord()
+        self._hold_reference(None)
+
+    def configure_model(self) -> None:
+        """Open the policy and make its reference, once."""
+        if self.policy is not None:
+            return
+        policy = self._untrained_policy.pop()
+        if isinstance(policy, str):
+            policy = CausalLM(policy).policy()
+        elif not isinstance(policy, nn.Module):
+            policy = policy()
+        self.policy = ready_policy(policy)
+        self._hold_reference(self.make_reference(self.policy, self.loss))
+
+    def forward(self, batch: PreferenceBatch) -> PairLogps:
+        """Log-probs of the pairs of `batch` under policy and reference."""
+        if self.loss.needs_rejected and not len(batch.rejected):
+            raise UserError(
+                f"{self.loss!r} compares two answers, and the batch has chosen ones alone: chosen_only=False"
+            )
+        reference = self.reference.logps(batch) if self.reference else None
+        return pair_logps(completion_logps(self.policy, batch), reference, batch)
+
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        """This micro-batch's share of the step's loss: over a step, they sum to `sum(weight * losses) / step_pairs`."""
+        logps = self(batch)
+        loss = self.loss(logps)
+        if self.trainer.global_step == 0 and self.reference and self.reference.starts_equal:
+            check_start(self.loss, loss, logps, batch, self.trainer.precision)
+        self._record.add(batch, loss)
+        self._update(self.train_metrics, loss, logps, batch)
+        share = (batch.weight * loss.losses).sum() / batch.step_pairs
+        # Lightning divides by the accumulation, and averages gradients over devices.
+        return share * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Stop before an update that would ruin the weights, else log the step just computed."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
+        check_finite(norm, self._record)
+        self._record.clear()
+        self.log_dict({"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}, batch_size=1)
+        self._log(self.train_metrics)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget whatever was counted outside a validation pass."""
+        self.val_metrics.reset()
+
+    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
+        """Count the pairs of `batch`."""
+        logps = self(batch)
+        self._update(self.val_metrics, self.loss(logps), logps, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all validation pairs."""
+        self._log(self.val_metrics)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer over trainable parameters and its schedule by optimizer step."""
+        optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the loss, whose settings give every reward its scale."""
+        checkpoint["preference_loss"] = repr(self.loss)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that was trained with another loss."""
+        saved = checkpoint.get("preference_loss", repr(self.loss))
+        if saved != repr(self.loss):
+            raise UserError(
+                f"the checkpoint was trained with {saved} and this module has {self.loss!r}: give it the same"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DPOModule":
+        """Move or cast the reference along: it is no submodule."""
+        super()._apply(fn, recurse)
+        if self.reference:
+            self.reference.model._apply(fn, recurse)
+        return self
+
+    def _hold_reference(self, reference: Reference | None) -> None:
+        object.__setattr__(self, "reference", reference)
+
+    def _metrics(self, prefix: str) -> nn.Module:
+        return preference_metrics(prefix, self.loss.needs_reference, self.loss.needs_rejected)
+
+    @staticmethod
+    def _update(metrics: nn.Module, loss: PreferenceLoss, logps: PairLogps, batch: PreferenceBatch) -> None:
+        metrics.update(loss, logps, batch.weight)
+
+    def _log(self, metrics: nn.Module) -> None:
+        values = metrics.compute()
+        metrics.reset()
+        shown = {name: value for name, value in values.items() if name in PROGRESS_BAR}
+        self.log_dict(shown, prog_bar=True, batch_size=1)
+        self.log_dict({name: value for name, value in values.items() if name not in shown}, batch_size=1)

@@ -1,0 +1,154 @@
+"""A Hugging Face causal LM and its tokenizer: opened by name or built from a config, made ready to train, exported."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_dpo.errors import UserError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """A causal LM and its tokenizer, by name. Nothing is opened before `policy()` or `tokenizer()` is called.
+
+    Args:
+        name: Hub id (`org/model`) or a folder that `save_pretrained` wrote.
+        pretrained: False builds the architecture from `config` with random weights and downloads no weights.
+        config: `model_type` and the fields of that architecture's config, for `pretrained=False`.
+        dtype: `float32` (master weights, the default: bf16 weights do not move at DPO's learning rates),
+            `bfloat16` or `float16`.
+        attention: transformers' `attn_implementation`: `sdpa`, `eager`, `flash_attention_2`, ...
+        gradient_checkpointing: Recompute activations in the backward pass, non-reentrant, to save memory.
+        trust_remote_code: Run Python code that comes with the model.
+        tokenizer_name: Hub id or folder of the tokenizer, where it is not `name`.
+    """
+
+    name: str
+    pretrained: bool = True
+    config: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    tokenizer_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
+        if not self.pretrained and "model_type" not in self.config:
+            raise ValueError("pretrained=false builds the architecture from config, which must name its model_type")
+
+    def policy(self) -> PreTrainedModel:
+        """The model, on the CPU, in `dtype`.
+
+        Raises:
+            UserError: There is no such model, or it cannot be reached, or its config is not one.
+        """
+        options = {"attn_implementation": self.attention, "dtype": _DTYPES[self.dtype]}
+        try:
+            if self.pretrained:
+                model = AutoModelForCausalLM.from_pretrained(
+                    self.name, trust_remote_code=self.trust_remote_code, **options
+                )
+            else:
+                model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config), **options)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"model.name={self.name}: {_reason(error)}") from error
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, with a pad token.
+
+        Raises:
+            UserError: There is no such tokenizer, or it has no end-of-sequence token.
+        """
+        return load_tokenizer(self.tokenizer_name or self.name, self.trust_remote_code)
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Open a tokenizer by hub id or folder; one without a pad token pads with its end of sequence.
+
+    Raises:
+        UserError: There is no such tokenizer, or it has no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"the tokenizer of {name}: {_reason(error)}") from error
+    return ready_tokenizer(tokenizer)
+
+
+def ready_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Give `tokenizer` a pad token if it has none. Nothing is ever masked by it, so the end of sequence serves."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path or 'the model'} has no end-of-sequence token, so an answer "
+            "could never end: set tokenizer.eos_token and save it"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:
+    """Make a model ready for DPO, in place: in training mode, without dropout, every embedding trained.
+
+    With dropout, policy and reference would differ before the first step by noise. And many architectures exempt the
+    pad token's embedding from training (`padding_idx`), which is wrong where the pad token has another use.
+    """
+    policy.config.use_cache = False
+    for holder in (policy.config, *policy.modules()):
+        for name, value in list(vars(holder).items()):
+            if ("drop" in name or "pdrop" in name) and isinstance(value, float):
+                setattr(holder, name, 0.0)
+        if isinstance(holder, nn.Dropout):
+            holder.p = 0.0
+    policy.get_input_embeddings().padding_idx = None
+    return policy.train()
+
+
+def check_vocabulary(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with more tokens than the policy has embeddings.
+
+    Raises:
+        UserError: It has.
+    """
+    embeddings = policy.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and the policy {embeddings} embeddings: open the tokenizer "
+            "that belongs to the model (model.tokenizer_name), or resize the model's embeddings and save it"
+        )
+
+
+def export(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, card: str) -> None:
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` open.
+
+    Args:
+        policy: The trained model.
+        tokenizer: Its tokenizer.
+        folder: Where to write; made if it is not there.
+        card: The model card, Markdown.
+    """
+    policy.config.use_cache = True
+    policy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Path(folder, "README.md").write_text(card, encoding="utf-8")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "gated" in text or "401" in text or "403" in text:
+        return "the hub refuses it without permission: accept its licence on its page, then run `hf auth login`"
+    if isinstance(error, OSError):
+        return "is neither a folder with a saved model nor a hub id that can be reached from here"
+    first, *_ = text.strip().splitlines() or [type(error).__name__]
+    return first

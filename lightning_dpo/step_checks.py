@@ -1,0 +1,94 @@
+"""What must hold before weights change: the right start, and finite numbers."""
+
+import torch
+from torch import Tensor
+
+from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.errors import UserError
+from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction
+
+# Nats, per square root of scored tokens, by which one model may differ from itself: the same pass twice is usually
+# equal to the bit, but a kernel may order its sums anew. Below fp32 it is the rounding of every activation.
+_TOLERANCE = {"32": 1e-4, "64": 1e-8}
+_TOLERANCE_BELOW_FP32 = 5e-2
+
+
+class StepRecord:
+    """The pairs of the optimizer step in progress and their losses, so that a bad one can be named."""
+
+    def __init__(self) -> None:
+        self._pairs: list[Tensor] = []
+        self._losses: list[Tensor] = []
+
+    def add(self, batch: PreferenceBatch, loss: PreferenceLoss) -> None:
+        """Remember a micro-batch."""
+        self._pairs.append(batch.pair_index)
+        self._losses.append(loss.losses.detach())
+
+    def clear(self) -> None:
+        """Forget the step."""
+        self._pairs.clear()
+        self._losses.clear()
+
+    def non_finite(self) -> list[int]:
+        """Rows of the pairs whose loss is not finite."""
+        return torch.cat(self._pairs)[~torch.cat(self._losses).isfinite()].tolist()
+
+    def all(self) -> list[int]:
+        """Rows of all pairs of the step."""
+        return torch.cat(self._pairs).tolist()
+
+
+def check_start(
+    function: PreferenceLossFunction, loss: PreferenceLoss, logps: PairLogps, batch: PreferenceBatch, precision: str
+) -> None:
+    """Before the first update, the policy is the reference: every log-ratio is 0, and the loss what follows from that.
+
+    The loss at the start is computed by the loss itself from the reference's log-probs alone: ln 2 for DPO.
+
+    Args:
+        function: The loss.
+        loss: What it gave.
+        logps: What it was given.
+        batch: The micro-batch, for the rows of the pairs.
+        precision: The Trainer's; it decides how close two forward passes of one model must come.
+
+    Raises:
+        UserError: A log-ratio is not 0 within the precision's tolerance, or the loss not where it should be.
+    """
+    ratios = torch.stack([logps.chosen_logratio, logps.rejected_logratio]).detach()
+    tokens = torch.stack([logps.chosen_length, logps.rejected_length])
+    tolerance = tokens.sqrt() * _TOLERANCE.get(precision.split("-")[0], _TOLERANCE_BELOW_FP32)
+    off = (ratios.abs() > tolerance).any(0)
+    start = function(logps.at_start()).losses
+    wrong = ratios.abs().max() == 0 and not torch.allclose(loss.losses.detach(), start)
+    if off.any() or wrong:
+        worst = ratios.abs().max().item()
+        raise UserError(
+            f"before the first update the policy is not its reference: the largest log-ratio is {worst:.3g} nats "
+            f"instead of 0, the mean loss {loss.losses.mean().item():.6f} instead of {start.mean().item():.6f} "
+            f"(rows {batch.pair_index[off].tolist()[:10]}). Likely causes: dropout that is still on, a model whose "
+            "forward pass is random, weights loaded after the reference was copied, or another dtype or attention "
+            "kernel for one of the two"
+        )
+
+
+def check_finite(norm: Tensor, record: StepRecord) -> None:
+    """Stop before the update when the step's gradient is not finite. All devices see the same gradient.
+
+    Args:
+        norm: The gradient's norm over all parameters.
+        record: The step's pairs.
+
+    Raises:
+        UserError: It is not finite; the message names the rows.
+    """
+    if norm.isfinite():
+        return
+    bad = record.non_finite()
+    what = f"the loss of rows {bad[:20]}" if bad else f"the gradient of a step with rows {record.all()[:64]}"
+    raise UserError(
+        f"{what} is not finite, so the update was not made and the last checkpoint is whole. Likely causes: a learning "
+        "rate that is too large, fp16 (use bf16-mixed or 32-true), or a broken row (rows are counted from 0, after "
+        "validation and sampling)"
+    )
