@@ -1,0 +1,117 @@
+"""Reports, after every validation and at the end of a run, how far the policy is from the optimum that is known."""
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
+from lightning_dpo.data.tokenization import Tokenization
+from lightning_dpo.layouts import PaddedLayout
+from lightning_dpo.logps import completion_logps
+from lightning_dpo.reviews import world
+from lightning_dpo.reviews.closed_form import ClosedForm
+
+_LABELS = {
+    "reward": ("expected reward", "reference_reward", "optimal_reward"),
+    "kl_reference": ("KL(policy || reference), nats", None, "optimal_kl_reference"),
+    "kl_optimum": ("KL(policy || optimum), nats", "kl_optimum_before", None),
+    "mass_on_reviews": ("probability of writing a review", None, None),
+}
+
+
+class ClosedFormReport(Callback):
+    """Logs `closed_form/*` and prints them as a table, with reviews before and after.
+
+    The optimum is that of the KL-regularised reward at the loss's own β; a loss without one has none to compare with.
+
+    Args:
+        samples: Reviews per film to show before and after training.
+    """
+
+    def __init__(self, samples: int = 3) -> None:
+        self.samples = samples
+        self.before: list[list[str]] = []
+        self.world: ClosedForm | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Enumerate the reference: the model that the policy starts from."""
+        tokenizer = trainer.datamodule.tokenizer
+        start = pl_module.reference.model if pl_module.reference else pl_module.policy
+        self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), getattr(pl_module.loss, "beta", None))
+        self.before = sample_reviews(start, tokenizer, self.samples)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the policy as it is now; it goes to the loggers and into `metrics.json`."""
+        logps = all_logps(pl_module.policy, trainer.datamodule.tokenizer)
+        values = {f"closed_form/{name}": value for name, value in self.world.report(logps).items()}
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table and the reviews."""
+        if not trainer.is_global_zero:
+            return
+        tokenizer = trainer.datamodule.tokenizer
+        values = self.world.report(all_logps(pl_module.policy, tokenizer))
+        accuracy = trainer.callback_metrics.get("val/rewards/accuracies")
+        console = Console()
+        console.print(_table(values, None if accuracy is None else float(accuracy)))
+        console.print(_reviews(self.before, sample_reviews(pl_module.policy, tokenizer, self.samples)))
+
+
+@torch.no_grad()
+def all_logps(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """log-prob of every review of every film, its end of sequence included. Shape: (films, reviews), on the CPU."""
+    encode = Tokenization(tokenizer, max_length=64, on_overlong="drop").encode
+    layout = PaddedLayout(tokenizer.pad_token_id, chosen_only=True)
+    table = []
+    for prompt in world.prompts():
+        rows = [TokenizedPair(0, *encode(prompt, review, review)) for review in world.reviews()]
+        batch = layout(MicroBatch(rows, [True] * len(rows), len(rows), len(rows))).to(model.device)
+        table.append(completion_logps(model, batch).sums.cpu())
+    return torch.stack(table)
+
+
+def sample_reviews(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> list[list[str]]:
+    """`count` reviews of every film at temperature 1, always from the same seed, which leaves the global one alone."""
+    training = model.training
+    model.eval()
+    reviews = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for prompt in world.prompts():
+            inputs = tokenizer([prompt] * count, return_tensors="pt", return_token_type_ids=False).to(model.device)
+            ids = model.generate(
+                **inputs,
+                do_sample=True,
+                max_new_tokens=world.REVIEW_LENGTH + 2,
+                top_k=0,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            answers = ids[:, inputs.input_ids.shape[1] :]
+            reviews.append([answer.strip() for answer in tokenizer.batch_decode(answers, skip_special_tokens=True)])
+    model.train(training)
+    return reviews
+
+
+def _table(values: dict[str, float], accuracy: float | None) -> Table:
+    table = Table("", "reference", "policy", "optimum", title="Against the closed form", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, (label, before, best) in _LABELS.items():
+        table.add_row(label, *(f"{values[key]:.3f}" if key in values else "" for key in (before, name, best)))
+    if accuracy is not None:
+        table.add_row("accuracy on validation pairs", "0.500", f"{accuracy:.3f}", f"{values['best_accuracy']:.3f}")
+    return table
+
+
+def _reviews(before: list[list[str]], after: list[list[str]]) -> Table:
+    best = world.rewards().argmax(-1)
+    table = Table("film", "before", "after", "best", title="Reviews", title_justify="left")
+    for film, old, new, review in zip(world.FILMS, before, after, best, strict=True):
+        table.add_row(film, "\n".join(old), "\n".join(new), world.reviews()[review].strip(), end_section=True)
+    return table
