@@ -1,0 +1,102 @@
+"""The two loggers of a run: a CSV file that survives a resume, and wandb, which never waits for a login."""
+
+import csv
+import logging
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+log = logging.getLogger(__name__)
+
+_SECRET = re.compile(r"api_?key|secret|password|passwd|credential|(^|_)(access_?)?token$", re.IGNORECASE)
+
+
+def csv_logger(folder: str, flush_every_n_steps: int = 20) -> CSVLogger:
+    """A logger that writes `metrics.csv` in `folder`, going on with the file that is there.
+
+    Args:
+        folder: The run's folder.
+        flush_every_n_steps: Logged steps from one write to the next.
+    """
+    path = Path(folder, "metrics.csv")
+    rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps)
+    with warnings.catch_warnings():
+        # Lightning warns that it deletes the file in a folder that is not empty; the rows are written back below.
+        warnings.filterwarnings("ignore", message="Experiment logs directory")
+        experiment = logger.experiment
+    for row in rows:
+        values = {name: float(value) for name, value in row.items() if value and name != "step"}
+        experiment.log_metrics(values, step=int(row["step"]))
+    experiment.save()
+    return logger
+
+
+def wandb_logger(
+    folder: str,
+    project: str,
+    name: str | None = None,
+    entity: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+) -> WandbLogger:
+    """A wandb run: online where a key is at hand, else offline, never asking for one. `WANDB_MODE` overrules.
+
+    Args:
+        folder: The run's folder; wandb's files go into it.
+        project: wandb project.
+        name: Name of the run.
+        entity: Team or user; None: the key's own.
+        group: Group of runs, a sweep's for example.
+        tags: Tags of the run.
+    """
+    import wandb
+    from requests.utils import get_netrc_auth
+
+    key = os.environ.get("WANDB_API_KEY") or get_netrc_auth(wandb.Settings().base_url)
+    mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
+    if mode == "offline":
+        # wandb would say so again, at the start and at the end.
+        os.environ["WANDB_SILENT"] = "true"
+        log.info("wandb: offline, in %s; `wandb login` before a run makes it online, `wandb sync` uploads one.", folder)
+    return WandbLogger(
+        name=name, save_dir=folder, project=project, entity=entity, group=group, tags=list(tags), mode=mode,
+        job_type="train", settings=wandb.Settings(console="off"),
+    )  # fmt: skip
+
+
+def join_lightning_logs() -> None:
+    """Let Lightning's log records go where Hydra's go, once, and without advertisements."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "💡 Tip" not in record.getMessage())
+
+
+def without_secrets(config: Any) -> Any:
+    """`config` with the value of every key that sounds like a secret replaced.
+
+    >>> without_secrets({"logger": {"api_key": "abc", "project": "p"}})
+    {'logger': {'api_key': '(secret)', 'project': 'p'}}
+    """
+    if isinstance(config, dict):
+        return {
+            key: "(secret)" if is_secret(key) and isinstance(value, str) else without_secrets(value)
+            for key, value in config.items()
+        }
+    return [without_secrets(value) for value in config] if isinstance(config, list) else config
+
+
+def is_secret(key: object) -> bool:
+    """Whether a config key sounds like a secret.
+
+    >>> is_secret("api_key"), is_secret("max_tokens"), is_secret("tokenizer")
+    (True, False, False)
+    """
+    return bool(_SECRET.search(str(key)))

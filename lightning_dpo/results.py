@@ -1,0 +1,113 @@
+"""What a finished run leaves in its folder: the trained model, the final metrics, and the curves."""
+
+import csv
+import json
+import logging
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from lightning import Trainer
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_dpo.data.datamodule import PreferenceDataModule
+from lightning_dpo.errors import UserError
+from lightning_dpo.module import DPOModule
+from lightning_dpo.policy import export
+
+log = logging.getLogger(__name__)
+
+_PANELS = {
+    "loss": ("train/loss", "val/loss"),
+    "accuracy (a tie counts ½)": ("train/rewards/accuracies", "val/rewards/accuracies"),
+    "validation rewards": ("val/rewards/chosen", "val/rewards/rejected", "val/rewards/margins"),
+    "log π − log π_ref on training pairs, nats": ("train/logratios/chosen", "train/logratios/rejected"),
+}
+_LINES = ("-", "--", ":")
+
+
+def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: PreferenceDataModule, seconds: float) -> float:
+    """Export the model, write `metrics.json` and `curves.png`, end the loggers.
+
+    Args:
+        config: The run's.
+        trainer: After `fit`.
+        module: The trained module.
+        data: What it was trained on.
+        seconds: Wall-clock time of the run.
+
+    Returns:
+        The metric that `sweep_objective` names.
+
+    Raises:
+        UserError: There is no such metric.
+    """
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if trainer.is_global_zero:
+        folder = Path(config.run_folder)
+        export(module.policy, data.tokenizer, folder / "export", model_card(config, metrics, data.counts))
+        for logger in trainer.loggers:
+            logger.save()
+        draw_curves(folder / "metrics.csv", folder / "curves.png")
+        run = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
+        # Written last: a folder with a metrics.json is a finished run.
+        Path(folder, "metrics.json").write_text(json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
+        log.info("Results in %s: export/, checkpoints/, metrics.json, curves.png.", folder)
+    if config.sweep_objective not in metrics:
+        raise UserError(f"sweep_objective={config.sweep_objective}: the run has {', '.join(sorted(metrics))}")
+    return metrics[config.sweep_objective]
+
+
+def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, int]) -> str:
+    """The README.md of an export: what it was trained from, on what, how, and how it ended."""
+    base = OmegaConf.select(config, "model.name") or "a model that was made in code"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("lightning-dpo", "torch", "transformers", "lightning"))
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()) if name.startswith("val/"))
+    pairs = "\n".join(f"- {name.replace('_', ' ')}: {count}" for name, count in counts.items())
+    settings = {
+        key: OmegaConf.to_container(config[key], resolve=True) for key in ("loss", "optimizer", "scheduler", "data")
+    }
+    return f"""---
+library_name: transformers
+tags: [lightning-dpo]
+---
+# {config.run_name}
+
+Trained from {base} on preference pairs with lightning_dpo; the weights are those of the last step.
+
+Pairs:
+
+{pairs}
+
+| metric | value |
+|---|---|
+{rows}
+
+```yaml
+{OmegaConf.to_yaml(OmegaConf.create(settings))}```
+
+{packages}. Command: `python -m lightning_dpo.train {" ".join(sys.argv[1:])}`
+"""
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Draw the curves of `metrics.csv`: loss, accuracy, rewards and log-ratios by optimizer step."""
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    curves = {
+        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        for names in _PANELS.values()
+        for name in names
+    }
+    panels = {title: names for title, names in _PANELS.items() if any(curves[name] for name in names)}
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, line in zip(names, _LINES, strict=False):
+            if curves[name]:
+                marker = "o" if name.startswith("val/") else None
+                axes.plot(*zip(*curves[name], strict=True), line, label=name, marker=marker, markersize=3, linewidth=1)
+        axes.set(title=title, xlabel="optimizer step")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.savefig(picture, dpi=150)
