@@ -73,7 +73,9 @@ def _unknown_key(key: str, overrides: list[str]) -> str:
     options = [str(option) for option in OmegaConf.select(_composed(choices, key), parent or "", default={}) or ()]
     keys = ", ".join(option for option in options if not option.startswith("_"))
     listed = f"; {parent or 'the config'} has {keys}" if keys else ""
-    return f"{key} is no key of the config{_nearest(name, options)}{listed}; +{key}=... passes it on all the same"
+    nearest = _nearest(name, options)
+    unlisted = "" if nearest else f"; an argument that is not listed there is given as +{key}=..."
+    return f"{key} is no key of the config{nearest}{listed}{unlisted}"
 
 
 def _composed(choices: list[str], key: str) -> DictConfig:

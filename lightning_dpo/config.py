@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from lightning_dpo.errors import UserError
 
@@ -121,7 +122,10 @@ def build(config: DictConfig, key: str, **rest: Any) -> Any:
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no default: set it") from error
 
 
 def _built(node: Any, key: str) -> Any:

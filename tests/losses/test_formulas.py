@@ -15,16 +15,16 @@ def log_sigmoid(x):
 
 
 FORMULAS = {
-    "dpo": (DPO(BETA), lambda w, l, n_w, n_l, o: -log_sigmoid(BETA * (w - l) - o)),
+    "dpo": (DPO(BETA), lambda w, r, n_w, n_r, o: -log_sigmoid(BETA * (w - r) - o)),
     "cdpo": (
         DPO(BETA, EPSILON),
-        lambda w, l, n_w, n_l, o: (
-            -(1 - EPSILON) * log_sigmoid(BETA * (w - l) - o) - EPSILON * log_sigmoid(-(BETA * (w - l) - o))
+        lambda w, r, n_w, n_r, o: (
+            -(1 - EPSILON) * log_sigmoid(BETA * (w - r) - o) - EPSILON * log_sigmoid(-(BETA * (w - r) - o))
         ),
     ),
-    "ipo mean": (IPO(BETA), lambda w, l, n_w, n_l, o: (w / n_w - l / n_l - 1 / (2 * BETA) - o / BETA) ** 2),
-    "ipo sum": (IPO(BETA, "sum"), lambda w, l, n_w, n_l, o: (w - l - 1 / (2 * BETA) - o / BETA) ** 2),
-    "hinge": (Hinge(BETA), lambda w, l, n_w, n_l, o: np.maximum(0, 1 - (BETA * (w - l) - o))),
+    "ipo mean": (IPO(BETA), lambda w, r, n_w, n_r, o: (w / n_w - r / n_r - 1 / (2 * BETA) - o / BETA) ** 2),
+    "ipo sum": (IPO(BETA, "sum"), lambda w, r, n_w, n_r, o: (w - r - 1 / (2 * BETA) - o / BETA) ** 2),
+    "hinge": (Hinge(BETA), lambda w, r, n_w, n_r, o: np.maximum(0, 1 - (BETA * (w - r) - o))),
 }
 
 
@@ -33,12 +33,12 @@ def test_equals_its_formula(name):
     loss, formula = FORMULAS[name]
     logps = random_logps()
     w = (logps.chosen.double() - logps.reference_chosen.double()).numpy()
-    l = (logps.rejected.double() - logps.reference_rejected.double()).numpy()  # noqa: E741
-    n_w, n_l, offset = logps.chosen_length.numpy(), logps.rejected_length.numpy(), logps.offset.double().numpy()
+    r = (logps.rejected.double() - logps.reference_rejected.double()).numpy()
+    n_w, n_r, offset = logps.chosen_length.numpy(), logps.rejected_length.numpy(), logps.offset.double().numpy()
     result = loss(logps)
-    np.testing.assert_allclose(result.losses.numpy(), formula(w, l, n_w, n_l, offset), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result.losses.numpy(), formula(w, r, n_w, n_r, offset), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(result.chosen_rewards.numpy(), BETA * w, rtol=1e-5)
-    np.testing.assert_allclose(result.rejected_rewards.numpy(), BETA * l, rtol=1e-5)
+    np.testing.assert_allclose(result.rejected_rewards.numpy(), BETA * r, rtol=1e-5)
 
 
 def test_sft_is_the_mean_over_the_chosen_tokens():

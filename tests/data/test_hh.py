@@ -1,0 +1,46 @@
+import gzip
+import json
+
+import pytest
+from tests.conftest import HH_FILE
+
+from lightning_dpo.data.hh import load_pairs, split_dialogues
+from lightning_dpo.data.validation import InvalidRow
+
+
+def test_only_the_last_answer_is_the_answer():
+    start = "\n\nHuman: One?\n\nAssistant: Two.\n\nHuman: Three?\n\nAssistant:"
+    pair = split_dialogues({"chosen": start + " Four.", "rejected": start + " Five."})
+    assert pair == {"prompt": start, "chosen": " Four.", "rejected": " Five."}
+
+
+def test_answers_that_begin_alike_keep_their_beginning():
+    """A common character prefix would take ` Yes` for prompt, as TRL's implicit prompts do in a fifth of HH."""
+    start = "\n\nHuman: Sure?\n\nAssistant:"
+    assert split_dialogues({"chosen": start + " Yes.", "rejected": start + " Yesterday."})["chosen"] == " Yes."
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "reason"),
+    [
+        ("\n\nHuman: A\n\nAssistant: x", "\n\nHuman: B\n\nAssistant: y", "different_prompts"),
+        ("\n\nHuman: A", "\n\nHuman: A\n\nAssistant: y", "no_answer"),
+        ("\n\nHuman: A\n\nAssistant: x", None, "wrong_type"),
+    ],
+)
+def test_flawed_rows(chosen, rejected, reason):
+    with pytest.raises(InvalidRow, match=reason):
+        split_dialogues({"chosen": chosen, "rejected": rejected})
+
+
+@pytest.mark.skipif(not HH_FILE.exists(), reason="the HH sample is not here")
+def test_the_real_file_has_its_six_known_flaws():
+    pairs = load_pairs("train", HH_FILE)
+    flaws = {row: reason for row, reason in enumerate(pairs["invalid"]) if reason}
+    empty = dict.fromkeys((86, 516, 925, 1103), "empty_answer")
+    assert flaws == empty | dict.fromkeys((1254, 1688), "different_prompts")
+    with gzip.open(HH_FILE, "rt", encoding="utf-8") as file:
+        for row, line in zip(pairs, file, strict=True):
+            if not row["invalid"]:
+                assert row["prompt"] + row["chosen"] == json.loads(line)["chosen"]
+                assert row["prompt"] + row["rejected"] == json.loads(line)["rejected"]

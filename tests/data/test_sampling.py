@@ -1,0 +1,64 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_dpo.data.sampling import StepSampler, accumulation
+from lightning_dpo.errors import UserError
+
+LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+
+
+def draws(**options) -> list:
+    return list(StepSampler(LENGTHS, **{"pairs_per_step": 4, "batch_size": 2, "shuffle": False} | options))
+
+
+def test_by_hand():
+    """Eleven pairs, four to a step, two to a micro-batch: the last step has three pairs, its last micro-batch one."""
+    micro_batches = draws()
+    assert [list(draw.rows) for draw in micro_batches] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]
+    assert [draw.step_pairs for draw in micro_batches] == [4, 4, 4, 4, 3, 3]
+    assert [draw.step_chosen_tokens for draw in micro_batches] == [9, 9, 22, 22, 13, 13]
+
+
+@given(
+    pairs=st.integers(1, 60), per_rank=st.integers(1, 5), batch_size=st.integers(1, 4), ranks=st.integers(1, 4),
+    seed=st.integers(0, 9),
+)  # fmt: skip
+def test_ranks_deal_out_every_pair_once_in_equally_many_micro_batches(pairs, per_rank, batch_size, ranks, seed):
+    step = per_rank * batch_size * ranks
+    samplers = [
+        StepSampler([1] * pairs, step, batch_size, num_replicas=ranks, rank=rank, seed=seed) for rank in range(ranks)
+    ]
+    dealt = [list(sampler) for sampler in samplers]
+    counted = [row for draw in itertools.chain(*dealt) for row, real in zip(draw.rows, draw.counted) if real]
+    assert sorted(counted) == list(range(pairs))
+    assert {len(draws) for draws in dealt} == {len(samplers[0])}
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = StepSampler(LENGTHS, 4, 2, seed=seed)
+        sampler.set_epoch(epoch)
+        return [row for draw in sampler for row in draw.rows]
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(*at)) for at in ((0, 0), (0, 1), (1, 0), (1, 1))}) == 4
+
+
+def test_a_resumed_epoch_goes_on_behind_what_was_trained_and_the_next_is_whole():
+    sampler = StepSampler(LENGTHS, 4, 2, seed=3)
+    whole = list(sampler)
+    sampler.skip = 3
+    assert list(sampler) == whole[3:]
+    assert list(sampler) == whole
+    assert len(sampler) == len(whole)
+
+
+def test_accumulation_must_come_out_whole():
+    assert accumulation(64, 8, 2) == 4
+    with pytest.raises(UserError, match=r"pairs_per_step=20 .* on 2 device\(s\): set data.pairs_per_step=16 or 32"):
+        accumulation(20, 8, 2)
+    with pytest.raises(UserError, match=r"set data.pairs_per_step=8, or"):
+        accumulation(4, 8, 1)
