@@ -76,9 +76,7 @@ class DPOModule(LightningModule):
     def forward(self, batch: PreferenceBatch) -> PairLogps:
         """Log-probs of the pairs of `batch` under policy and reference."""
         if self.loss.needs_rejected and not len(batch.rejected):
-            raise UserError(
-                f"{self.loss!r} compares two answers, and the batch has chosen ones alone: chosen_only=False"
-            )
+            raise UserError(f"{self.loss!r} compares two answers: give the data module chosen_only=False")
         reference = self.reference.logps(batch) if self.reference else None
         return pair_logps(completion_logps(self.policy, batch), reference, batch)
 
@@ -129,9 +127,7 @@ class DPOModule(LightningModule):
         """Refuse a checkpoint that was trained with another loss."""
         saved = checkpoint.get("preference_loss", repr(self.loss))
         if saved != repr(self.loss):
-            raise UserError(
-                f"the checkpoint was trained with {saved} and this module has {self.loss!r}: give it the same"
-            )
+            raise UserError(f"the checkpoint was trained with {saved}: give that loss instead of {self.loss!r}")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DPOModule":
         """Move or cast the reference along: it is no submodule."""

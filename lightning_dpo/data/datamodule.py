@@ -1,6 +1,7 @@
 """From a source of pairs to batches, in the order: read, validate, sample, split, tokenize, deal, lay out."""
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -108,14 +109,14 @@ class PreferenceDataModule(LightningDataModule):
                 f"pairs_per_step={pairs_per_step} with batch_size={self.batch_size} on {devices} device(s) needs "
                 f"Trainer(accumulate_grad_batches={needed}), got {accumulate}"
             )
-        loader = self._loader(self.train_pairs, pairs_per_step, shuffle=True)
-        # Lightning tells the epoch only after the first batches of a resumed run were drawn.
-        loader.sampler.set_epoch(self.trainer.current_epoch)
-        return loader
+        # It is told that batches would be repeated after a resume; ours are not.
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return self._loader(self.train_pairs, pairs_per_step, shuffle=True, trained=lambda: progress.ready)
 
     def val_dataloader(self) -> StepLoader:
         """Every validation pair once, as one step: what is a mean over a step is then a mean over all of them."""
-        return self._loader(self.val_pairs, len(self.val_pairs), shuffle=False)
+        return self._loader(self.val_pairs, len(self.val_pairs), shuffle=False, trained=int)
 
     def _valid(self, pairs: Dataset) -> Dataset:
         return valid(pairs, self.on_invalid, self.max_invalid_fraction, self.folder)
@@ -143,7 +144,7 @@ class PreferenceDataModule(LightningDataModule):
             )
         return tokens
 
-    def _loader(self, tokens: Dataset, pairs_per_step: int, shuffle: bool) -> StepLoader:
+    def _loader(self, tokens: Dataset, pairs_per_step: int, shuffle: bool, trained: Callable[[], int]) -> StepLoader:
         sampler = StepSampler(
             [len(ids) for ids in tokens["chosen_ids"]],
             pairs_per_step,
@@ -154,10 +155,7 @@ class PreferenceDataModule(LightningDataModule):
             seed=self.seed,
         )
         layout = PaddedLayout(self.tokenizer.pad_token_id, self.chosen_only)
-        return StepLoader(DrawnPairs(tokens), sampler, layout, self.num_workers, self._trained_micro_batches)
-
-    def _trained_micro_batches(self) -> int:
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return StepLoader(DrawnPairs(tokens), sampler, layout, self.num_workers, trained)
 
 
 def _check(arguments: dict[str, Any]) -> None:

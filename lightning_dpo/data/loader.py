@@ -1,6 +1,6 @@
 """Micro-batches from tokenized pairs, and where a resumed run goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import datasets
 import torch
@@ -36,16 +36,14 @@ class DrawnPairs(Dataset[MicroBatch]):
 
 
 class StepLoader(DataLoader[PreferenceBatch]):
-    """Batches as `sampler` draws them; its state is how many of the epoch have been trained on.
-
-    Lightning saves and restores the state of a loader that has one.
+    """Batches as `sampler` draws them; in a resumed run, from behind those that were trained on.
 
     Args:
         pairs: What is drawn from.
         sampler: What is drawn.
         layout: Makes a batch of a micro-batch.
         num_workers: Processes that do so ahead of time; 0: none.
-        trained: Micro-batches of this epoch that were trained on. Not those drawn: workers draw ahead.
+        trained: Micro-batches of the epoch that were trained on when it begins: 0 but in a resumed epoch.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
         sampler: StepSampler,
         layout: Callable[[MicroBatch], PreferenceBatch],
         num_workers: int,
-        trained: Callable[[], int],
+        trained: Callable[[], int] = int,
     ) -> None:
         super().__init__(
             pairs,
@@ -69,10 +67,11 @@ class StepLoader(DataLoader[PreferenceBatch]):
         )
         self.trained = trained
 
-    def state_dict(self) -> dict[str, int]:
-        """Where in the epoch a checkpoint was taken."""
-        return {"trained_micro_batches": self.trained()}
+    def __iter__(self) -> Iterator[PreferenceBatch]:
+        """The batches of an epoch; where it begins is asked when the first is wanted.
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the micro-batches that the checkpoint had seen; those of a whole epoch begin the next."""
-        self.sampler.skip = state["trained_micro_batches"] % len(self)
+        Lightning makes this iterator while it sets the optimizer up, before it restores where a checkpoint was taken
+        and before it tells the sampler the epoch; workers would have drawn by then.
+        """
+        self.sampler.skip = self.trained()
+        yield from super().__iter__()

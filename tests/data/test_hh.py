@@ -2,10 +2,10 @@ import gzip
 import json
 
 import pytest
-from tests.conftest import HH_FILE
 
 from lightning_dpo.data.hh import load_pairs, split_dialogues
 from lightning_dpo.data.validation import InvalidRow
+from tests.conftest import HH_FILE
 
 
 def test_only_the_last_answer_is_the_answer():
