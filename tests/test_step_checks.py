@@ -43,7 +43,7 @@ def test_a_loss_that_does_not_start_where_it_says_is_found():
             self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
             return PreferenceLoss(super().__call__(logps).losses + self.calls)
 
-    with pytest.raises(UserError, match="the mean loss 1.69"):
+    with pytest.raises(UserError, match=r"the mean loss 1\.69"):
         start(Restless(0.1), make_llama(), make_llama())
 
 

@@ -24,6 +24,10 @@ class LastCheckpoint(Callback):
         self.every_n_steps = every_n_steps
         self._saved_step = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do not write again what a resumed run comes from, in the middle of its next step."""
+        self._saved_step = trainer.global_step
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save after an optimizer step, not after each of its micro-batches."""
         if trainer.global_step % self.every_n_steps == 0:

@@ -24,12 +24,14 @@ def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset
     """
     counts = Counter(pairs["prompt"])
     wanted, held_out, taken = fraction * len(pairs), set(), 0
-    for prompt in sorted(counts, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest()):
+    # The last prompt of the order always trains, were it to hold most of the pairs.
+    *order, _ = sorted(counts, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
+    for prompt in order:
         if taken >= wanted:
             break
         held_out.add(prompt)
         taken += counts[prompt]
-    if taken in (0, len(pairs)):
+    if not held_out:
         raise UserError(
             f"data.val_fraction={fraction} of {len(pairs)} pairs over {len(counts)} prompts leaves one side empty; "
             "give data.val_path, or more prompts"

@@ -17,5 +17,5 @@ def test_columns_by_name(tmp_path):
 
 def test_a_training_file_is_needed_and_a_validation_file_is_not():
     assert load_pairs("validation") is None
-    with pytest.raises(UserError, match="data.path is not set"):
+    with pytest.raises(UserError, match=r"data.path is not set"):
         load_pairs("train")

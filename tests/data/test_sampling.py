@@ -32,7 +32,8 @@ def test_ranks_deal_out_every_pair_once_in_equally_many_micro_batches(pairs, per
         StepSampler([1] * pairs, step, batch_size, num_replicas=ranks, rank=rank, seed=seed) for rank in range(ranks)
     ]
     dealt = [list(sampler) for sampler in samplers]
-    counted = [row for draw in itertools.chain(*dealt) for row, real in zip(draw.rows, draw.counted) if real]
+    slots = [slot for draw in itertools.chain(*dealt) for slot in zip(draw.rows, draw.counted, strict=True)]
+    counted = [row for row, real in slots if real]
     assert sorted(counted) == list(range(pairs))
     assert {len(draws) for draws in dealt} == {len(samplers[0])}
 

@@ -17,7 +17,8 @@ def test_sides_share_no_prompt_and_lose_no_pair(prompts, seed):
     train, val = split_by_prompt(pairs_over(prompts), 0.2, seed)
     assert not set(train["prompt"]) & set(val["prompt"])
     assert sorted(train["prompt"][:] + val["prompt"][:]) == sorted(prompts)
-    assert len(val) >= 0.2 * len(prompts)
+    assert len(train) > 0
+    assert len(val) > 0
 
 
 def test_the_split_is_the_seeds_and_not_the_orders():

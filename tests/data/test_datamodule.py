@@ -1,0 +1,119 @@
+import json
+
+import lightning
+import pytest
+
+from lightning_dpo import DPOModule, PreferenceDataModule, UserError
+from lightning_dpo.data.jsonl import load_pairs
+from tests.conftest import make_llama
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def rows(*numbers) -> list[dict]:
+    return [{"prompt": f"Q{n}:", "chosen": f" yes {n}", "rejected": " no"} for n in numbers]
+
+
+def test_validation_pairs_share_no_prompt_with_training(pairs_file, tokenizer):
+    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.25)
+    data.setup()
+    assert not set(data.train_pairs["prompt"]) & set(data.val_pairs["prompt"])
+    assert (len(data.train_pairs), len(data.val_pairs)) == (18, 6)
+
+
+def test_with_a_validation_file_training_gives_up_the_prompts_they_share(tmp_path, tokenizer):
+    train, val = write(tmp_path / "train.jsonl", rows(*range(10))), write(tmp_path / "val.jsonl", rows(0, 1, 99))
+    data = PreferenceDataModule(train, tokenizer=tokenizer, val_path=val)
+    data.setup()
+    assert (len(data.train_pairs), len(data.val_pairs)) == (8, 3)
+    assert data.counts["training_pairs_whose_prompt_is_in_validation_left_out"] == 2
+    data = PreferenceDataModule(train, tokenizer=tokenizer, val_path=val, drop_seen_prompts=False)
+    data.setup()
+    assert len(data.train_pairs) == 10
+
+
+def test_overlong_pairs_are_left_out_and_counted(tmp_path, tokenizer):
+    long = {"prompt": "Q:", "chosen": " yes" * 50, "rejected": " no"}
+    path = write(tmp_path / "pairs.jsonl", [*rows(*range(10)), long])
+    val = write(tmp_path / "val.jsonl", rows(99))
+    data = PreferenceDataModule(path, tokenizer=tokenizer, val_path=val, max_length=30)
+    data.setup()
+    assert (data.counts["train"], data.counts["train_overlong_left_out"]) == (10, 1)
+
+
+def test_nothing_short_enough_is_an_error_that_says_what_to_do(pairs_file, tokenizer):
+    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, max_length=3, val_fraction=0.2)
+    with pytest.raises(UserError, match=r"no train pairs are left: 19 of 19 are longer than data.max_length=3"):
+        data.setup()
+
+
+def test_invalid_rows_stop_or_are_listed(tmp_path, tokenizer):
+    path = write(tmp_path / "pairs.jsonl", [*rows(*range(9)), {"prompt": "Q:", "chosen": "", "rejected": " no"}])
+    with pytest.raises(UserError, match=r"pairs.jsonl:10: an answer is empty: 1 of 10 rows are invalid"):
+        PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2).setup()
+    options = {"on_invalid": "drop", "max_invalid_fraction": 0.2, "folder": str(tmp_path)}
+    PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2, **options).setup()
+    listed = json.loads((tmp_path / "invalid_rows.jsonl").read_text())
+    assert listed == {"where": "pairs.jsonl:10", "reason": "empty_answer"}
+
+
+def test_what_tokenization_finds_is_invalid_too(tmp_path, tokenizer):
+    path = write(tmp_path / "pairs.jsonl", [*rows(*range(9)), rows(9)[0] | {"chosen": " a <|end|> b"}])
+    with pytest.raises(UserError, match=r"pairs.jsonl:10: the text contains one of the tokenizer's special tokens"):
+        PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2).setup()
+
+
+def test_a_sample_is_drawn_by_the_seed(pairs_file, tokenizer):
+    def prompts(seed: int) -> list[str]:
+        data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, max_pairs=10, val_fraction=0.2, seed=seed)
+        data.setup()
+        return data.train_pairs["prompt"][:]
+
+    assert len(prompts(0)) == 8
+    assert prompts(0) == prompts(0) != prompts(1)
+
+
+def test_weights_and_offsets_reach_the_batch(tmp_path, tokenizer):
+    table = [row | {"trust": 0.5, "gap": 2.0} for row in rows(*range(8))]
+    path = write(tmp_path / "pairs.jsonl", table)
+
+    def source(split, path):
+        return load_pairs(split, path, weight="trust", offset="gap")
+
+    data = PreferenceDataModule(path, source=source, tokenizer=tokenizer, val_fraction=0.2)
+    data.trainer = lightning.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    data.setup()
+    batch = next(iter(data.val_dataloader()))
+    assert set(batch.weight.tolist()) == {0.5}
+    assert set(batch.offset.tolist()) == {2.0}
+
+
+def test_a_source_of_ones_own_needs_three_columns(tmp_path, tokenizer):
+    from datasets import Dataset
+
+    def source(split, path):
+        return Dataset.from_list(rows(*range(10))) if split == "train" else None
+
+    data = PreferenceDataModule(source=source, tokenizer=tokenizer, val_fraction=0.2)
+    trainer = lightning.Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(DPOModule(make_llama()), data)
+    assert trainer.global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, got 1.0"),
+        ({"on_overlong": "cut"}, "on_overlong must be drop or truncate, got 'cut'"),
+        ({"on_invalid": "skip"}, "on_invalid must be error or drop, got 'skip'"),
+        ({"max_invalid_fraction": 2}, r"max_invalid_fraction must be in \[0, 1\], got 2"),
+    ],
+)
+def test_refuses_values_that_make_no_sense(tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        PreferenceDataModule("pairs.jsonl", tokenizer=tokenizer, **options)
