@@ -104,6 +104,4 @@ def _refuse_secrets(overrides: list[str]) -> None:
     for override in overrides:
         if _SECRET_OVERRIDE.match(override):
             key = override.partition("=")[0].lstrip("+~")
-            raise UserError(
-                f"{key}: a secret on the command line would be written to the run's folder; use the environment"
-            )
+            raise UserError(f"{key}: Hydra would write this secret into the run's folder; set it in the environment")

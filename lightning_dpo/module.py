@@ -59,6 +59,7 @@ class DPOModule(LightningModule):
         self.train_metrics = self._metrics("train/")
         self.val_metrics = self._metrics("val/")
         self._record = StepRecord()
+        self.validated_step: int | None = None
         self._hold_reference(None)
 
     def configure_model(self) -> None:
@@ -112,6 +113,7 @@ class DPOModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all validation pairs."""
         self._log(self.val_metrics)
+        self.validated_step = self.trainer.global_step
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over trainable parameters and its schedule by optimizer step."""

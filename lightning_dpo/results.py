@@ -43,7 +43,7 @@ def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: Prefere
     Raises:
         UserError: There is no such metric.
     """
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = final_metrics(trainer, module, data)
     if trainer.is_global_zero:
         folder = Path(config.run_folder)
         export(module.policy, data.tokenizer, folder / "export", model_card(config, metrics, data.counts))
@@ -57,6 +57,15 @@ def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: Prefere
     if config.sweep_objective not in metrics:
         raise UserError(f"sweep_objective={config.sweep_objective}: the run has {', '.join(sorted(metrics))}")
     return metrics[config.sweep_objective]
+
+
+def final_metrics(trainer: Trainer, module: DPOModule, data: PreferenceDataModule) -> dict[str, float]:
+    """The metrics of the weights that are exported: where training stopped between two validations, one more."""
+    metrics = dict(trainer.callback_metrics)
+    if module.validated_step != trainer.global_step:
+        trainer.validate(module, data, verbose=False)
+        metrics |= trainer.callback_metrics
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, int]) -> str:

@@ -36,15 +36,19 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0,
     Args:
         optimizer: Whose learning rate it sets.
         total_steps: Optimizer steps of the whole run.
-        warmup_steps: Steps before the full rate; fewer than `total_steps`.
+        warmup_steps: Steps before the full rate. A run that ends before them is warned about, and has no cosine.
         final: Share of the full rate that is left at the end, in [0, 1].
     """
-    if not 0 <= warmup_steps < total_steps:
-        raise UserError(f"scheduler.warmup_steps must be in [0, {total_steps}), the run's steps, got {warmup_steps}")
     if not 0 <= final <= 1:
         raise UserError(f"scheduler.final must be in [0, 1], got {final!r}")
-    floor = final * max(group["lr"] for group in optimizer.param_groups)
-    cosine = CosineAnnealingLR(optimizer, total_steps - warmup_steps, eta_min=floor)
-    if warmup_steps == 0:
-        return cosine
-    return SequentialLR(optimizer, [warmup_constant(optimizer, total_steps, warmup_steps), cosine], [warmup_steps])
+    if not 0 < warmup_steps < total_steps:
+        schedule = warmup_constant(optimizer, total_steps, warmup_steps)
+        return schedule if warmup_steps else _cosine(optimizer, total_steps, final)
+    warmup = warmup_constant(optimizer, total_steps, warmup_steps)
+    return SequentialLR(optimizer, [warmup, _cosine(optimizer, total_steps - warmup_steps, final)], [warmup_steps])
+
+
+def _cosine(optimizer: Optimizer, steps: int, final: float) -> LRScheduler:
+    return CosineAnnealingLR(
+        optimizer, steps, eta_min=final * max(group["initial_lr"] for group in optimizer.param_groups)
+    )

@@ -32,7 +32,7 @@ class PreferenceDataModule(LightningDataModule):
     Args:
         path: A file of pairs, in the source's format; None: what the source reads by itself.
         tokenizer: Hub id or folder, or the tokenizer.
-        source: `load_pairs` of a module in `lightning_dpo.data`, or your own.
+        source: `load_pairs` of a module in `lightning_dpo.data`, or your own; None: that of `jsonl`.
         val_path: A file of validation pairs; None: the source's validation split, or a fraction of the training pairs.
         val_fraction: That fraction, in (0, 1), drawn by prompt.
         drop_seen_prompts: Leave training pairs out whose prompt stands in validation.
@@ -54,7 +54,7 @@ class PreferenceDataModule(LightningDataModule):
         path: str | None = None,
         *,
         tokenizer: str | PreTrainedTokenizerBase,
-        source: Source = load_pairs,
+        source: Source | None = None,
         val_path: str | None = None,
         val_fraction: float = 0.05,
         drop_seen_prompts: bool = True,
@@ -72,7 +72,7 @@ class PreferenceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check(locals())
-        self.path, self.source, self.val_path, self.val_fraction = path, source, val_path, val_fraction
+        self.path, self.source, self.val_path, self.val_fraction = path, source or load_pairs, val_path, val_fraction
         self.drop_seen_prompts, self.max_pairs, self.seed = drop_seen_prompts, max_pairs, seed
         self.max_length, self.on_overlong = max_length, on_overlong
         self.on_invalid, self.max_invalid_fraction = on_invalid, max_invalid_fraction

@@ -1,0 +1,15 @@
+"""Configs composed in the test's own process."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from lightning_dpo.config import CONFIG_DIR, register_folders
+
+
+def composed(folder: Path, *overrides: str) -> DictConfig:
+    """`conf/train.yaml` with `overrides`, for a run that writes into `folder`."""
+    register_folders()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("train", [f"run_folder={folder}", "run_name=test", *overrides])

@@ -1,0 +1,164 @@
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from lightning_dpo.config import CONFIG_DIR, ROOT, build, check_arguments, check_names, run_folder
+from lightning_dpo.errors import UserError
+from lightning_dpo.train import KEYS
+from tests.compose import composed
+
+NOT_GROUPS = ("hydra", "__pycache__")
+GROUPS = sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir() and folder.name not in NOT_GROUPS)
+OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONFIG_DIR / group).glob("*.yaml"))]
+NAMED = [("experiment", file.stem) for file in sorted((ROOT / "experiments").glob("*.yaml"))]
+SWEEPS = [("sweep", file.stem) for file in sorted((ROOT / "sweeps").glob("*.yaml"))]
+# Options that need a value which only the user has.
+NEEDED = {("reference", "model"): ["reference.name=somewhere"], ("data", "jsonl"): ["data.path=pairs.jsonl"]}
+YAML_FILES = sorted(file for name in ("conf", "experiments", "sweeps") for file in (ROOT / name).rglob("*.yaml"))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS + NAMED + SWEEPS)
+def test_every_yaml_composes_and_binds(tmp_path, group, option):
+    config = composed(tmp_path, f"{group}={option}", *NEEDED.get((group, option), []))
+    check_names(config, KEYS)
+    check_arguments(config)
+
+
+@pytest.mark.parametrize("file", YAML_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_key_says_what_it_does(file):
+    """The line above a key is a comment, unless the key opens a block, is Hydra's own, or carries on such a key."""
+    lines = file.read_text().splitlines()
+    assert lines[0].startswith("#")
+    for above, line in itertools.pairwise(lines):
+        match = re.match(r"\s*([A-Za-z][\w.]*):\s+(\S.*)$", line)
+        if match and ": " not in match[2]:  # not a line inside a mapping that runs over several
+            assert above.lstrip().startswith("#"), f"{file.name}: {line.strip()} has no comment above it"
+
+
+def test_no_two_keys_of_a_file_collide():
+    for file in YAML_FILES:
+        assert isinstance(yaml.safe_load(file.read_text()), dict)
+
+
+REFUSED = [
+    "os.system", "builtins.open", "builtins.eval", "torch.hub.load", "torch.load", "numpy.load", "pandas.read_pickle",
+    "shutil.copy", "os.makedirs", "os.symlink", "pathlib.Path.write_text", "importlib.import_module", "subprocess.run",
+    "transformers.dynamic_module_utils.get_class_in_module", "sympy.sympify", "pip.main", "pickle.load",
+    "torch.distributed.run.main", "multiprocessing.Process", "torch.serialization.add_safe_globals", "hydra.utils.call",
+    "lightning_dpo.policy.torch.hub.load", "lightning_dpo.config.os.system", "lightning_dpo.policy.Path",
+    "lightning_dpo.policy.AutoModelForCausalLM", "lightning.pytorch.callbacks.LambdaCallback", "mypackage.Loss",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", REFUSED)
+def test_only_listed_targets_may_be_named(tmp_path, target):
+    config = composed(tmp_path, f"+callbacks.evil={{_target_: {target}}}")
+    with pytest.raises(UserError, match=r"callbacks\.evil.*(not allowed|no such thing)"):
+        check_names(config, KEYS)
+        check_arguments(config)
+
+
+def test_a_target_that_an_interpolation_names_is_seen(tmp_path):
+    config = composed(tmp_path, "+suggested.name=os.system", "+callbacks.evil={_target_: '${suggested.name}'}")
+    with pytest.raises(UserError, match=r"callbacks\.evil\._target_=os\.system is not allowed"):
+        check_names(config, KEYS)
+
+
+def test_ones_own_package_is_allowed_by_the_environment_alone(tmp_path, monkeypatch, caplog):
+    (tmp_path / "mylosses.py").write_text("from lightning_dpo.losses import DPO\nclass Mine(DPO): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = composed(tmp_path, "loss._target_=mylosses.Mine")
+    with pytest.raises(UserError, match=r"loss\._target_=mylosses\.Mine is not allowed"):
+        check_names(config, KEYS)
+    monkeypatch.setenv("LIGHTNING_DPO_TARGETS", "mylosses.")
+    with caplog.at_level("INFO"):
+        check_names(config, KEYS)
+    assert "mylosses.Mine is allowed by LIGHTNING_DPO_TARGETS" in caplog.text
+    assert type(build(config, "loss")).__name__ == "Mine"
+    with pytest.raises(UserError, match="not allowed"):
+        check_names(composed(tmp_path, "loss._target_=mylosses2.Mine"), KEYS)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+loss.bta=1", r"loss\.bta: lightning_dpo\.losses\.DPO takes no 'bta'; did you mean beta\?"),
+        ("loss.beta=abc", r"loss\.beta=abc: Input should be a valid number"),
+        ("loss.beta='0.1'", r"loss\.beta='0\.1' is text, and should be a number"),
+        ("+trainer.max_epoch=1", r"trainer\.max_epoch: .* did you mean max_epochs\?"),
+        ("trainer.max_epochs=many", r"trainer\.max_epochs=many: Input should be a valid integer"),
+        ("+optimizer.learning_rate=1", r"optimizer\.learning_rate: torch\.optim\.AdamW takes no 'learning_rate'"),
+        ("+data.source.pair=1", r"data\.source\.pair: .* did you mean pairs\?"),
+        ("data.on_overlong=cut", None),
+        ("+speed=1", r"speed is no key of this program"),
+        ("reference=model", r"reference\.name has no default: set it"),
+        ("~callbacks.last.folder", r"callbacks\.last\.folder: .* needs it"),
+    ],
+)
+def test_what_nothing_would_read_is_refused(tmp_path, override, message):
+    if message is None:
+        with pytest.raises(Exception, match="on_overlong"):
+            composed(tmp_path, override)
+        return
+    config = composed(tmp_path, override)
+    with pytest.raises(UserError, match=message):
+        check_names(config, KEYS)
+        check_arguments(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("loss.beta=-1", "loss", "loss: beta must be a positive number, got -1"),
+        ("loss.label_smoothing=0.7", "loss", r"loss: label_smoothing must be in \[0, 0.5\), got 0.7"),
+        ("callbacks.last.every_n_steps=0", "callbacks", r"callbacks\.last: every_n_steps must be at least 1, got 0"),
+    ],
+)
+def test_a_value_that_a_constructor_refuses_is_named_by_its_key(tmp_path, override, key, message):
+    with pytest.raises(UserError, match=message):
+        build(composed(tmp_path, override), key)
+
+
+def test_built_objects_hold_plain_values(tmp_path):
+    model = build(composed(tmp_path, "model=llama"), "model")
+    assert type(model.config) is dict
+    optimizer = build(composed(tmp_path), "optimizer")
+    assert optimizer.keywords["betas"] == [0.9, 0.999]
+
+
+def test_the_default_run_takes_what_the_reviews_suggest_and_real_data_does_not(tmp_path):
+    reviews, hh = composed(tmp_path), composed(tmp_path, "model=llama", "data=hh")
+    assert (reviews.loss.beta, reviews.optimizer.lr, reviews.trainer.max_epochs) == (0.5, 5e-4, 4)
+    assert (hh.loss.beta, hh.optimizer.lr, hh.trainer.max_epochs) == (0.1, 1e-6, 1)
+    assert "closed_form" not in hh.callbacks
+    assert OmegaConf.to_container(composed(tmp_path, "loss.beta=0.3").loss)["beta"] == 0.3
+
+
+def test_a_new_run_has_a_new_folder(tmp_path):
+    assert run_folder("name", "now", None, root=str(tmp_path)) == str(tmp_path / "name" / "now")
+
+
+def test_last_is_the_newest_unfinished_run(tmp_path):
+    for time, finished in (("1", False), ("2", False), ("3", True), ("4", None)):
+        folder = tmp_path / "name" / time
+        (folder / "checkpoints").mkdir(parents=True)
+        if finished is not None:  # the fourth died before its first checkpoint
+            (folder / "checkpoints" / "last.ckpt").touch()
+        if finished:
+            (folder / "metrics.json").touch()
+    assert Path(run_folder("name", "5", "last", root=str(tmp_path))).name == "2"
+
+
+def test_nothing_to_continue_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"ckpt_path=last: .*name has no unfinished run with a checkpoint"):
+        run_folder("name", "now", "last", root=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a=b", "x" * 101])
+def test_a_run_name_is_a_folder_name(tmp_path, name):
+    with pytest.raises(UserError, match="run_name="):
+        run_folder(name, "now", None, root=str(tmp_path))

@@ -1,0 +1,80 @@
+"""Imports go down only: Hydra above Lightning above transformers above torch."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lightning_dpo
+
+PACKAGE = Path(lightning_dpo.__file__).parent
+LAYERS = [
+    {"train", "results", "config", "command_line"},
+    {"module", "callbacks.checkpoints", "callbacks.progress_bar", "callbacks.throughput", "data.datamodule", "loggers"},
+    {"policy", "reference", "data.hh", "data.jsonl", "data.tokenization", "data.validation", "data.splitting"},
+    {"batch", "layouts", "layouts.padded", "logps", "losses", "metrics", "schedules", "step_checks", "data.pairs",
+     "data.reading", "data.sampling", "data.loader", "errors"}
+    | {f"losses.{name}" for name in ("interface", "dpo", "ipo", "hinge", "sft")},
+]  # fmt: skip
+ALLOWED = {
+    0: {"hydra", "omegaconf", "pydantic"},
+    1: {"lightning", "wandb", "requests"},
+    2: {"transformers", "peft", "datasets", "rich"},
+    3: {"torch", "torchmetrics", "numpy", "pyarrow", "matplotlib"},
+}
+# Types alone: `datasets.Dataset` is what the loader draws from.
+EXCEPTIONS = {("data.loader", "datasets"), ("logps", "transformers")}
+
+
+def layer_of(module: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if module in layer)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts).removesuffix(".__init__")
+        if parts[0] not in ("reviews", "conf") and name not in ("__init__", "callbacks", "data"):
+            found[name] = file
+    return found
+
+
+def imports(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_go_down_only(module):
+    layer = layer_of(module)
+    for name in imports(modules()[module]):
+        if name.startswith("lightning_dpo."):
+            inside = name.removeprefix("lightning_dpo.")
+            assert not inside.startswith("reviews"), f"{module} knows the reviews world"
+            assert layer_of(inside) >= layer, f"{module} imports {name} from a layer above"
+        for number, libraries in ALLOWED.items():
+            top = name.split(".")[0]
+            if top in libraries and (module, top) not in EXCEPTIONS:
+                assert number >= layer, f"{module} imports {top}"
+
+
+def test_module_and_data_meet_in_the_batch_alone():
+    assert not [name for name in imports(modules()["module"]) if name.startswith("lightning_dpo.data")]
+    for module, file in modules().items():
+        if module.startswith("data."):
+            assert "lightning_dpo.module" not in imports(file)
+
+
+def test_nothing_dangerous_is_called():
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text()
+        for word in ("weights_only=False)", "import pickle", "yaml.load(", "eval(", "torch.hub", "!= pad_token_id"):
+            hits = text.count(word) - text.count("." + word if word == "eval(" else "\0")
+            allowed = 1 if (file.name, word) == ("checkpoints.py", "weights_only=False)") else 0
+            assert hits <= allowed or file.name == "config.py", f"{file.name}: {word}"

@@ -1,0 +1,179 @@
+import csv
+import json
+import math
+
+import lightning
+import pytest
+import torch
+from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM
+
+from lightning_dpo import DPOModule, UserError
+from lightning_dpo.logps import completion_logps
+from lightning_dpo.losses import DPO
+from lightning_dpo.train import train
+from tests.compose import composed
+from tests.conftest import padded_batch, random_pairs
+from tests.test_config import NAMED
+
+
+@pytest.fixture
+def hh_file(tmp_path):
+    start = "\n\nHuman: Number {}?\n\nAssistant:"
+    rows = [
+        {"chosen": start.format(n) + " yes" * (n % 4 + 1), "rejected": start.format(n) + f" no {n}"} for n in range(24)
+    ]
+    path = tmp_path / "hh.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def small(model_folder, hh_file, *more: str) -> list[str]:
+    """Overrides for a run of seconds on the model and the pairs of the test."""
+    return [
+        f"model.name={model_folder}", f"data.path={hh_file}", "data.val_fraction=0.2", "data.pairs_per_step=4",
+        "data.batch_size=2", "trainer.accelerator=cpu", "optimizer.lr=1e-3", *more,
+    ]  # fmt: skip
+
+
+def test_a_run_leaves_everything_in_its_folder(tmp_path, model_folder, hh_file):
+    folder = tmp_path / "run"
+    config = composed(folder, "model=llama", "data=hh", *small(model_folder, hh_file))
+    folder.mkdir()
+    objective = train(config)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert objective == metrics["val/rewards/accuracies"]
+    assert (metrics["steps"], metrics["epochs"]) == (5, 1)
+    assert metrics["data"] == {"train": 19, "train_overlong_left_out": 0, "val": 5, "val_overlong_left_out": 0}
+    with (folder / "metrics.csv").open(newline="") as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert len(losses) == 5
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    card = (folder / "export" / "README.md").read_text()
+    assert "beta: 0.1" in card
+    assert "val/rewards/accuracies" in card
+    for name in ("last", "best"):
+        checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert all(key.startswith("policy.") for key in checkpoint["state_dict"])
+    exported = AutoModelForCausalLM.from_pretrained(folder / "export").state_dict()
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, last[f"policy.{name}"]) for name, value in exported.items())
+    assert list((folder / "wandb").glob("offline-run-*"))
+
+
+def test_sft_then_dpo_from_its_export(tmp_path, model_folder, hh_file):
+    """Two runs; the second starts from the first one's weights to the last bit, and at ln 2."""
+    for name in ("sft", "dpo"):
+        (tmp_path / name).mkdir()
+    sft = composed(tmp_path / "sft", "model=llama", "data=hh", "loss=sft", "logger=csv", *small(model_folder, hh_file))
+    train(sft)
+    export = tmp_path / "sft" / "export"
+    dpo = composed(tmp_path / "dpo", "model=llama", "data=hh", "logger=csv", *small(export, hh_file))
+    train(dpo)
+    with (tmp_path / "dpo" / "metrics.csv").open(newline="") as file:
+        assert float(next(csv.DictReader(file))["train/loss"]) == pytest.approx(math.log(2), abs=1e-6)
+    batch = padded_batch(random_pairs(4))
+    module = DPOModule.load_from_checkpoint(
+        tmp_path / "dpo" / "checkpoints" / "last.ckpt", policy=str(export), loss=DPO(0.1)
+    )
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "dpo" / "export")
+    expected, actual = (completion_logps(policy, batch).sums for policy in (module.policy, opened))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+class Killed(lightning.Callback):
+    """Dies after the third optimizer step, as a machine would: with no farewell."""
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == 3:
+            raise RuntimeError("killed")
+
+
+def test_ckpt_path_last_goes_on_in_the_same_folder(tmp_path, model_folder, hh_file, monkeypatch):
+    from lightning_dpo import train as module
+
+    options = ["model=llama", "data=hh", "logger=csv", "callbacks.last.every_n_steps=1", *small(model_folder, hh_file)]
+    folders = {name: tmp_path / name for name in ("straight", "stopped")}
+    for folder in folders.values():
+        folder.mkdir()
+    train(composed(folders["straight"], *options))
+
+    make_trainer = module.make_trainer
+
+    def make_killed(config, data):
+        trainer = make_trainer(config, data)
+        trainer.callbacks.append(Killed())
+        return trainer
+
+    monkeypatch.setattr(module, "make_trainer", make_killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(composed(folders["stopped"], *options))
+    monkeypatch.setattr(module, "make_trainer", make_trainer)
+    train(composed(folders["stopped"], *options, "ckpt_path=last"))
+
+    weights = [AutoModelForCausalLM.from_pretrained(folder / "export").state_dict() for folder in folders.values()]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    steps = []
+    for folder in folders.values():
+        with (folder / "metrics.csv").open(newline="") as file:
+            rows = [(row["step"], row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+        steps.append(rows)
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize("experiment", [name for _, name in NAMED])
+def test_every_experiment_runs_one_step_on_a_stand_in(tmp_path, model_folder, hh_file, experiment):
+    overrides = ["trainer.max_steps=1", "logger=csv", "trainer.accelerator=cpu"]
+    if experiment == "reviews":
+        overrides += ["model.teaching_steps=2", "data.source.pairs=200", "data.source.val_pairs=50"]
+    else:
+        overrides += [f"model.name={model_folder}", f"data.path={hh_file}", "data.val_fraction=0.2", "model.config={}"]
+    config = composed(tmp_path, f"experiment={experiment}", *overrides)
+    train(config)
+    assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 1
+
+
+def test_the_reviews_are_reported_against_the_closed_form(tmp_path, capsys):
+    overrides = ["model.teaching_steps=50", "data.source.pairs=2000", "data.source.val_pairs=200", "logger=csv"]
+    train(composed(tmp_path, "trainer.max_epochs=1", "trainer.accelerator=cpu", *overrides))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    names = (
+        "reward", "optimal_reward", "reference_reward", "kl_reference", "optimal_kl_reference", "kl_optimum",
+        "kl_optimum_before", "mass_on_reviews", "best_accuracy",
+    )  # fmt: skip
+    assert all(math.isfinite(metrics[f"closed_form/{name}"]) for name in names)
+    assert metrics["closed_form/kl_optimum"] < metrics["closed_form/kl_optimum_before"]
+    printed = capsys.readouterr().out
+    assert "Against the closed form" in printed
+    assert "Casablanca" in printed
+
+
+def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, model_folder, hh_file):
+    sentinel = "SENTINEL-0123456789"
+    monkeypatch.setenv("WANDB_API_KEY", sentinel)
+    config = composed(tmp_path, "model=llama", "data=hh", *small(model_folder, hh_file, "trainer.max_steps=1"))
+    OmegaConf.set_struct(config, False)
+    config.suggested = {"api_key": sentinel}
+    train(config)
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            assert sentinel.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+trainer.accumulate_grad_batches=2"], "accumulate_grad_batches follows from data.pairs_per_step"),
+        (["data.pairs_per_step=3"], r"data.pairs_per_step=3 is no multiple of data.batch_size=2"),
+        (["reference=none"], "reference=none: DPO"),
+        (["loss=sft", "reference=frozen"], "reads no reference"),
+        (["data.on_invalid=error", "data.path=nowhere.jsonl"], "there is no such file"),
+        (["model.name=nowhere"], "nowhere: is neither a folder"),
+        (["sweep_objective=val/nothing"], r"sweep_objective=val/nothing: the run has .*val/loss"),
+    ],
+)
+def test_mistakes_are_told(tmp_path, model_folder, hh_file, overrides, message):
+    options = small(model_folder, hh_file, "trainer.max_steps=1", "logger=csv")
+    with pytest.raises(UserError, match=message):
+        train(composed(tmp_path, "model=llama", "data=hh", *options, *overrides))
