@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +69,12 @@ def wandb_logger(
         name=name, save_dir=folder, project=project, entity=entity, group=group, tags=list(tags), mode=mode,
         job_type="train", settings=wandb.Settings(console="off"),
     )  # fmt: skip
+
+
+def end_wandb() -> None:
+    """End the wandb run, if there is one: the next job of a sweep would go on in it."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()
 
 
 def join_lightning_logs() -> None:

@@ -48,6 +48,7 @@ def train(config: DictConfig) -> float:
     from lightning import seed_everything
 
     from lightning_dpo import DPOModule, results
+    from lightning_dpo.loggers import end_wandb
 
     seed_everything(config.seed, workers=True, verbose=False)
     model = build(config, "model")
@@ -61,9 +62,12 @@ def train(config: DictConfig) -> float:
     data = build(config, "data", tokenizer=model.tokenizer(), chosen_only=not loss.needs_rejected)
     # Before loggers open runs for data that cannot be read.
     data.setup("fit")
-    trainer = make_trainer(config, data)
-    trainer.fit(module, data, ckpt_path=checkpoint(config), weights_only=True)
-    return results.write(config, trainer, module, data, seconds=time.perf_counter() - started)
+    try:
+        trainer = make_trainer(config, data)
+        trainer.fit(module, data, ckpt_path=checkpoint(config), weights_only=True)
+        return results.write(config, trainer, module, data, seconds=time.perf_counter() - started)
+    finally:
+        end_wandb()
 
 
 def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -34,8 +35,11 @@ def test_constraints_pin_what_is_installed():
 
 @pytest.mark.timeout(240)
 def test_a_wheel_works_from_another_folder(tmp_path):
+    # From a copy: setuptools builds inside the tree, and would take up what an earlier build left there.
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "outputs", "*.egg-info", "tests"))
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, copy],
         check=True, timeout=120,
     )  # fmt: skip
     (wheel,) = tmp_path.glob("*.whl")
