@@ -63,7 +63,7 @@ def wandb_logger(
     mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
     if mode == "offline":
         # wandb would say so again, at the start and at the end.
-        os.environ["WANDB_SILENT"] = "true"
+        wandb.setup(wandb.Settings(silent=True))
         log.info("wandb: offline, in %s; `wandb login` before a run makes it online, `wandb sync` uploads one.", folder)
     return WandbLogger(
         name=name, save_dir=folder, project=project, entity=entity, group=group, tags=list(tags), mode=mode,
@@ -78,7 +78,8 @@ def end_wandb() -> None:
 
 
 def join_lightning_logs() -> None:
-    """Let Lightning's log records go where Hydra's go, once, and without advertisements."""
+    """Let Lightning's log records go where Hydra's go, once, without advertisements and deprecations of its own."""
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

@@ -112,7 +112,8 @@ class DPOModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all validation pairs."""
-        self._log(self.val_metrics)
+        # Already reduced; Lightning asks for it all the same.
+        self._log(self.val_metrics, sync_dist=True)
         self.validated_step = self.trainer.global_step
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -148,9 +149,11 @@ class DPOModule(LightningModule):
     def _update(metrics: nn.Module, loss: PreferenceLoss, logps: PairLogps, batch: PreferenceBatch) -> None:
         metrics.update(loss, logps, batch.weight)
 
-    def _log(self, metrics: nn.Module) -> None:
+    def _log(self, metrics: nn.Module, sync_dist: bool = False) -> None:
         values = metrics.compute()
         metrics.reset()
         shown = {name: value for name, value in values.items() if name in PROGRESS_BAR}
-        self.log_dict(shown, prog_bar=True, batch_size=1)
-        self.log_dict({name: value for name, value in values.items() if name not in shown}, batch_size=1)
+        self.log_dict(shown, prog_bar=True, batch_size=1, sync_dist=sync_dist)
+        self.log_dict(
+            {name: value for name, value in values.items() if name not in shown}, batch_size=1, sync_dist=sync_dist
+        )

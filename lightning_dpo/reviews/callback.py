@@ -51,9 +51,9 @@ class ClosedFormReport(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table and the reviews."""
-        if not trainer.is_global_zero:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the table and the reviews, once the progress bar is gone."""
+        if stage != "fit" or self.world is None or not trainer.is_global_zero:
             return
         tokenizer = trainer.datamodule.tokenizer
         values = self.world.report(all_logps(pl_module.policy, tokenizer))

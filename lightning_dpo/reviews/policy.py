@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from rich.progress import track
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -81,7 +82,7 @@ def _teach(model: LlamaForCausalLM, lessons: list[torch.Tensor], steps: int) -> 
     prompt_length = lessons[0].shape[1] - world.REVIEW_LENGTH - 1
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    for _ in track(range(steps), description="Teaching the reference", transient=True):
         drawn = odds.multinomial(256 // len(lessons), replacement=True)
         rows = torch.cat([lesson[reviews] for lesson, reviews in zip(lessons, drawn, strict=True)])
         logits = model(rows[:, :-1]).logits[:, prompt_length - 1 :]
