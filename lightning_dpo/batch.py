@@ -69,11 +69,6 @@ class PreferenceBatch:
         """The same batch in page-locked memory."""
         return self._map(Tensor.pin_memory)
 
-    @property
-    def counted(self) -> Tensor:
-        """Which pairs count in metrics: all but those that only fill up a device. Shape: (pairs,), bool."""
-        return self.weight != 0
-
     def _map(self, function: Callable[[Tensor], Tensor]) -> "PreferenceBatch":
         values = {name: getattr(self, name) for name in self.__slots__}
         return PreferenceBatch(**{name: None if value is None else function(value) for name, value in values.items()})

@@ -16,11 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_dpo.command_line import run, traceback_wanted
 from lightning_dpo.config import CONFIG_DIR, build, check_arguments, check_names
 from lightning_dpo.errors import UserError
+from lightning_dpo.without_effect import refuse_without_effect
 
 if TYPE_CHECKING:
     from lightning import Trainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lightning_dpo import PreferenceDataModule
+    from lightning_dpo.policy import CausalLM
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ def train(config: DictConfig) -> float:
     seed_everything(config.seed, workers=True, verbose=False)
     model = build(config, "model")
     module = DPOModule(
-        policy=model.policy,
+        policy=lambda: fitting_policy(model, data.tokenizer),
         loss=loss,
         reference=build(config, "reference"),
         optimizer=build(config, "optimizer"),
@@ -68,6 +71,15 @@ def train(config: DictConfig) -> float:
         return results.write(config, trainer, module, data, seconds=time.perf_counter() - started)
     finally:
         end_wandb()
+
+
+def fitting_policy(model: "CausalLM", tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+    """The policy, once it is known to have an embedding for every token."""
+    from lightning_dpo.policy import check_vocabulary
+
+    policy = model.policy()
+    check_vocabulary(policy, tokenizer)
+    return policy
 
 
 def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
@@ -107,6 +119,7 @@ def checkpoint(config: DictConfig) -> str | None:
 def job(config: DictConfig) -> float:
     """The Hydra job. A mistake ends a single run here, in one sentence; in a sweep, it is the launcher's to record."""
     try:
+        refuse_without_effect(config, HydraConfig.get().overrides.task)
         return train(config)
     except UserError as error:
         log.error("%s", error)

@@ -9,7 +9,7 @@ import lightning_dpo
 
 PACKAGE = Path(lightning_dpo.__file__).parent
 LAYERS = [
-    {"train", "results", "config", "command_line"},
+    {"train", "results", "config", "command_line", "without_effect"},
     {"module", "callbacks.checkpoints", "callbacks.progress_bar", "callbacks.throughput", "data.datamodule", "loggers"},
     {"policy", "reference", "data.hh", "data.jsonl", "data.tokenization", "data.validation", "data.splitting"},
     {"batch", "layouts", "layouts.padded", "logps", "losses", "metrics", "schedules", "step_checks", "data.pairs",

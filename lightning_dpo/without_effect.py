@@ -1,0 +1,41 @@
+"""Overrides that nothing would read in the combination that was chosen."""
+
+from collections.abc import Callable, Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_dpo.errors import UserError
+
+
+def _is(key: str, value: object) -> Callable[[DictConfig], bool]:
+    return lambda config: OmegaConf.select(config, key) == value
+
+
+def _is_set(key: str) -> Callable[[DictConfig], bool]:
+    return lambda config: OmegaConf.select(config, key) is not None
+
+
+# What is set, when it has no effect, and what would give it one.
+_RULES = (
+    ("model.config", _is("model.pretrained", True), "weights bring their architecture: set model.pretrained=false"),
+    ("data.val_fraction", _is_set("data.val_path"), "data.val_path names the validation pairs: set one of the two"),
+    ("data.source.subset", _is_set("data.path"), "a subset is of the hub's data set: leave data.path out"),
+    ("data.max_invalid_fraction", _is("data.on_invalid", "error"), "no row may be invalid: set data.on_invalid=drop"),
+)
+
+
+def refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse an override that has no effect.
+
+    Args:
+        config: The composed config.
+        overrides: What the command line said, `key=value` each.
+
+    Raises:
+        UserError: Names the key and what would give it an effect.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        for prefix, idle, remedy in _RULES:
+            if (key == prefix or key.startswith(f"{prefix}.")) and idle(config):
+                raise UserError(f"{key} would have no effect: {remedy}")

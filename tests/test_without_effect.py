@@ -1,0 +1,26 @@
+import pytest
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.without_effect import refuse_without_effect
+from tests.compose import composed
+
+IDLE = [
+    ("model.config.hidden_size=64", "set model.pretrained=false"),
+    ("data.val_fraction=0.1", "set one of the two"),
+    ("data.source.subset=harmless-base", "leave data.path out"),
+    ("data.max_invalid_fraction=0.5", "set data.on_invalid=drop"),
+]
+BASE = ["model=llama", "data=hh", "data.path=hh.jsonl", "data.val_path=val.jsonl", "data.on_invalid=error"]
+
+
+@pytest.mark.parametrize(("override", "remedy"), IDLE)
+def test_an_override_that_nothing_reads_is_refused(tmp_path, override, remedy):
+    config = composed(tmp_path, *BASE, override)
+    with pytest.raises(UserError, match=rf"{override.partition('=')[0]} would have no effect: .*{remedy}"):
+        refuse_without_effect(config, [*BASE, override])
+
+
+@pytest.mark.parametrize(("override", "_"), IDLE)
+def test_where_it_has_an_effect_it_may_be_set(tmp_path, override, _):
+    overrides = ["model=llama", "data=hh", "model.pretrained=false", override]
+    refuse_without_effect(composed(tmp_path, *overrides), overrides)
