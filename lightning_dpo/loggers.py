@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 log = logging.getLogger(__name__)
@@ -20,12 +21,18 @@ _SECRET = re.compile(r"api_?key|secret|password|passwd|credential|(^|_)(access_?
 def csv_logger(folder: str, flush_every_n_steps: int = 20) -> CSVLogger:
     """A logger that writes `metrics.csv` in `folder`, going on with the file that is there.
 
+    Steps after the last checkpoint are done again by a run that goes on, so their old rows are left out.
+
     Args:
-        folder: The run's folder.
+        folder: The run's folder, `checkpoints/last.ckpt` in it if the run goes on.
         flush_every_n_steps: Logged steps from one write to the next.
     """
     path = Path(folder, "metrics.csv")
     rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+    checkpoint = Path(folder, "checkpoints", "last.ckpt")
+    if checkpoint.exists():
+        done = torch.load(checkpoint, mmap=True, weights_only=True)["global_step"]
+        rows = [row for row in rows if int(row["step"]) < done]
     logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps)
     with warnings.catch_warnings():
         # Lightning warns that it deletes the file in a folder that is not empty; the rows are written back below.

@@ -93,7 +93,7 @@ class Killed(lightning.Callback):
 def test_ckpt_path_last_goes_on_in_the_same_folder(tmp_path, model_folder, hh_file, monkeypatch):
     from lightning_dpo import train as module
 
-    options = ["model=llama", "data=hh", "logger=csv", "callbacks.last.every_n_steps=1", *small(model_folder, hh_file)]
+    options = ["model=llama", "data=hh", "logger=csv", "callbacks.last.every_n_steps=2", *small(model_folder, hh_file)]
     folders = {name: tmp_path / name for name in ("straight", "stopped")}
     for folder in folders.values():
         folder.mkdir()

@@ -43,13 +43,12 @@ class ClosedFormReport(Callback):
         self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), getattr(pl_module.loss, "beta", None))
         self.before = sample_reviews(start, tokenizer, self.samples)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the policy as it is now; it goes to the loggers and into `metrics.json`."""
-        logps = all_logps(pl_module.policy, trainer.datamodule.tokenizer)
-        values = {f"closed_form/{name}": value for name, value in self.world.report(logps).items()}
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+        values = self.world.report(all_logps(pl_module.policy, trainer.datamodule.tokenizer))
+        pl_module.log_dict(
+            {f"closed_form/{name}": value for name, value in values.items()}, batch_size=1, sync_dist=True
+        )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table and the reviews, once the progress bar is gone."""
