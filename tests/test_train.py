@@ -44,7 +44,8 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path, model_folder, hh_file):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert objective == metrics["val/rewards/accuracies"]
     assert (metrics["steps"], metrics["epochs"]) == (5, 1)
-    assert metrics["data"] == {"train": 19, "train_overlong_left_out": 0, "val": 5, "val_overlong_left_out": 0}
+    counts = {"train": 19, "train_overlong_left_out": 0, "val": 5, "val_overlong_left_out": 0, "invalid_left_out": 0}
+    assert metrics["data"] == counts
     with (folder / "metrics.csv").open(newline="") as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert len(losses) == 5

@@ -119,7 +119,9 @@ class PreferenceDataModule(LightningDataModule):
         return self._loader(self.val_pairs, len(self.val_pairs), shuffle=False, trained=int)
 
     def _valid(self, pairs: Dataset) -> Dataset:
-        return valid(pairs, self.on_invalid, self.max_invalid_fraction, self.folder)
+        kept = valid(pairs, self.on_invalid, self.max_invalid_fraction, self.folder)
+        self.counts["invalid_left_out"] = self.counts.get("invalid_left_out", 0) + len(pairs) - len(kept)
+        return kept
 
     def _split(self, pairs: Dataset) -> tuple[Dataset, Dataset]:
         val = self.source("validation", self.val_path) if self.val_path or self.path is None else None

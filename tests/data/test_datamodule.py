@@ -55,7 +55,9 @@ def test_invalid_rows_stop_or_are_listed(tmp_path, tokenizer):
     with pytest.raises(UserError, match=r"pairs.jsonl:10: an answer is empty: 1 of 10 rows are invalid"):
         PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2).setup()
     options = {"on_invalid": "drop", "max_invalid_fraction": 0.2, "folder": str(tmp_path)}
-    PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2, **options).setup()
+    data = PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2, **options)
+    data.setup()
+    assert data.counts["invalid_left_out"] == 1
     listed = json.loads((tmp_path / "invalid_rows.jsonl").read_text())
     assert listed == {"where": "pairs.jsonl:10", "reason": "empty_answer"}
 
