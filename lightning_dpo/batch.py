@@ -26,7 +26,8 @@ class PreferenceBatch:
         chosen: The preferred completion of each pair. Shape: (pairs,).
         rejected: The other one; empty where only chosen completions were laid out. Shape: (pairs,) or (0,).
         pair_index: Row of the pair in its data set, for messages. Shape: (pairs,).
-        weight: Factor of the pair's loss; 0 for a pair that only fills up a device. Shape: (pairs,), float32.
+        weight: Factor of the pair's loss; 0 for a pair that does not count. Shape: (pairs,), float32.
+        counted: False for a pair that only fills up a device. Shape: (pairs,), bool.
         offset: By how much the reward margin should exceed zero, in units of reward (ODPO). Shape: (pairs,), float32.
         source: Number of the data source that the pair came from. Shape: (pairs,).
         step_pairs: Pairs in the whole optimizer step, on all devices and micro-batches. Shape: (), float32.
@@ -37,6 +38,7 @@ class PreferenceBatch:
         "chosen",
         "completion_index",
         "completion_key",
+        "counted",
         "input_ids",
         "offset",
         "pair_index",

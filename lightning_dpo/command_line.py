@@ -8,17 +8,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_dpo.config import CONFIG_DIR, register_folders, register_run_folder
+from lightning_dpo.config import CONFIG_DIR, register_folders, register_resolvers
 from lightning_dpo.errors import UserError
+from lightning_dpo.targets import targets
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _TRACEBACK_WANTED = "LIGHTNING_DPO_FULL_ERROR"
-_SECRET_OVERRIDE = re.compile(r"[^=]*(api_?key|secret|password|token)=", re.IGNORECASE)
+_SECRET_OVERRIDE = re.compile(r"([\w.]*(api_?key|secret|password|\btoken|_token))\s*[=:]\s*\S", re.IGNORECASE)
 
 
 def run(job: Callable[[], Any]) -> None:
@@ -27,15 +31,18 @@ def run(job: Callable[[], Any]) -> None:
     `HYDRA_FULL_ERROR=1` shows the traceback as well.
     """
     register_folders()
-    register_run_folder()
+    register_resolvers()
     os.environ.setdefault(_TRACEBACK_WANTED, os.environ.get(_FULL_ERROR, "0"))
     # Otherwise Hydra prints what goes wrong by itself, and exits.
     os.environ[_FULL_ERROR] = "1"
     try:
         _refuse_secrets(sys.argv[1:])
+        _check_hydra(sys.argv[1:])
         job()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if traceback_wanted():
+    except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
+        # A ValueError before a job has begun is Hydra's own, about what cannot be composed.
+        in_a_job = HydraConfig.initialized() and not isinstance(error, UserError | OmegaConfBaseException)
+        if traceback_wanted() or (in_a_job and not isinstance(error, HydraException)):
             raise
         print(f"Error: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(1)
@@ -99,9 +106,35 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _check_hydra(arguments: list[str]) -> None:
+    """Refuse what Hydra would call by itself before a job begins: callbacks, launchers and sweepers not its own.
+
+    Raises:
+        UserError: The config names a target that is neither Hydra's nor an installed plugin's.
+    """
+    parsed = get_args_parser().parse_args(arguments)
+    if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
+        return
+    folder = [f"hydra.searchpath=[file://{os.path.abspath(parsed.config_dir)}]"] if parsed.config_dir else []
+    with initialize_config_dir(os.path.abspath(parsed.config_path or CONFIG_DIR), version_base="1.3"):
+        # Values to sweep over are no part of what Hydra itself is made of.
+        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
+        single = [override.input_line for override in overrides if not override.is_sweep_override()]
+        config = compose(parsed.config_name or "train", [*single, *folder], return_hydra_config=True)
+    GlobalHydra.instance().clear()
+    node = OmegaConf.to_container(config.hydra, resolve=False)
+    for key, target in targets(node, "hydra"):
+        if not str(target["_target_"]).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+            raise UserError(f"{key}._target_={target['_target_']} is not allowed: it is neither Hydra's nor a plugin's")
+    for name in ("job_logging", "hydra_logging"):
+        if "'()'" in repr(node[name]):
+            raise UserError(f"hydra.{name}: a logging config may not name a function to call, as its () key does")
+
+
 def _refuse_secrets(overrides: list[str]) -> None:
     """Hydra writes overrides to disk before any job starts."""
     for override in overrides:
-        if _SECRET_OVERRIDE.match(override):
-            key = override.partition("=")[0].lstrip("+~")
-            raise UserError(f"{key}: Hydra would write this secret into the run's folder; set it in the environment")
+        if match := _SECRET_OVERRIDE.search(override):
+            raise UserError(
+                f"{match[1]}: Hydra would write this secret into the run's folder; set it in the environment"
+            )

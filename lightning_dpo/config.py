@@ -1,44 +1,24 @@
-"""Where the configuration lives, what it may name, and how objects are built from it."""
+"""Where the configuration lives, where a run writes, and how objects are built from a config."""
 
-import difflib
 import functools
-import importlib
-import inspect
-import logging
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from lightning_dpo.errors import UserError
-
-log = logging.getLogger(__name__)
+from lightning_dpo.targets import check_arguments, check_name, nearest, resolved, targets
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent  # an installed wheel, or a checkout
 CONFIG_DIR = ROOT / "conf"
 
-# Everything that a config may name, besides this package. Names, not prefixes: `torch.hub.load` runs foreign code.
-ALLOWED_TARGETS = frozenset(
-    {
-        "lightning.Trainer",
-        *(f"torch.optim.{name}" for name in ("Adafactor", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD")),
-        *(
-            f"lightning.pytorch.callbacks.{name}"
-            for name in (
-                "DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary",
-                "RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar",
-            )
-        ),
-        *(f"lightning.pytorch.loggers.{name}" for name in ("MLFlowLogger", "TensorBoardLogger")),
-    }
-)  # fmt: skip
-OWN_TARGETS_VARIABLE = "LIGHTNING_DPO_TARGETS"
+_OPTIONAL = ("suggested",)
 
 
 def register_folders() -> None:
@@ -48,9 +28,16 @@ def register_folders() -> None:
             ConfigStore.instance().store(group=group, name=file.stem, node=OmegaConf.load(file), package="_global_")
 
 
-def register_run_folder() -> None:
-    """Let `hydra.run.dir` ask where a run writes."""
+def register_resolvers() -> None:
+    """Let a config ask where a run writes, `${run_folder:...}`, and which option of a group it has, `${choice:...}`."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("choice", _choice, replace=True)
+
+
+def _choice(group: str, *, _root_: DictConfig) -> str:
+    """Hydra's own `${hydra:runtime.choices}` knows no answer while the folder of a sweep is made."""
+    hydra = _root_.get("hydra") or HydraConfig.get()
+    return hydra.runtime.choices[group]
 
 
 def run_folder(run_name: str, now: str, ckpt_path: str | None, root: str = "outputs") -> str:
@@ -74,31 +61,36 @@ def run_folder(run_name: str, now: str, ckpt_path: str | None, root: str = "outp
     return str(unfinished[-1])
 
 
-def check_names(config: DictConfig, keys: set[str]) -> None:
-    """Refuse keys that no part of the program reads and targets that it may not call; nothing is imported for it.
+def check_names(config: DictConfig, keys: Collection[str]) -> None:
+    """Refuse keys that no part of the program reads, keys that it lacks, and targets that it may not call.
+
+    Nothing is imported for it.
 
     Args:
         config: The composed config.
-        keys: The keys that its top may have.
+        keys: The keys of its top.
 
     Raises:
         UserError: Names the key and what would be right.
     """
     for key in config:
         if key not in keys:
-            raise UserError(f"{key} is no key of this program{_nearest(str(key), keys)}")
-    for key, node in _targets(_plain(config), ""):
-        _check_name(key, node["_target_"])
+            raise UserError(f"{key} is no key of this program{nearest(str(key), keys)}")
+    for key in keys:
+        if key not in config and key not in _OPTIONAL:
+            raise UserError(f"{key} is missing: choose one with {key}=..., as --help lists them")
+    for key, node in targets(_plain(config), ""):
+        check_name(key, node["_target_"])
 
 
-def check_arguments(config: DictConfig) -> None:
+def check_all_arguments(config: DictConfig) -> None:
     """Refuse arguments that a target does not take, lacks, or takes as another type, before any target is called.
 
     Raises:
         UserError: Names the key and what would be right.
     """
-    for key, node in _targets(_plain(config), ""):
-        _check_arguments(key, node)
+    for key, node in targets(_plain(config), ""):
+        check_arguments(key, node)
 
 
 def build(config: DictConfig, key: str, **rest: Any) -> Any:
@@ -110,15 +102,32 @@ def build(config: DictConfig, key: str, **rest: Any) -> Any:
         rest: Arguments that only the program has, for a node that is `_partial_`.
 
     Raises:
-        UserError: Its constructor refuses a value.
+        UserError: Its constructor refuses a value, or the config sets what only the program has.
     """
     node = _plain(config)[key]
     if "_target_" not in node:
         return {name: _built(value, f"{key}.{name}") for name, value in node.items() if value is not None}
-    for place, target in _targets(node, key):
-        _check_arguments(place, target)
+    for place, target in targets(node, key):
+        check_arguments(place, target)
+    for name in node.keys() & rest.keys():
+        raise UserError(f"{key}.{name} follows from the rest of the config: leave it out")
     built = _built(node, key)
-    return _called(built, rest, key) if rest else built
+    return call(key, built, **rest) if rest else built
+
+
+def call(key: str, target: Callable[..., Any], *args: Any, **arguments: Any) -> Any:
+    """`target(*args, **arguments)`, whatever it refuses being told as a mistake at `key`.
+
+    Raises:
+        UserError: It refused.
+    """
+    try:
+        return target(*args, **arguments)
+    except UserError:
+        raise
+    # Libraries have exceptions of their own for wrong arguments; HYDRA_FULL_ERROR=1 shows where it came from.
+    except Exception as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -136,96 +145,7 @@ def _built(node: Any, key: str) -> Any:
     values = {name: _built(value, f"{key}.{name}") for name, value in node.items()}
     if "_target_" not in node:
         return values
-    target = _resolved(key, values.pop("_target_"))
+    target = resolved(key, values.pop("_target_"))
     if values.pop("_partial_", False):
         return functools.partial(target, **values)
-    return _called(target, values, key)
-
-
-def _called(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> Any:
-    try:
-        return target(**arguments)
-    except UserError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{key}: {error}") from error
-
-
-def _targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from _targets(value, f"{key}.{name}".lstrip("."))
-        if "_target_" in node:
-            yield key, node
-    elif isinstance(node, list):
-        for place, value in enumerate(node):
-            yield from _targets(value, f"{key}[{place}]")
-
-
-def _check_name(key: str, target: Any) -> None:
-    own = [prefix for prefix in os.environ.get(OWN_TARGETS_VARIABLE, "").split(",") if prefix]
-    if target in ALLOWED_TARGETS or str(target).startswith("lightning_dpo."):
-        return
-    if any(prefix.endswith(".") and str(target).startswith(prefix) for prefix in own):
-        log.info("%s: %s is allowed by %s.", key, target, OWN_TARGETS_VARIABLE)
-        return
-    raise UserError(
-        f"{key}._target_={target} is not allowed: a config may name what lightning_dpo/config.py lists, and your own "
-        f"package when the environment says {OWN_TARGETS_VARIABLE}=mypackage."
-    )
-
-
-@functools.cache
-def _resolved(key: str, target: str) -> Any:
-    """What `target` names; it must be defined in the package that its name begins with, not imported there."""
-    _check_name(key, target)
-    path, _, name = target.rpartition(".")
-    try:
-        value = getattr(importlib.import_module(path), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}._target_={target}: there is no such thing ({error})") from error
-    if target not in ALLOWED_TARGETS and not value.__module__.startswith(target.split(".")[0]):
-        raise UserError(f"{key}._target_={target} is {value.__module__}.{value.__qualname__}, which is not allowed")
-    return value
-
-
-def _check_arguments(key: str, node: dict[str, Any]) -> None:
-    target = _resolved(key, node["_target_"])
-    arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
-    parameters = inspect.signature(target).parameters
-    for name in arguments:
-        if name not in parameters:
-            raise UserError(f"{key}.{name}: {node['_target_']} takes no {name!r}{_nearest(name, set(parameters))}")
-    if not node.get("_partial_"):
-        for name, parameter in parameters.items():
-            optional = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            if name not in arguments and parameter.default is parameter.empty and not optional:
-                raise UserError(f"{key}.{name}: {node['_target_']} needs it; set {key}.{name}")
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    for name, value in arguments.items():
-        if name in hints and not _holds_target(value):
-            _check_type(f"{key}.{name}", value, hints[name])
-
-
-def _check_type(key: str, value: Any, hint: Any) -> None:
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-        converted = adapter.validate_python(value)
-    except PydanticUserError:
-        return  # a hint that pydantic has no opinion on
-    except ValidationError as error:
-        raise UserError(f"{key}={value}: {error.errors()[0]['msg']}") from error
-    # Text is no number, though pydantic would read one out of it.
-    if isinstance(value, str) and isinstance(converted, int | float):
-        raise UserError(f"{key}={value!r} is text, and should be a number: leave the quotes out")
-
-
-def _holds_target(value: Any) -> bool:
-    return any(True for _ in _targets(value, ""))
-
-
-def _nearest(name: str, names: set[str]) -> str:
-    match = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {match[0]}?" if match else f"; it takes {', '.join(sorted(names))}"
+    return call(key, target, **values)

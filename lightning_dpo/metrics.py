@@ -1,5 +1,8 @@
 """What a run reports of its pairs: means over all of them, from sums and counts, exact on any number of devices."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
@@ -27,9 +30,8 @@ class PairMean(Metric):
         self.add_state("total", torch.zeros((), dtype=_SUM_DTYPE), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=_SUM_DTYPE), dist_reduce_fx="sum")
 
-    def update(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor) -> None:
-        """Take the pairs of a batch; those of weight 0 fill up a device and are left out. All shapes: (pairs,)."""
-        counted = weight != 0
+    def update(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor, counted: Tensor) -> None:
+        """Take the pairs of a batch that are `counted`, not those that fill up a device. All shapes: (pairs,)."""
         values = self.values(loss, logps, weight)
         # `where`, not a product: zero times an infinite value would be NaN.
         self.total += torch.where(counted, values.detach(), 0).to(_SUM_DTYPE).sum()
@@ -38,6 +40,12 @@ class PairMean(Metric):
     def values(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor) -> Tensor:
         """The value of each pair. Shape: (pairs,)."""
         raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Metric:
+        """Move, but stay in the dtype of sums: bf16-true casts whole modules, and bf16 cannot count past 256."""
+        super()._apply(fn, *args)
+        self.total, self.count = self.total.to(_SUM_DTYPE), self.count.to(_SUM_DTYPE)
+        return self
 
     def compute(self) -> Tensor:
         """The mean, or NaN when no pair was seen."""

@@ -50,7 +50,7 @@ class DPOModule(LightningModule):
         super().__init__()
         # The policy becomes a submodule in configure_model, when strategy and device are known.
         self.policy: PreTrainedModel | None = None
-        self._untrained_policy = [policy]
+        self._untrained_policy = [policy]  # in a list, which hides a ready model from nn.Module until then
         self.loss = loss or DPO()
         self.make_reference = reference or Auto()
         self.make_reference.check(self.loss)
@@ -86,7 +86,7 @@ class DPOModule(LightningModule):
         logps = self(batch)
         loss = self.loss(logps)
         if self.trainer.global_step == 0 and self.reference and self.reference.starts_equal:
-            check_start(self.loss, loss, logps, batch, self.trainer.precision)
+            check_start(self.loss, loss, logps, batch, self.trainer.precision, self._place)
         self._record.add(batch, loss)
         self._update(self.train_metrics, loss, logps, batch)
         share = (batch.weight * loss.losses).sum() / batch.step_pairs
@@ -96,7 +96,7 @@ class DPOModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop before an update that would ruin the weights, else log the step just computed."""
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
-        check_finite(norm, self._record)
+        check_finite(norm, self._record, self._place)
         self._record.clear()
         self.log_dict({"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}, batch_size=1)
         self._log(self.train_metrics)
@@ -127,9 +127,10 @@ class DPOModule(LightningModule):
         checkpoint["preference_loss"] = repr(self.loss)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was trained with another loss."""
+        """Refuse to go on with another loss than the checkpoint was trained with."""
         saved = checkpoint.get("preference_loss", repr(self.loss))
-        if saved != repr(self.loss):
+        # Without a trainer, by load_from_checkpoint, the weights are wanted, whatever is done with them.
+        if self._trainer is not None and saved != repr(self.loss):
             raise UserError(f"the checkpoint was trained with {saved}: give that loss instead of {self.loss!r}")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DPOModule":
@@ -139,6 +140,10 @@ class DPOModule(LightningModule):
             self.reference.model._apply(fn, recurse)
         return self
 
+    def _place(self, row: int) -> str:
+        """`file:line` of a pair where the data module knows it, else its row."""
+        return getattr(self.trainer.datamodule, "place", "row {}".format)(row)
+
     def _hold_reference(self, reference: Reference | None) -> None:
         object.__setattr__(self, "reference", reference)
 
@@ -147,7 +152,7 @@ class DPOModule(LightningModule):
 
     @staticmethod
     def _update(metrics: nn.Module, loss: PreferenceLoss, logps: PairLogps, batch: PreferenceBatch) -> None:
-        metrics.update(loss, logps, batch.weight)
+        metrics.update(loss, logps, batch.weight, batch.counted)
 
     def _log(self, metrics: nn.Module, sync_dist: bool = False) -> None:
         values = metrics.compute()

@@ -19,7 +19,7 @@ class CausalLM:
 
     Args:
         name: Hub id (`org/model`) or a folder that `save_pretrained` wrote.
-        pretrained: False builds the architecture from `config` with random weights and downloads no weights.
+        pretrained: False builds the architecture from `config` with random weights; only the tokenizer is opened.
         config: `model_type` and the fields of that architecture's config, for `pretrained=False`.
         dtype: `float32` (master weights, the default: bf16 weights do not move at DPO's learning rates),
             `bfloat16` or `float16`.
@@ -58,7 +58,7 @@ class CausalLM:
                 )
             else:
                 model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config), **options)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"model.name={self.name}: {_reason(error)}") from error
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -115,12 +115,17 @@ def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:
     return policy.train()
 
 
-def check_vocabulary(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer with more tokens than the policy has embeddings.
+def check_fits(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Refuse tokens or positions that the policy has no embeddings for.
 
     Raises:
-        UserError: It has.
+        UserError: The tokenizer has more tokens than the policy, or `max_length` more positions.
     """
+    positions = getattr(policy.config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise UserError(
+            f"data.max_length={max_length}: the model was made for {positions} tokens; set it to at most that"
+        )
     embeddings = policy.get_input_embeddings().num_embeddings
     if len(tokenizer) > embeddings:
         raise UserError(
@@ -146,7 +151,7 @@ def export(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if "gated" in text or "401" in text or "403" in text:
+    if "gated" in text.lower() or "401 Client Error" in text:
         return "the hub refuses it without permission: accept its licence on its page, then run `hf auth login`"
     if isinstance(error, OSError):
         return "is neither a folder with a saved model nor a hub id that can be reached from here"

@@ -72,7 +72,10 @@ class AnotherModel(ReferenceFactory):
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         dtype = str(policy.dtype).removeprefix("torch.")
-        model = CausalLM(self.name, dtype=dtype, attention=policy.config._attn_implementation).policy()
+        try:
+            model = CausalLM(self.name, dtype=dtype, attention=policy.config._attn_implementation).policy()
+        except UserError as error:
+            raise UserError(f"reference.name={self.name}: it cannot be opened: {error}") from error
         check_comparable(policy, model)
         return Reference(model, starts_equal=False)
 

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.data.datamodule import PreferenceDataModule
-from lightning_dpo.errors import UserError
 from lightning_dpo.module import DPOModule
 from lightning_dpo.policy import export
 
@@ -28,7 +27,7 @@ _LINES = ("-", "--", ":")
 
 
 def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: PreferenceDataModule, seconds: float) -> float:
-    """Export the model, write `metrics.json` and `curves.png`, end the loggers.
+    """Export the model, save the loggers, draw `curves.png`, write `metrics.json`.
 
     Args:
         config: The run's.
@@ -38,10 +37,7 @@ def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: Prefere
         seconds: Wall-clock time of the run.
 
     Returns:
-        The metric that `sweep_objective` names.
-
-    Raises:
-        UserError: There is no such metric.
+        The metric that `sweep_objective` names; NaN, said in the log, where there is none.
     """
     metrics = final_metrics(trainer, module, data)
     if trainer.is_global_zero:
@@ -49,14 +45,15 @@ def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: Prefere
         export(module.policy, data.tokenizer, folder / "export", model_card(config, metrics, data.counts))
         for logger in trainer.loggers:
             logger.save()
-        draw_curves(folder / "metrics.csv", folder / "curves.png")
+        if (folder / "metrics.csv").exists():
+            draw_curves(folder / "metrics.csv", folder / "curves.png")
         run = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
         # Written last: a folder with a metrics.json is a finished run.
         Path(folder, "metrics.json").write_text(json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
         log.info("Results in %s: export/, checkpoints/, metrics.json, curves.png.", folder)
     if config.sweep_objective not in metrics:
-        raise UserError(f"sweep_objective={config.sweep_objective}: the run has {', '.join(sorted(metrics))}")
-    return metrics[config.sweep_objective]
+        log.warning("sweep_objective=%s: the run has %s.", config.sweep_objective, ", ".join(sorted(metrics)))
+    return metrics.get(config.sweep_objective, float("nan"))
 
 
 def final_metrics(trainer: Trainer, module: DPOModule, data: PreferenceDataModule) -> dict[str, float]:
@@ -70,7 +67,9 @@ def final_metrics(trainer: Trainer, module: DPOModule, data: PreferenceDataModul
 
 def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, int]) -> str:
     """The README.md of an export: what it was trained from, on what, how, and how it ended."""
-    base = OmegaConf.select(config, "model.name") or "a model that was made in code"
+    base = "random weights"
+    if OmegaConf.select(config, "model.pretrained", default=True):
+        base = OmegaConf.select(config, "model.name") or "a model that was made in code"
     packages = ", ".join(f"{name} {version(name)}" for name in ("lightning-dpo", "torch", "transformers", "lightning"))
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()) if name.startswith("val/"))
     pairs = "\n".join(f"- {name.replace('_', ' ')}: {count}" for name, count in counts.items())

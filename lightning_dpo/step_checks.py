@@ -1,5 +1,7 @@
 """What must hold before weights change: the right start, and finite numbers."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,10 @@ class StepRecord:
         self._pairs.clear()
         self._losses.clear()
 
+    def finite(self) -> Tensor:
+        """Whether every loss is finite. Shape: (), bool."""
+        return torch.cat(self._losses).isfinite().all()
+
     def non_finite(self) -> list[int]:
         """Rows of the pairs whose loss is not finite."""
         return torch.cat(self._pairs)[~torch.cat(self._losses).isfinite()].tolist()
@@ -40,18 +46,24 @@ class StepRecord:
 
 
 def check_start(
-    function: PreferenceLossFunction, loss: PreferenceLoss, logps: PairLogps, batch: PreferenceBatch, precision: str
+    function: PreferenceLossFunction,
+    loss: PreferenceLoss,
+    logps: PairLogps,
+    batch: PreferenceBatch,
+    precision: str,
+    place: Callable[[int], str],
 ) -> None:
     """Before the first update, the policy is the reference: every log-ratio is 0, and the loss what follows from that.
 
-    The loss at the start is computed by the loss itself from the reference's log-probs alone: ln 2 for DPO.
+    What follows is computed by the loss itself from the reference's log-probs alone: ln 2 for DPO.
 
     Args:
         function: The loss.
         loss: What it gave.
         logps: What it was given.
-        batch: The micro-batch, for the rows of the pairs.
+        batch: The micro-batch, for the pairs' rows.
         precision: The Trainer's; it decides how close two forward passes of one model must come.
+        place: Names a row, for the message.
 
     Raises:
         UserError: A log-ratio is not 0 within the precision's tolerance, or the loss not where it should be.
@@ -67,28 +79,33 @@ def check_start(
         raise UserError(
             f"before the first update the policy is not its reference: the largest log-ratio is {worst:.3g} nats "
             f"instead of 0, the mean loss {loss.losses.mean().item():.6f} instead of {start.mean().item():.6f} "
-            f"(rows {batch.pair_index[off].tolist()[:10]}). Likely causes: dropout that is still on, a model whose "
-            "forward pass is random, weights loaded after the reference was copied, or another dtype or attention "
-            "kernel for one of the two"
+            f"({_named(batch.pair_index[off].tolist(), place)}). Likely causes: dropout that is still on, a "
+            "model whose forward pass is random, weights loaded after the reference was copied, or another dtype or "
+            "attention kernel for one of the two"
         )
 
 
-def check_finite(norm: Tensor, record: StepRecord) -> None:
-    """Stop before the update when the step's gradient is not finite. All devices see the same gradient.
+def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) -> None:
+    """Stop before the update when a loss or the gradient of the step is not finite.
 
     Args:
         norm: The gradient's norm over all parameters.
         record: The step's pairs.
+        place: Names a row, for the message.
 
     Raises:
-        UserError: It is not finite; the message names the rows.
+        UserError: It is not finite; the message names the pairs.
     """
-    if norm.isfinite():
+    if norm.isfinite() & record.finite().to(norm.device):
         return
     bad = record.non_finite()
-    what = f"the loss of rows {bad[:20]}" if bad else f"the gradient of a step with rows {record.all()[:64]}"
+    what = f"the loss of {_named(bad, place)}" if bad else f"the gradient of {_named(record.all(), place)}"
     raise UserError(
         f"{what} is not finite, so the update was not made and the last checkpoint is whole. Likely causes: a learning "
-        "rate that is too large, fp16 (use bf16-mixed or 32-true), or a broken row (rows are counted from 0, after "
-        "validation and sampling)"
+        "rate that is too large, fp16 (use bf16-mixed or 32-true), or a broken row"
     )
+
+
+def _named(rows: list[int], place: Callable[[int], str], most: int = 16) -> str:
+    more = f" and {len(rows) - most} more" if len(rows) > most else ""
+    return ", ".join(place(row) for row in rows[:most]) + more

@@ -6,6 +6,9 @@ Heavy imports stand inside functions: `--help` does without them, and a mistake 
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -14,13 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.command_line import run, traceback_wanted
-from lightning_dpo.config import CONFIG_DIR, build, check_arguments, check_names
+from lightning_dpo.config import CONFIG_DIR, build, call, check_all_arguments, check_names
 from lightning_dpo.errors import UserError
 from lightning_dpo.without_effect import refuse_without_effect
 
 if TYPE_CHECKING:
     from lightning import Trainer
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch.nn import Parameter
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
 
     from lightning_dpo import PreferenceDataModule
     from lightning_dpo.policy import CausalLM
@@ -45,7 +50,7 @@ def train(config: DictConfig) -> float:
     check_names(config, KEYS)
     # The loss first: it is what people set most, and needs the fewest imports.
     loss = build(config, "loss")
-    check_arguments(config)
+    check_all_arguments(config)
     started = time.perf_counter()
 
     from lightning import seed_everything
@@ -54,32 +59,40 @@ def train(config: DictConfig) -> float:
     from lightning_dpo.loggers import end_wandb
 
     seed_everything(config.seed, workers=True, verbose=False)
-    model = build(config, "model")
-    module = DPOModule(
-        policy=lambda: fitting_policy(model, data.tokenizer),
-        loss=loss,
-        reference=build(config, "reference"),
-        optimizer=build(config, "optimizer"),
-        scheduler=build(config, "scheduler"),
-    )
+    model, reference, optimizer = build(config, "model"), build(config, "reference"), checked_optimizer(config)
+    reference.check(loss)
+    last = checkpoint(config)
     data = build(config, "data", tokenizer=model.tokenizer(), chosen_only=not loss.needs_rejected)
+    trainer = make_trainer(config, data)
+    policy = partial(fitting_policy, model, data)
+    module = DPOModule(policy, loss, reference, optimizer, build(config, "scheduler"))
     # Before loggers open runs for data that cannot be read.
     data.setup("fit")
     try:
-        trainer = make_trainer(config, data)
-        trainer.fit(module, data, ckpt_path=checkpoint(config), weights_only=True)
+        log_config(config, trainer)
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
         return results.write(config, trainer, module, data, seconds=time.perf_counter() - started)
     finally:
         end_wandb()
 
 
-def fitting_policy(model: "CausalLM", tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
-    """The policy, once it is known to have an embedding for every token."""
-    from lightning_dpo.policy import check_vocabulary
+def fitting_policy(model: "CausalLM", data: "PreferenceDataModule") -> "PreTrainedModel":
+    """The policy, once it is known to have an embedding for every token and every position."""
+    from lightning_dpo.policy import check_fits
 
     policy = model.policy()
-    check_vocabulary(policy, tokenizer)
+    check_fits(policy, data.tokenizer, data.max_length)
     return policy
+
+
+def checked_optimizer(config: DictConfig) -> "Callable[[Iterable[Parameter]], Optimizer]":
+    """The optimizer's factory, tried on one number: it would refuse its values only after the model is loaded."""
+    from torch import zeros
+    from torch.nn import Parameter
+
+    optimizer = build(config, "optimizer")
+    call("optimizer", optimizer, [Parameter(zeros(1))])
+    return optimizer
 
 
 def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
@@ -87,30 +100,44 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     import torch
 
     from lightning_dpo.data.sampling import accumulation
-    from lightning_dpo.loggers import join_lightning_logs, without_secrets
+    from lightning_dpo.loggers import join_lightning_logs
 
     if "accumulate_grad_batches" in config.trainer:
         raise UserError(
-            "trainer.accumulate_grad_batches follows from data.pairs_per_step: set that and data.batch_size"
+            "trainer.accumulate_grad_batches follows from data.pairs_per_step and data.batch_size: set those"
         )
     join_lightning_logs()
     config = config.copy()
     if config.trainer.precision is None:
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         config.trainer.precision = "bf16-mixed" if bf16 else "32-true"
-    loggers = list(build(config, "logger").values())
-    trainer = build(config, "trainer", logger=loggers, callbacks=list(build(config, "callbacks").values()))
-    trainer.accumulate_grad_batches = accumulation(data.pairs_per_step, data.batch_size, trainer.world_size)
-    for logger in loggers:
-        logger.log_hyperparams(without_secrets(OmegaConf.to_container(config, resolve=True)))
+    loggers, callbacks = (list(build(config, key).values()) for key in ("logger", "callbacks"))
+    trainer = build(config, "trainer", logger=loggers, callbacks=callbacks)
+    if data.pairs_per_step is not None:
+        trainer.accumulate_grad_batches = accumulation(data.pairs_per_step, data.batch_size, trainer.world_size)
     return trainer
 
 
+def log_config(config: DictConfig, trainer: "Trainer") -> None:
+    """Give the loggers the whole config; with this wandb's run begins."""
+    from lightning_dpo.loggers import without_secrets
+
+    for logger in trainer.loggers:
+        logger.log_hyperparams(without_secrets(OmegaConf.to_container(config, resolve=True)))
+
+
 def checkpoint(config: DictConfig) -> str | None:
-    """The checkpoint to go on from, or None."""
-    if config.ckpt_path != "last":
-        return config.ckpt_path
-    path = f"{config.run_folder}/checkpoints/last.ckpt"
+    """The checkpoint to go on from, or None.
+
+    Raises:
+        UserError: It is not there.
+    """
+    if config.ckpt_path is None:
+        return None
+    path = f"{config.run_folder}/checkpoints/last.ckpt" if config.ckpt_path == "last" else config.ckpt_path
+    if not Path(path).exists():
+        raise UserError(f"ckpt_path={config.ckpt_path}: {path} is not there")
     log.info("Going on from %s.", path)
     return path
 

@@ -15,10 +15,16 @@ def _is_set(key: str) -> Callable[[DictConfig], bool]:
     return lambda config: OmegaConf.select(config, key) is not None
 
 
+def _from_hub(config: DictConfig) -> bool:
+    source = OmegaConf.select(config, "data.source._target_")
+    return source == "lightning_dpo.data.hh.load_pairs" and config.data.path is None
+
+
 # What is set, when it has no effect, and what would give it one.
 _RULES = (
     ("model.config", _is("model.pretrained", True), "weights bring their architecture: set model.pretrained=false"),
     ("data.val_fraction", _is_set("data.val_path"), "data.val_path names the validation pairs: set one of the two"),
+    ("data.val_fraction", _from_hub, "the hub's data set has a validation split of its own: leave it out"),
     ("data.source.subset", _is_set("data.path"), "a subset is of the hub's data set: leave data.path out"),
     ("data.max_invalid_fraction", _is("data.on_invalid", "error"), "no row may be invalid: set data.on_invalid=drop"),
 )

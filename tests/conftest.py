@@ -1,12 +1,16 @@
-"""Tiny models, a tokenizer and pairs, all made in code; no test reaches a network or writes outside its folder."""
+"""Tiny models, a tokenizer and pairs, all made in code; no test reaches a network."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
+CACHE = tempfile.mkdtemp(prefix="lightning_dpo_tests_")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 # Before anything imports datasets or wandb.
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_CACHE": tempfile.mkdtemp(prefix="lightning_dpo_tests_"),
+    "HF_DATASETS_CACHE": CACHE,
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_MODE": "offline",

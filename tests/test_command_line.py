@@ -27,6 +27,9 @@ MISTAKES = {
     "+trainer.max_epoch=1": "trainer.max_epoch: lightning.Trainer takes no 'max_epoch'; did you mean max_epochs?",
     "loss._target_=torch.hub.load": "loss._target_=torch.hub.load is not allowed",
     "+x.api_key=SENTINEL": "x.api_key: Hydra would write this secret into the run's folder",
+    "+suggested={api_key: SENTINEL}": "api_key: Hydra would write this secret into the run's folder",
+    "+hydra.callbacks.x={_target_: builtins.open, file: metrics.csv, mode: w}": "_target_=builtins.open is not allowed",
+    "scheduler=null": "Config group override must be a string or a list",
     "run_name=../up": "run_name=../up: use letters, digits",
     "ckpt_path=last": "ckpt_path=last: outputs/reviews-dpo has no unfinished run",
 }
@@ -42,17 +45,39 @@ def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path, mistake):
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"SENTINEL" in file.read_bytes()]
 
 
+@pytest.mark.parametrize(
+    ("hydra", "message"),
+    [
+        (
+            "callbacks: {x: {_target_: builtins.open, file: metrics.csv, mode: w}}",
+            "_target_=builtins.open is not allowed",
+        ),
+        (
+            "job_logging: {filters: {x: {'()': os.getcwd}}}",
+            "hydra.job_logging: a logging config may not name a function",
+        ),
+    ],
+)
+def test_a_config_folder_cannot_make_hydra_call_what_it_likes(tmp_path, hydra, message):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(f"# @package _global_\nhydra:\n  {hydra}\n")
+    result = run(tmp_path, "--config-dir", "conf", "experiment=evil")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_traceback_for_those_who_ask(tmp_path):
     assert "Traceback" in run(tmp_path, "loss.beta=-1", HYDRA_FULL_ERROR="1").stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_help_imports_nothing_heavy(tmp_path, arguments):
-    """The time is in the README's figures; what it is made of is what a test can hold still."""
+    """What makes it slow is what a test can hold still; the time itself is printed."""
     heavy = ("torch", "lightning.pytorch", "transformers", "wandb", "datasets", "matplotlib")
     code = (
-        f"import sys; sys.argv[1:] = {arguments}; from lightning_dpo.train import main; main(); "
-        f"sys.exit(any(name in sys.modules for name in {heavy}))"
+        f"import sys; sys.argv[1:] = {arguments}\ntry:\n  from lightning_dpo.train import main; main()\n"
+        f"finally:\n  assert not [name for name in {heavy} if name in sys.modules]"
     )
     start = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -65,6 +90,17 @@ def test_a_cause_deep_down_is_the_one_that_is_told():
     error = HydraException("wrapping")
     error.__cause__ = UserError("the sentence")
     assert explain(error, []) == "the sentence"
+
+
+@pytest.mark.timeout(240)
+def test_a_sweep_is_one_folder_and_one_wandb_run_per_job(tmp_path):
+    small = ["model.teaching_steps=2", "data.source.pairs=300", "data.source.val_pairs=20", "trainer.max_steps=1"]
+    result = run(tmp_path, "sweep=beta", "loss.beta=0.1,0.7", "trainer.accelerator=cpu", *small)
+    assert result.returncode == 0, result.stderr[-2000:]
+    (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    for job, beta in (("0", "0.1"), ("1", "0.7")):
+        assert f"beta: {beta}" in (sweep / job / "export" / "README.md").read_text()
+        assert len(list((sweep / job / "wandb").glob("offline-run-*"))) == 1
 
 
 @pytest.mark.skipif(not HH_FILE.exists(), reason="the HH sample is not here")

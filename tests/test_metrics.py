@@ -7,7 +7,7 @@ from lightning_dpo.losses import DPO, SFT, PreferenceLoss
 from lightning_dpo.metrics import RewardAccuracy, RewardTies, preference_metrics
 from tests.losses.pair_logps import random_logps
 
-ONES = torch.ones(6)
+ONES, ALL = torch.ones(6), torch.ones(6, dtype=torch.bool)
 
 
 def test_batches_of_any_size_give_the_mean_over_all_pairs():
@@ -15,8 +15,8 @@ def test_batches_of_any_size_give_the_mean_over_all_pairs():
     six, two = random_logps(6, seed=1), random_logps(2, seed=2)
     loss = DPO(0.2)
     metrics = preference_metrics("val/")
-    metrics.update(loss(six), six, torch.ones(6))
-    metrics.update(loss(two), two, torch.ones(2))
+    metrics.update(loss(six), six, torch.ones(6), ALL)
+    metrics.update(loss(two), two, torch.ones(2), ALL[:2])
     values = metrics.compute()
 
     margins = [0.2 * ((p.chosen - p.reference_chosen) - (p.rejected - p.reference_rejected)) for p in (six, two)]
@@ -33,17 +33,17 @@ def test_a_tie_counts_one_half():
     loss = PreferenceLoss(torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 2.0]), torch.tensor([0.0, 0.0, 1.0, 2.0]))
     accuracy, ties = RewardAccuracy(), RewardTies()
     for metric in (accuracy, ties):
-        metric.update(loss, None, torch.ones(4))
+        metric.update(loss, None, torch.ones(4), ALL[:4])
     assert accuracy.compute() == 0.5  # one right, one wrong, two halves
     assert ties.compute() == 0.5
 
 
-def test_pairs_of_weight_zero_count_nowhere_even_when_not_finite():
+def test_pairs_that_fill_up_count_nowhere_even_when_not_finite():
     logps = random_logps()
     logps.chosen[5] = float("nan")
     weight = torch.tensor([1.0, 1, 1, 1, 1, 0])
     metrics = preference_metrics("val/")
-    metrics.update(DPO()(logps), logps, weight)
+    metrics.update(DPO()(logps), logps, weight, weight != 0)
     values = metrics.compute()
     assert all(math.isfinite(value) for value in values.values())
     torch.testing.assert_close(values["val/logps/chosen"].item(), logps.chosen[:5].mean().item())
@@ -52,7 +52,7 @@ def test_pairs_of_weight_zero_count_nowhere_even_when_not_finite():
 def test_the_loss_is_weighted_and_divided_by_the_number_of_pairs():
     logps, weight = random_logps(), torch.tensor([2.0, 1, 1, 0.5, 1, 1])
     metrics = preference_metrics("train/")
-    metrics.update(DPO()(logps), logps, weight)
+    metrics.update(DPO()(logps), logps, weight, ALL)
     expected = (DPO()(logps).losses * weight).sum() / 6
     torch.testing.assert_close(metrics.compute()["train/loss"].item(), expected.item())
 
@@ -61,10 +61,10 @@ def test_metrics_that_begin_equal_do_not_stay_tied():
     """Before training all rewards are 0. torchmetrics' compute groups would make one metric of all of them."""
     start = random_logps().at_start()
     metrics = preference_metrics("train/")
-    metrics.update(DPO()(start), start, ONES)
+    metrics.update(DPO()(start), start, ONES, ALL)
     metrics.reset()
     logps = random_logps()
-    metrics.update(DPO()(logps), logps, ONES)
+    metrics.update(DPO()(logps), logps, ONES, ALL)
     values = metrics.compute()
     assert values["train/rewards/chosen"] != values["train/rewards/rejected"]
 
@@ -72,6 +72,23 @@ def test_metrics_that_begin_equal_do_not_stay_tied():
 def test_a_loss_without_a_reference_has_no_rewards_to_report():
     metrics = preference_metrics("train/", SFT.needs_reference, SFT.needs_rejected)
     assert set(metrics.keys()) == {"train/loss", "train/logps/chosen", "train/length/chosen"}
+
+
+def test_a_weight_of_zero_is_a_weight():
+    """The pair trains nothing, and is one of the pairs all the same."""
+    logps, weight = random_logps(), torch.tensor([0.0, 1, 1, 1, 1, 1])
+    metrics = preference_metrics("train/")
+    metrics.update(DPO()(logps), logps, weight, ALL)
+    torch.testing.assert_close(metrics.compute()["train/logps/chosen"].item(), logps.chosen.mean().item())
+
+
+def test_sums_stay_exact_when_the_module_is_cast_to_bf16():
+    """As Lightning's bf16-true does: bf16 cannot count past 256."""
+    metric = RewardTies().to(dtype=torch.bfloat16)
+    loss = PreferenceLoss(torch.zeros(6), torch.zeros(6), torch.zeros(6))
+    for _ in range(100):
+        metric.update(loss, None, ONES, ALL)
+    assert (metric.count.item(), metric.compute().item()) == (600, 1)
 
 
 def test_no_pair_gives_no_number():

@@ -4,7 +4,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps import completion_logps
-from lightning_dpo.policy import CausalLM, check_vocabulary, export, ready_policy, ready_tokenizer
+from lightning_dpo.policy import CausalLM, check_fits, export, ready_policy, ready_tokenizer
 from tests.conftest import VOCABULARY, make_llama, padded_batch, random_pairs
 from tests.test_logps import SMALL
 
@@ -83,7 +83,12 @@ def test_a_tokenizer_must_end_sequences(tokenizer):
 
 def test_more_tokens_than_embeddings(tokenizer):
     with pytest.raises(UserError, match=r"the tokenizer has 299 tokens and the policy 64 embeddings"):
-        check_vocabulary(make_llama(vocab_size=64), tokenizer)
+        check_fits(make_llama(vocab_size=64), tokenizer, 10)
+
+
+def test_more_tokens_than_positions(tokenizer):
+    with pytest.raises(UserError, match=r"data.max_length=2048: the model was made for 1024 tokens"):
+        check_fits(make_llama(), tokenizer, 2048)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -84,7 +85,7 @@ def test_sft_then_dpo_from_its_export(tmp_path, model_folder, hh_file):
 
 
 class Killed(lightning.Callback):
-    """Dies after the third optimizer step, as a machine would: with no farewell."""
+    """Dies after the third optimizer step."""
 
     def on_train_batch_start(self, trainer, *args):
         if trainer.global_step == 3:
@@ -102,8 +103,8 @@ def test_ckpt_path_last_goes_on_in_the_same_folder(tmp_path, model_folder, hh_fi
 
     make_trainer = module.make_trainer
 
-    def make_killed(config, data):
-        trainer = make_trainer(config, data)
+    def make_killed(*arguments):
+        trainer = make_trainer(*arguments)
         trainer.callbacks.append(Killed())
         return trainer
 
@@ -121,6 +122,30 @@ def test_ckpt_path_last_goes_on_in_the_same_folder(tmp_path, model_folder, hh_fi
             rows = [(row["step"], row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
         steps.append(rows)
     assert steps[0] == steps[1]
+
+
+def test_a_run_without_its_objective_or_its_csv_ends_well(tmp_path, model_folder, hh_file, caplog):
+    options = small(model_folder, hh_file, "trainer.max_steps=1", "logger=csv", "logger.csv=null")
+    objective = train(composed(tmp_path, "model=llama", "data=hh", *options, "sweep_objective=val/nothing"))
+    assert math.isnan(objective)
+    assert "sweep_objective=val/nothing: the run has" in caplog.text
+    assert (tmp_path / "metrics.json").exists()
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "precision"),
+    [("auto", True, "bf16-mixed"), ("auto", False, "32-true"), ("cpu", True, "32-true"), ("gpu", True, "bf16-mixed")],
+)
+def test_bf16_where_the_accelerator_has_it(tmp_path, monkeypatch, accelerator, gpu, precision):
+    from lightning_dpo import train as module
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    monkeypatch.setattr(module, "build", lambda config, key, **rest: {} if not rest else config)
+    data = SimpleNamespace(pairs_per_step=None)
+    config = module.make_trainer(composed(tmp_path, f"trainer.accelerator={accelerator}"), data)
+    assert config.trainer.precision == precision
 
 
 @pytest.mark.parametrize("experiment", [name for _, name in NAMED])
@@ -172,7 +197,11 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
         (["data.on_invalid=error", "data.path=nowhere.jsonl"], "there is no such file"),
         (["model.pretrained=false", "model.config={model_type: gpt2, vocab_size: 64}"], "299 tokens and the policy 64"),
         (["model.name=nowhere"], "nowhere: is neither a folder"),
-        (["sweep_objective=val/nothing"], r"sweep_objective=val/nothing: the run has .*val/loss"),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["+trainer.logger=false"], r"trainer\.logger follows from the rest of the config"),
+        (["trainer.accelerator=abacus"], "trainer: You selected an invalid accelerator name"),
+        (["data.max_length=4096"], r"data.max_length=4096: the model was made for 1024 tokens"),
+        (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: nowhere.ckpt is not there"),
     ],
 )
 def test_mistakes_are_told(tmp_path, model_folder, hh_file, overrides, message):

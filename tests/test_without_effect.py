@@ -10,6 +10,14 @@ IDLE = [
     ("data.source.subset=harmless-base", "leave data.path out"),
     ("data.max_invalid_fraction=0.5", "set data.on_invalid=drop"),
 ]
+
+
+def test_the_hub_has_its_own_validation_split(tmp_path):
+    overrides = ["model=llama", "data=hh", "data.val_fraction=0.1"]
+    with pytest.raises(UserError, match="the hub's data set has a validation split of its own"):
+        refuse_without_effect(composed(tmp_path, *overrides), overrides)
+
+
 BASE = ["model=llama", "data=hh", "data.path=hh.jsonl", "data.val_path=val.jsonl", "data.on_invalid=error"]
 
 
@@ -22,5 +30,6 @@ def test_an_override_that_nothing_reads_is_refused(tmp_path, override, remedy):
 
 @pytest.mark.parametrize(("override", "_"), IDLE)
 def test_where_it_has_an_effect_it_may_be_set(tmp_path, override, _):
-    overrides = ["model=llama", "data=hh", "model.pretrained=false", override]
+    path = [] if "subset" in override else ["data.path=hh.jsonl"]
+    overrides = ["model=llama", "data=hh", "model.pretrained=false", *path, override]
     refuse_without_effect(composed(tmp_path, *overrides), overrides)

@@ -17,6 +17,7 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self._start = 0.0
+        self._paused = 0.0
         self._tokens = 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,9 +40,13 @@ class Throughput(Callback):
         pl_module.log_dict(rates, on_step=True, batch_size=1)
         self._restart()
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._paused = time.perf_counter()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave validation out of the next step's time."""
-        self._restart()
+        """Let it go on as if there had been no validation."""
+        self._start += time.perf_counter() - self._paused
 
     def _restart(self) -> None:
         self._start, self._tokens = time.perf_counter(), 0

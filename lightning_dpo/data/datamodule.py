@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from lightning import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
@@ -40,7 +40,8 @@ class PreferenceDataModule(LightningDataModule):
         on_overlong: `drop` leaves longer pairs out, counted; `truncate` shortens them.
         on_invalid: `error` refuses a file with invalid rows; `drop` leaves them out, counted and listed.
         max_invalid_fraction: Share of invalid rows above which `drop` is an error as well.
-        max_pairs: Pairs to train and validate on, drawn by `seed`; None: all.
+        max_pairs: At most so many pairs, drawn by `seed`, a fraction of which validates; of a validation split of its
+            own, as many again. None: all.
         pairs_per_step: Pairs in one optimizer step on all devices; None: what the Trainer's own accumulation gives.
         batch_size: Pairs in one forward pass on one device.
         num_workers: Processes that lay batches out ahead of time; 0: none.
@@ -94,9 +95,7 @@ class PreferenceDataModule(LightningDataModule):
         if self.folder:
             (self.folder / "invalid_rows.jsonl").unlink(missing_ok=True)
         train, val = self._split(self._valid(self.source("train", self.path)))
-        tokenization = Tokenization(self.tokenizer, self.max_length, self.on_overlong)
-        self.train_pairs = self._tokenized("train", train, tokenization)
-        self.val_pairs = self._tokenized("val", val, tokenization)
+        self.train_pairs, self.val_pairs = self._tokenized(train, val)
         log.info("Pairs: %s.", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.counts.items()))
 
     def train_dataloader(self) -> StepLoader:
@@ -118,6 +117,26 @@ class PreferenceDataModule(LightningDataModule):
         """Every validation pair once, as one step: what is a mean over a step is then a mean over all of them."""
         return self._loader(self.val_pairs, len(self.val_pairs), shuffle=False, trained=int)
 
+    def place(self, row: int) -> str:
+        """Where a training pair comes from: `file:line` where its source says, else its row among all that train."""
+        return self.train_pairs["where"][row] if "where" in self.train_pairs.column_names else f"training row {row}"
+
+    def state_dict(self) -> dict[str, int]:
+        """What decides which pairs a micro-batch holds."""
+        names = ("seed", "batch_size", "pairs_per_step", "max_length")
+        return {name: getattr(self, name) for name in names} | {"training_pairs": len(self.train_pairs)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Refuse to go on in another order than the checkpoint was taken in.
+
+        Raises:
+            UserError: Something that decides the order is not what it was.
+        """
+        now = self.state_dict()
+        changed = [f"{name} was {was} and is {now[name]}" for name, was in state.items() if was != now[name]]
+        if changed:
+            raise UserError(f"the checkpoint belongs to another order of pairs: {', '.join(changed)}; set it back")
+
     def _valid(self, pairs: Dataset) -> Dataset:
         kept = valid(pairs, self.on_invalid, self.max_invalid_fraction, self.folder)
         self.counts["invalid_left_out"] = self.counts.get("invalid_left_out", 0) + len(pairs) - len(kept)
@@ -132,19 +151,28 @@ class PreferenceDataModule(LightningDataModule):
             everything = len(pairs)
             pairs = without_prompts(pairs, set(val["prompt"]))
             self.counts["training_pairs_whose_prompt_is_in_validation_left_out"] = everything - len(pairs)
+            if len(pairs) == 0:
+                raise UserError("data: every training prompt stands in validation: is data.val_path the training file?")
         return sample(pairs, self.max_pairs, self.seed), sample(val, self.max_pairs, self.seed)
 
-    def _tokenized(self, name: str, pairs: Dataset, tokenization: Tokenization) -> Dataset:
-        tokens = self._valid(tokenization.tokenize(pairs))
-        overlong = tokens["overlong"][:]
-        tokens = tokens.select([row for row, long in enumerate(overlong) if not long])
-        self.counts |= {name: len(tokens), f"{name}_overlong_left_out": sum(overlong)}
-        if len(tokens) == 0:
-            raise UserError(
-                f"data: no {name} pairs are left: {sum(overlong)} of {len(pairs)} are longer than "
-                f"data.max_length={self.max_length}; raise it, or set data.on_overlong=truncate"
-            )
-        return tokens
+    def _tokenized(self, train: Dataset, val: Dataset) -> list[Dataset]:
+        """Both sides as tokens; together, so that what is invalid is a share of all."""
+        sides = [side.add_column("side", [name] * len(side)) for name, side in (("train", train), ("val", val))]
+        tokenization = Tokenization(self.tokenizer, self.max_length, self.on_overlong)
+        tokens = self._valid(tokenization.tokenize(concatenate_datasets(sides)))
+        of_side, overlong = tokens["side"][:], tokens["overlong"][:]
+        kept = []
+        for name in ("train", "val"):
+            rows = [row for row, side in enumerate(of_side) if side == name]
+            short = [row for row in rows if not overlong[row]]
+            if not short:
+                raise UserError(
+                    f"data: no {name} pairs are left; {len(rows)} were longer than data.max_length={self.max_length}: "
+                    "raise it, set data.on_overlong=truncate, or give more pairs"
+                )
+            self.counts |= {name: len(short), f"{name}_overlong_left_out": len(rows) - len(short)}
+            kept.append(tokens.select(short))
+        return kept
 
     def _loader(self, tokens: Dataset, pairs_per_step: int, shuffle: bool, trained: Callable[[], int]) -> StepLoader:
         sampler = StepSampler(

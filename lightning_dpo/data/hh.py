@@ -12,6 +12,7 @@ from lightning_dpo.errors import UserError
 
 NAME = "Anthropic/hh-rlhf"
 MARK = "\n\nAssistant:"
+SUBSETS = ("all", "harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
 _HUB_SPLITS = {"train": "train", "validation": "test"}
 
 
@@ -29,6 +30,8 @@ def load_pairs(split: str, path: str | Path | None = None, *, subset: str = "all
     Raises:
         UserError: The file or the hub cannot be read.
     """
+    if subset not in SUBSETS:
+        raise UserError(f"data.source.subset={subset}: HH has {', '.join(SUBSETS)}")
     rows = read_rows(path) if path else _hub_rows(_HUB_SPLITS[split], None if subset == "all" else subset)
     return to_pairs(rows, split_dialogues, str(path or f"{NAME} ({subset}, {split})"))
 

@@ -2,9 +2,13 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow
+import pyarrow.parquet as parquet
 
 from lightning_dpo.errors import UserError
 
@@ -23,11 +27,11 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"data.path={path}: there is no such file")
+        raise UserError(f"{path}: there is no such file; data.path and data.val_path name files of pairs")
     suffixes = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     readers = {".jsonl": _lines, ".jsonl.gz": _lines, ".json": _list, ".parquet": _table}
     if suffixes not in readers:
-        raise UserError(f"data.path={path}: a file must end in {', '.join(readers)}")
+        raise UserError(f"{path}: a file of pairs must end in {', '.join(readers)}")
     return readers[suffixes](path)
 
 
@@ -39,8 +43,8 @@ def _lines(path: Path) -> Iterator[Row]:
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if line.strip():
                     yield f"{path.name}:{number}", _parsed(line)
-        except (OSError, EOFError) as error:
-            raise UserError(f"data.path={path}: the file is damaged ({error})") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: the file is damaged ({error})") from error
 
 
 def _parsed(line: bytes) -> dict[str, Any] | str:
@@ -57,18 +61,19 @@ def _list(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise UserError(f"data.path={path}: not JSON ({error})") from error
+        raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(rows, list):
-        raise UserError(f"data.path={path}: a .json file must be one list of rows; write .jsonl for one row per line")
+        raise UserError(f"{path}: a .json file must be one list of rows; write .jsonl for one row per line")
     for number, row in enumerate(rows, 1):
         yield f"{path.name}:{number}", row if isinstance(row, dict) else "wrong_type"
 
 
 def _table(path: Path) -> Iterator[Row]:
-    import pyarrow.parquet as parquet
-
     number = 0
-    for batch in parquet.ParquetFile(path).iter_batches():
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path.name}:{number}", row
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path.name}:{number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: the file is damaged ({error})") from error

@@ -20,10 +20,12 @@ def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset
     """Training and validation pairs: whole prompts, in an order drawn by `seed`, until `fraction` of the pairs.
 
     Raises:
-        UserError: One side would be empty.
+        UserError: There are no two prompts to part.
     """
     counts = Counter(pairs["prompt"])
     wanted, held_out, taken = fraction * len(pairs), set(), 0
+    if len(counts) < 2:
+        raise UserError(f"data.val_fraction={fraction}: {len(pairs)} pairs over {len(counts)} prompts cannot be split")
     # The last prompt of the order always trains, were it to hold most of the pairs.
     *order, _ = sorted(counts, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
     for prompt in order:
@@ -31,11 +33,6 @@ def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset
             break
         held_out.add(prompt)
         taken += counts[prompt]
-    if not held_out:
-        raise UserError(
-            f"data.val_fraction={fraction} of {len(pairs)} pairs over {len(counts)} prompts leaves one side empty; "
-            "give data.val_path, or more prompts"
-        )
     return without_prompts(pairs, held_out), without_prompts(pairs, counts.keys() - held_out)
 
 

@@ -23,6 +23,7 @@ REASONS = {
     "wrong_type": "a field has the wrong type",
     "empty_prompt": "the prompt is empty",
     "empty_answer": "an answer is empty",
+    "negative_weight": "the weight is negative",
     "different_prompts": "the two dialogues have different prompts",
     "no_answer": "a dialogue has no answer",
     "identical_answers": "both answers are the same",
@@ -64,8 +65,8 @@ def to_pairs(rows: Iterable[Row], to_pair: Callable[[dict[str, Any]], dict[str, 
         pair = dict.fromkeys(_TEXTS, "") | _NUMBERS | {"invalid": "", "where": where}
         try:
             pair |= _checked(to_pair(row)) if isinstance(row, dict) else {"invalid": row}
-        except KeyError:
-            pair["invalid"] = "missing_field"
+        except KeyError as field:
+            pair["invalid"] = f"missing_field {field.args[0]}"
         except InvalidRow as reason:
             pair["invalid"] = str(reason)
         for column, values in columns.items():
@@ -84,6 +85,8 @@ def _checked(pair: dict[str, Any]) -> PreferencePair:
         number = pair[name]
         if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < float("inf"):
             raise InvalidRow("wrong_type")
+        if name == "weight" and number < 0:
+            raise InvalidRow("negative_weight")
     if not pair["prompt"].strip():
         raise InvalidRow("empty_prompt")
     if not pair["chosen"].strip() or not pair["rejected"].strip():
@@ -91,6 +94,12 @@ def _checked(pair: dict[str, Any]) -> PreferencePair:
     if pair["chosen"] == pair["rejected"]:
         raise InvalidRow("identical_answers")
     return {name: pair[name] for name in (*_TEXTS, *_NUMBERS) if name in pair}
+
+
+def _meaning(reason: str) -> str:
+    """A reason in words; `missing_field chosen` names the field as well."""
+    name, _, field = reason.partition(" ")
+    return f"{REASONS.get(name, name)} ({field})" if field else REASONS.get(name, name)
 
 
 def _encodable(text: str) -> bool:
@@ -124,7 +133,7 @@ def valid(
         return pairs
     places = pairs["where"][:] if "where" in pairs.column_names else [f"row {row}" for row in range(len(pairs))]
     found = [{"where": places[row], "reason": reasons[row]} for row in bad]
-    first = "; ".join(f"{row['where']}: {REASONS.get(row['reason'], row['reason'])}" for row in found[:10])
+    first = "; ".join(f"{row['where']}: {_meaning(row['reason'])}" for row in found[:10])
     counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in found).most_common())
     share = f"{len(bad)} of {len(pairs)} rows are invalid ({counts})"
     if folder:
@@ -137,5 +146,7 @@ def valid(
             f"{share}, more than data.max_invalid_fraction={max_invalid_fraction}: {first}; "
             "is the file of another format, or the tokenizer of another model?"
         )
+    if len(bad) == len(pairs):
+        raise UserError(f"{share}, so nothing is left: {first}")
     log.warning("Dropped: %s. The first: %s.", share, first)
     return pairs.select([row for row, reason in enumerate(reasons) if not reason])

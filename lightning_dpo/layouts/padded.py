@@ -62,9 +62,11 @@ def _rows(completions: list[tuple[list[int], list[int]]], pad_token_id: int) -> 
 def pair_columns(pairs: list[TokenizedPair], micro_batch: MicroBatch) -> dict[str, Tensor]:
     """The fields of a batch that are the same in every layout."""
     weight = torch.tensor([pair.weight for pair in pairs], dtype=torch.float32)
+    counted = torch.tensor(micro_batch.counted)
     return {
         "pair_index": torch.tensor([pair.index for pair in pairs]),
-        "weight": weight * torch.tensor(micro_batch.counted, dtype=torch.float32),
+        "weight": weight * counted,
+        "counted": counted,
         "offset": torch.tensor([pair.offset for pair in pairs], dtype=torch.float32),
         "source": torch.tensor([pair.source for pair in pairs]),
         "step_pairs": torch.tensor(float(micro_batch.step_pairs)),

@@ -56,7 +56,8 @@ class ClosedFormReport(Callback):
             return
         tokenizer = trainer.datamodule.tokenizer
         values = self.world.report(all_logps(pl_module.policy, tokenizer))
-        accuracy = trainer.callback_metrics.get("val/rewards/accuracies")
+        current = pl_module.validated_step == trainer.global_step
+        accuracy = trainer.callback_metrics.get("val/rewards/accuracies") if current else None
         console = Console()
         console.print(_table(values, None if accuracy is None else float(accuracy)))
         console.print(_reviews(self.before, sample_reviews(pl_module.policy, tokenizer, self.samples)))

@@ -46,7 +46,7 @@ def test_overlong_pairs_are_left_out_and_counted(tmp_path, tokenizer):
 
 def test_nothing_short_enough_is_an_error_that_says_what_to_do(pairs_file, tokenizer):
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, max_length=3, val_fraction=0.2)
-    with pytest.raises(UserError, match=r"no train pairs are left: 19 of 19 are longer than data.max_length=3"):
+    with pytest.raises(UserError, match=r"no train pairs are left; 19 were longer than data.max_length=3"):
         data.setup()
 
 
@@ -103,6 +103,46 @@ def test_a_source_of_ones_own_needs_three_columns(tmp_path, tokenizer):
     trainer = lightning.Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.fit(DPOModule(make_llama()), data)
     assert trainer.global_step == 1
+
+
+def test_the_training_file_cannot_validate(pairs_file, tokenizer):
+    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_path=str(pairs_file))
+    with pytest.raises(UserError, match=r"every training prompt stands in validation: is data.val_path the training"):
+        data.setup()
+
+
+def test_a_checkpoint_of_another_order_is_refused(pairs_file, tokenizer):
+    def module(**options) -> PreferenceDataModule:
+        data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.2, **options)
+        data.setup()
+        return data
+
+    state = module(batch_size=4, seed=1).state_dict()
+    module(batch_size=4, seed=1).load_state_dict(state)
+    with pytest.raises(UserError, match="another order of pairs: batch_size was 4 and is 2; set it back"):
+        module(batch_size=2, seed=1).load_state_dict(state)
+
+
+def test_a_training_pair_is_named_by_its_line(pairs_file, tokenizer):
+    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.2)
+    data.setup()
+    line = int(data.place(3).removeprefix("pairs.jsonl:"))
+    assert json.loads(pairs_file.read_text().splitlines()[line - 1])["prompt"] == data.train_pairs[3]["prompt"]
+
+
+def test_tokens_come_from_the_cache_the_second_time(pairs_file, tokenizer, monkeypatch):
+    from lightning_dpo.data.tokenization import Tokenization
+
+    calls = []
+    whole = Tokenization._batch
+    monkeypatch.setattr(Tokenization, "_batch", lambda self, rows: calls.append(1) or whole(self, rows))
+    sides = []
+    for _ in range(2):
+        data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, max_length=77, val_fraction=0.2)
+        data.setup()
+        sides.append((data.train_pairs["chosen_ids"][:], data.val_pairs["where"][:]))
+    assert len(calls) == 1
+    assert sides[0] == sides[1]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@ import gzip
 import json
 
 import pytest
+from datasets import Dataset
 
 from lightning_dpo.data.hh import load_pairs, split_dialogues
 from lightning_dpo.data.validation import InvalidRow
+from lightning_dpo.errors import UserError
 from tests.conftest import HH_FILE
 
 
@@ -31,6 +33,27 @@ def test_answers_that_begin_alike_keep_their_beginning():
 def test_flawed_rows(chosen, rejected, reason):
     with pytest.raises(InvalidRow, match=reason):
         split_dialogues({"chosen": chosen, "rejected": rejected})
+
+
+def test_the_hubs_splits_and_subsets(monkeypatch):
+    asked = []
+
+    def load_dataset(name, data_dir, split):
+        asked.append((name, data_dir, split))
+        start = "\n\nHuman: A\n\nAssistant:"
+        return Dataset.from_list([{"chosen": start + " x", "rejected": start + " y"}])
+
+    monkeypatch.setattr("lightning_dpo.data.hh.load_dataset", load_dataset)
+    assert load_pairs("train")[0]["where"] == "Anthropic/hh-rlhf[train]:0"
+    load_pairs("validation", subset="harmless-base")
+    assert asked == [("Anthropic/hh-rlhf", None, "train"), ("Anthropic/hh-rlhf", "harmless-base", "test")]
+
+
+def test_a_hub_that_cannot_be_reached_and_a_subset_that_is_none():
+    with pytest.raises(UserError, match=r"Anthropic/hh-rlhf cannot be loaded .* give a file with data.path"):
+        load_pairs("train")
+    with pytest.raises(UserError, match=r"data.source.subset=harmless: HH has all, harmless-base"):
+        load_pairs("train", subset="harmless")
 
 
 @pytest.mark.skipif(not HH_FILE.exists(), reason="the HH sample is not here")

@@ -45,6 +45,7 @@ def test_what_is_no_row_is_named_by_its_line(tmp_path):
         ("file.json", b"{}", "must be one list of rows"),
         ("file.json", b"[", "not JSON"),
         ("file.jsonl.gz", b"no gzip", "the file is damaged"),
+        ("file.parquet", b"no parquet", "the file is damaged"),
         ("file.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000)[:-20], "the file is damaged"),
     ],
 )

@@ -30,7 +30,7 @@ def test_the_split_is_the_seeds_and_not_the_orders():
 
 
 def test_one_prompt_cannot_be_split():
-    with pytest.raises(UserError, match="5 pairs over 1 prompts leaves one side empty"):
+    with pytest.raises(UserError, match="5 pairs over 1 prompts cannot be split"):
         split_by_prompt(pairs_over(["a"] * 5), 0.2, seed=0)
 
 

@@ -14,6 +14,7 @@ INVALID = {
     "empty_answer": GOOD | {"rejected": "\n"},
     "identical_answers": GOOD | {"rejected": "c"},
     "bad_utf8": GOOD | {"chosen": "\ud800"},
+    "negative_weight": GOOD | {"weight": -1},
     "bad_json": "bad_json",
 }
 
@@ -25,8 +26,9 @@ def pairs_of(*rows) -> Dataset:
 @pytest.mark.parametrize("reason", INVALID)
 def test_every_reason(reason):
     pairs = pairs_of(GOOD, INVALID[reason])
-    assert pairs["invalid"][:] == ["", reason]
-    with pytest.raises(UserError, match=rf"file:2: .*: 1 of 2 rows are invalid \(1 {reason}\)"):
+    told = "missing_field rejected" if reason == "missing_field" else reason
+    assert pairs["invalid"][:] == ["", told]
+    with pytest.raises(UserError, match=rf"file:2: .*: 1 of 2 rows are invalid \(1 {told}\)"):
         valid(pairs, "error", 0.01, None)
 
 
@@ -50,6 +52,11 @@ def test_dropping_lists_the_rows_and_leaves_them_out(tmp_path, caplog):
 def test_too_many_invalid_rows_are_an_error_even_when_they_may_be_dropped():
     with pytest.raises(UserError, match=r"more than data.max_invalid_fraction=0.4.*of another format"):
         valid(pairs_of(GOOD, INVALID["bad_json"]), "drop", 0.4, None)
+
+
+def test_no_valid_row():
+    with pytest.raises(UserError, match=r"1 of 1 rows are invalid .* so nothing is left"):
+        valid(pairs_of(INVALID["empty_answer"]), "drop", 1.0, None)
 
 
 def test_no_row_at_all():

@@ -1,0 +1,131 @@
+"""What a config may name and with which arguments: checked before anything is called."""
+
+import difflib
+import functools
+import importlib
+import inspect
+import logging
+import os
+from collections.abc import Collection, Iterator
+from typing import Any, get_type_hints
+
+from lightning_dpo.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# Everything that a config may name, besides this package. Names, not prefixes: `torch.hub.load` runs foreign code.
+ALLOWED_TARGETS = frozenset(
+    {
+        "lightning.Trainer",
+        *(f"torch.optim.{name}" for name in ("Adafactor", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD")),
+        *(
+            f"lightning.pytorch.callbacks.{name}"
+            for name in (
+                "DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary",
+                "RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar",
+            )
+        ),
+        *(f"lightning.pytorch.loggers.{name}" for name in ("MLFlowLogger", "TensorBoardLogger")),
+    }
+)  # fmt: skip
+OWN_TARGETS_VARIABLE = "LIGHTNING_DPO_TARGETS"
+
+
+def targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node below `node` with a `_target_`, inner ones first, and its key."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from targets(value, f"{key}.{name}".lstrip("."))
+        if "_target_" in node:
+            yield key, node
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            yield from targets(value, f"{key}[{place}]")
+
+
+def check_name(key: str, target: Any) -> None:
+    """Refuse a target that is not allowed, by its name alone.
+
+    Raises:
+        UserError: Names the key and how to allow a package of one's own.
+    """
+    own = [prefix for prefix in os.environ.get(OWN_TARGETS_VARIABLE, "").split(",") if prefix]
+    if target in ALLOWED_TARGETS or str(target).startswith("lightning_dpo."):
+        return
+    if any(prefix.endswith(".") and str(target).startswith(prefix) for prefix in own):
+        log.info("%s: %s is allowed by %s.", key, target, OWN_TARGETS_VARIABLE)
+        return
+    raise UserError(
+        f"{key}._target_={target} is not allowed: a config may name what lightning_dpo/config.py lists, and your own "
+        f"package when the environment says {OWN_TARGETS_VARIABLE}=mypackage."
+    )
+
+
+@functools.cache
+def resolved(key: str, target: str) -> Any:
+    """What `target` names; it must be defined in the package that its name begins with, not merely imported there.
+
+    Raises:
+        UserError: There is no such thing, or it may not be named, or cannot be called.
+    """
+    check_name(key, target)
+    path, _, name = target.rpartition(".")
+    try:
+        value = getattr(importlib.import_module(path), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}._target_={target}: there is no such thing ({error})") from error
+    home = getattr(value, "__module__", None) or ""
+    if not callable(value) or (target not in ALLOWED_TARGETS and home.split(".")[0] != target.split(".")[0]):
+        raise UserError(f"{key}._target_={target} is not allowed: it is no class or function of that package")
+    return value
+
+
+def check_arguments(key: str, node: dict[str, Any]) -> None:
+    """Refuse arguments that the node's target does not take, lacks, or takes as another type.
+
+    Raises:
+        UserError: Names the key and what would be right.
+    """
+    target = resolved(key, node["_target_"])
+    arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+    parameters = inspect.signature(target).parameters
+    for name in arguments:
+        if name not in parameters:
+            raise UserError(f"{key}.{name}: {node['_target_']} takes no {name!r}{nearest(name, set(parameters))}")
+    if not node.get("_partial_"):
+        for name, parameter in parameters.items():
+            optional = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if name not in arguments and parameter.default is parameter.empty and not optional:
+                raise UserError(f"{key}.{name}: {node['_target_']} needs it; set {key}.{name}")
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    for name, value in arguments.items():
+        # What a target below makes is checked by whoever takes it.
+        if name in hints and not any(True for _ in targets(value, "")):
+            _check_type(f"{key}.{name}", value, hints[name])
+
+
+def _check_type(key: str, value: Any, hint: Any) -> None:
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        converted = adapter.validate_python(value)
+    except PydanticUserError:
+        return  # a hint that pydantic has no opinion on
+    except ValidationError as error:
+        raise UserError(f"{key}={value}: {error.errors()[0]['msg']}") from error
+    # pydantic reads numbers out of text, and whole ones out of 8.0; whoever takes them may not.
+    if isinstance(converted, int | float) and isinstance(value, str):
+        raise UserError(f"{key}={value!r} is text, and should be a number: leave the quotes out")
+    if isinstance(converted, int) and isinstance(value, float):
+        raise UserError(f"{key}={value} should be a whole number: write {converted}")
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """What may have been meant, or what there is.
+
+    >>> nearest("bta", {"beta", "label_smoothing"})
+    '; did you mean beta?'
+    """
+    match = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {match[0]}?" if match else f"; it takes {', '.join(sorted(names))}"
