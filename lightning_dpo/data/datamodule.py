@@ -157,9 +157,9 @@ class PreferenceDataModule(LightningDataModule):
 
     def _tokenized(self, train: Dataset, val: Dataset) -> list[Dataset]:
         """Both sides as tokens; together, so that what is invalid is a share of all."""
-        sides = [side.add_column("side", [name] * len(side)) for name, side in (("train", train), ("val", val))]
         tokenization = Tokenization(self.tokenizer, self.max_length, self.on_overlong)
-        tokens = self._valid(tokenization.tokenize(concatenate_datasets(sides)))
+        tokens = tokenization.tokenize(concatenate_datasets([train, val]))
+        tokens = self._valid(tokens.add_column("side", ["train"] * len(train) + ["val"] * len(val)))
         of_side, overlong = tokens["side"][:], tokens["overlong"][:]
         kept = []
         for name in ("train", "val"):
