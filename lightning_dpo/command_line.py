@@ -40,9 +40,9 @@ def run(job: Callable[[], Any]) -> None:
         _check_hydra(sys.argv[1:])
         job()
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
-        # A ValueError before a job has begun is Hydra's own, about what cannot be composed.
-        in_a_job = HydraConfig.initialized() and not isinstance(error, UserError | OmegaConfBaseException)
-        if traceback_wanted() or (in_a_job and not isinstance(error, HydraException)):
+        # Any other ValueError is Hydra's word on what cannot be composed; once a job has begun, it is a fault of ours.
+        explained = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+        if traceback_wanted() or (HydraConfig.initialized() and not explained):
             raise
         print(f"Error: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(1)

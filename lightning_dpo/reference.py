@@ -109,17 +109,17 @@ def check_comparable(policy: PreTrainedModel, reference: PreTrainedModel) -> Non
     Raises:
         UserError: They differ in vocabulary size, special tokens, dtype or attention implementation.
     """
-
-    def facts(model: PreTrainedModel) -> dict[str, object]:
-        return {
-            "vocabulary size": model.config.vocab_size,
-            "beginning-of-sequence id": model.config.bos_token_id,
-            "end-of-sequence id": model.config.eos_token_id,
-            "dtype": model.dtype,
-            "attention implementation": model.config._attn_implementation,
-        }
-
-    theirs = facts(reference)
-    differences = [f"{key} {value} and {theirs[key]}" for key, value in facts(policy).items() if value != theirs[key]]
+    theirs = _facts(reference)
+    differences = [f"{key} {value} and {theirs[key]}" for key, value in _facts(policy).items() if value != theirs[key]]
     if differences:
         raise UserError(f"policy and reference differ in {', '.join(differences)}: the log-ratio would mean nothing")
+
+
+def _facts(model: PreTrainedModel) -> dict[str, object]:
+    return {
+        "vocabulary size": model.config.vocab_size,
+        "beginning-of-sequence id": model.config.bos_token_id,
+        "end-of-sequence id": model.config.eos_token_id,
+        "dtype": model.dtype,
+        "attention implementation": model.config._attn_implementation,
+    }
