@@ -109,7 +109,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         for name in names
     }
     panels = {title: names for title, names in _PANELS.items() if any(curves[name] for name in names)}
-    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(panels), 4.2), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, line in zip(names, _LINES, strict=False):
             if curves[name]:
@@ -120,5 +120,5 @@ def draw_curves(metrics: Path, picture: Path) -> None:
                 axes.plot(*points, line, label=name, marker=marker, markersize=4, linewidth=width, zorder=front)
         axes.set(title=title, xlabel="optimizer step")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16))
     figure.savefig(picture, dpi=150)

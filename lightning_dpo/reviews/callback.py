@@ -102,7 +102,9 @@ def _table(values: dict[str, float], accuracy: float | None) -> Table:
     table = Table("", "reference", "policy", "optimum", title="Against the closed form", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, (label, before, best) in _LABELS.items():
+    # Without a loss's beta there is no optimum, and no distance from it.
+    known = {name: row for name, row in _LABELS.items() if name in values}
+    for name, (label, before, best) in known.items():
         table.add_row(label, *(f"{values[key]:.3f}" if key in values else "" for key in (before, name, best)))
     if accuracy is not None:
         table.add_row("accuracy on validation pairs", "0.500", f"{accuracy:.3f}", f"{values['best_accuracy']:.3f}")
