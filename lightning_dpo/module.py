@@ -96,7 +96,9 @@ class DPOModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop before an update that would ruin the weights, else log the step just computed."""
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
-        check_finite(norm, self._record, self._place)
+        # The loss scaler of fp16 meets infinite gradients by skipping the update and scaling less.
+        scaled = self.trainer.precision == "16-mixed"
+        check_finite(torch.zeros_like(norm) if scaled else norm, self._record, self._place)
         self._record.clear()
         self.log_dict({"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}, batch_size=1)
         self._log(self.train_metrics)
