@@ -1,6 +1,7 @@
 """The two loggers of a run: a CSV file that survives a resume, and wandb, which never waits for a login."""
 
 import csv
+import hashlib
 import logging
 import os
 import re
@@ -72,9 +73,11 @@ def wandb_logger(
         # wandb would say so again, at the start and at the end.
         wandb.setup(wandb.Settings(silent=True))
         log.info("wandb: offline, in %s; `wandb login` before a run makes it online, `wandb sync` uploads one.", folder)
+    # The folder's own id, so that a run that goes on in it goes on in wandb, too.
+    identity = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:12]
     return WandbLogger(
-        name=name, save_dir=folder, project=project, entity=entity, group=group, tags=list(tags), mode=mode,
-        job_type="train", settings=wandb.Settings(console="off"),
+        name=name, id=identity, save_dir=folder, project=project, entity=entity, group=group, tags=list(tags),
+        mode=mode, job_type="train", settings=wandb.Settings(console="off"),
     )  # fmt: skip
 
 

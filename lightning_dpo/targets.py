@@ -56,7 +56,7 @@ def check_name(key: str, target: Any) -> None:
         log.info("%s: %s is allowed by %s.", key, target, OWN_TARGETS_VARIABLE)
         return
     raise UserError(
-        f"{key}._target_={target} is not allowed: a config may name what lightning_dpo/config.py lists, and your own "
+        f"{key}._target_={target} is not allowed: a config may name what lightning_dpo/targets.py lists, and your own "
         f"package when the environment says {OWN_TARGETS_VARIABLE}=mypackage."
     )
 

@@ -51,6 +51,12 @@ def test_wandb_is_online_where_a_key_is_at_hand(tmp_path, monkeypatch, caplog, e
     assert ("wandb: offline, in" in caplog.text) == (mode == "offline")
 
 
+def test_a_run_that_goes_on_in_its_folder_goes_on_in_wandb(tmp_path):
+    first, again, other = (wandb_logger(str(tmp_path / name), project="p") for name in ("a", "a", "b"))
+    assert first._wandb_init["id"] == again._wandb_init["id"] != other._wandb_init["id"]
+    assert first._wandb_init["resume"] == "allow"
+
+
 def test_lightnings_records_come_once_and_without_advertisements(caplog):
     join_lightning_logs()
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
