@@ -37,6 +37,8 @@ def test_rounding_is_no_difference_below_fp32():
     sdpa, eager = make_llama(initializer_range=0.05), make_llama(initializer_range=0.05, attn_implementation="eager")
     with torch.autocast("cpu", torch.bfloat16):
         start(DPO(0.1), sdpa, eager, "bf16-mixed")
+        with pytest.raises(UserError, match="the policy is not its reference"):
+            start(DPO(0.1), sdpa, eager, "32-true")  # what fp32 would have to answer for
 
 
 def test_a_loss_that_does_not_start_where_it_says_is_found():
