@@ -58,6 +58,7 @@ class DPOModule(LightningModule):
         self.make_scheduler = scheduler
         self.train_metrics = self._metrics("train/")
         self.val_metrics = self._metrics("val/")
+        self.source_metrics = nn.ModuleList()
         self._record = StepRecord()
         self.validated_step: int | None = None
         self._hold_reference(None)
@@ -104,18 +105,27 @@ class DPOModule(LightningModule):
         self._log(self.train_metrics)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget whatever was counted outside a validation pass."""
+        """Forget whatever was counted outside a validation pass; where there are several sources, count each."""
         self.val_metrics.reset()
+        sources = getattr(self.trainer.datamodule, "sources", ())
+        several = sources if len(sources) > 1 else ()
+        self.source_metrics = nn.ModuleList(self._metrics(f"val/{name}/") for name in several).to(self.device)
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         """Count the pairs of `batch`."""
         logps = self(batch)
-        self._update(self.val_metrics, self.loss(logps), logps, batch)
+        loss = self.loss(logps)
+        self._update(self.val_metrics, loss, logps, batch)
+        for number, metrics in enumerate(self.source_metrics):
+            metrics.update(loss, logps, batch.weight, batch.counted & (batch.source == number))
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all validation pairs."""
         # Already reduced; Lightning asks for it all the same.
         self._log(self.val_metrics, sync_dist=True)
+        for metrics in self.source_metrics:
+            if metrics["loss"].compute().isfinite():  # some source may have no validation pairs
+                self._log(metrics, sync_dist=True)
         self.validated_step = self.trainer.global_step
 
     def configure_optimizers(self) -> dict[str, Any]:

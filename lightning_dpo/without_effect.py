@@ -17,15 +17,19 @@ def _is_set(key: str) -> Callable[[DictConfig], bool]:
 
 def _from_hub(config: DictConfig) -> bool:
     source = OmegaConf.select(config, "data.source._target_")
-    return source == "lightning_dpo.data.hh.load_pairs" and config.data.path is None
+    return source not in (None, "lightning_dpo.data.jsonl.load_pairs") and OmegaConf.select(config, "data.path") is None
 
+
+_OF_THE_HUB = "is of the hub's data set, and data.path names a file"
 
 # What is set, when it has no effect, and what would give it one.
 _RULES = (
     ("model.config", _is("model.pretrained", True), "weights bring their architecture: set model.pretrained=false"),
     ("data.val_fraction", _is_set("data.val_path"), "data.val_path names the validation pairs: set one of the two"),
     ("data.val_fraction", _from_hub, "the hub's data set has a validation split of its own: leave it out"),
-    ("data.source.subset", _is_set("data.path"), "a subset is of the hub's data set: leave data.path out"),
+    ("data.source.subset", _is_set("data.path"), f"a subset {_OF_THE_HUB}"),
+    ("data.source.questions", _is_set("data.path"), f"a number of questions {_OF_THE_HUB}"),
+    ("data.source.validation_every", _is_set("data.path"), f"a split {_OF_THE_HUB}"),
     ("data.max_invalid_fraction", _is("data.on_invalid", "error"), "no row may be invalid: set data.on_invalid=drop"),
 )
 

@@ -16,7 +16,11 @@ OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONFIG_DIR
 NAMED = [("experiment", file.stem) for file in sorted((ROOT / "experiments").glob("*.yaml"))]
 SWEEPS = [("sweep", file.stem) for file in sorted((ROOT / "sweeps").glob("*.yaml"))]
 # Options that need a value which only the user has.
-NEEDED = {("reference", "model"): ["reference.name=somewhere"], ("data", "jsonl"): ["data.path=pairs.jsonl"]}
+NEEDED = {
+    ("reference", "model"): ["reference.name=somewhere"],
+    ("data", "jsonl"): ["data.path=pairs.jsonl"],
+    ("data", "mixture"): ["data.sources={hh: 1, jsonl: 0.5}", "data.path={jsonl: pairs.jsonl}"],
+}
 YAML_FILES = sorted(file for name in ("conf", "experiments", "sweeps") for file in (ROOT / name).rglob("*.yaml"))
 
 

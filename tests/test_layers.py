@@ -11,15 +11,18 @@ PACKAGE = Path(lightning_dpo.__file__).parent
 LAYERS = [
     {"train", "results", "config", "command_line", "without_effect", "targets"},
     {"module", "callbacks.checkpoints", "callbacks.progress_bar", "callbacks.throughput", "data.datamodule", "loggers"},
-    {"policy", "reference", "data.hh", "data.jsonl", "data.tokenization", "data.validation", "data.splitting"},
+    {"policy", "reference", "data.hh", "data.jsonl", "data.shp", "data.stack_exchange", "data.ultrafeedback",
+     "data.hub", "data.tokenization", "data.encoding", "data.chat", "data.validation", "data.splitting",
+     "data.preparation"},
     {"batch", "layouts", "layouts.padded", "logps", "losses", "metrics", "schedules", "step_checks", "data.pairs",
+     "data.messages", "data.reasons",
      "data.reading", "data.sampling", "data.loader", "errors"}
     | {f"losses.{name}" for name in ("interface", "dpo", "ipo", "hinge", "sft")},
 ]  # fmt: skip
 ALLOWED = {
     0: {"hydra", "omegaconf", "pydantic"},
     1: {"lightning", "wandb", "requests"},
-    2: {"transformers", "peft", "datasets", "rich"},
+    2: {"transformers", "peft", "datasets", "rich", "jinja2", "bs4"},
     3: {"torch", "torchmetrics", "numpy", "pyarrow", "matplotlib"},
 }
 # Types alone: `datasets.Dataset` is what the loader draws from.

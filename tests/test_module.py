@@ -4,6 +4,7 @@ import math
 import lightning
 import pytest
 import torch
+from datasets import Dataset
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
@@ -221,3 +222,25 @@ def test_a_plain_trainer_must_accumulate_what_a_step_needs(tmp_path, pairs_file,
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=2, pairs_per_step=6, val_fraction=0.2)
     with pytest.raises(UserError, match=r"needs Trainer\(accumulate_grad_batches=3\), got 1"):
         trainer_for(tmp_path).fit(DPOModule(make_llama()), data)
+
+
+def test_metrics_of_each_source_are_those_of_its_pairs_alone(tmp_path, tokenizer, model_folder):
+    """Two sources in one validation, in batches that hold both; each compared with a run over it alone."""
+
+    def source(words: str, count: int):
+        rows = [{"prompt": f"{words}{n}:", "chosen": f" {words}" * (n + 1), "rejected": " no"} for n in range(count)]
+        return lambda split, path: Dataset.from_list(rows)
+
+    sources = {"good": source("good", 5), "film": source("film", 4)}
+
+    def validated(**options):
+        data = PreferenceDataModule(tokenizer=tokenizer, batch_size=2, drop_seen_prompts=False, **options)
+        module = DPOModule(make_llama(seed=1), reference=AnotherModel(str(model_folder)))
+        return trainer_for(tmp_path).validate(module, data, verbose=False)[0]
+
+    both = validated(source=sources)
+    for name, alone in sources.items():
+        expected = validated(source=alone)
+        for metric, value in expected.items():
+            assert both[metric.replace("val/", f"val/{name}/")] == pytest.approx(value, abs=1e-6), metric
+    assert not [name for name in validated(source=sources["good"]) if "good" in name]

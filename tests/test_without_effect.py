@@ -7,7 +7,7 @@ from tests.compose import composed
 IDLE = [
     ("model.config.hidden_size=64", "set model.pretrained=false"),
     ("data.val_fraction=0.1", "set one of the two"),
-    ("data.source.subset=harmless-base", "leave data.path out"),
+    ("data.source.subset=harmless-base", "data.path names a file"),
     ("data.max_invalid_fraction=0.5", "set data.on_invalid=drop"),
 ]
 

@@ -1,47 +1,46 @@
-"""From a source of pairs to batches, in the order: read, validate, sample, split, tokenize, deal, lay out."""
+"""Preference pairs for a Trainer: prepared once, dealt in an order that a resume goes on with, laid out in batches."""
 
-import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from lightning import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.jsonl import load_pairs
 from lightning_dpo.data.loader import DrawnPairs, StepLoader
+from lightning_dpo.data.preparation import Part, Preparation, Source
 from lightning_dpo.data.sampling import StepSampler, accumulation
-from lightning_dpo.data.splitting import sample, split_by_prompt, without_prompts
 from lightning_dpo.data.tokenization import Tokenization
-from lightning_dpo.data.validation import valid
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import PaddedLayout
 from lightning_dpo.policy import load_tokenizer, ready_tokenizer
-
-log = logging.getLogger(__name__)
-
-Source = Callable[[str, str | Path | None], Dataset | None]
-"""`load_pairs(split, path)`: the rows of `train` or `validation`; None where a source has no validation split."""
 
 
 class PreferenceDataModule(LightningDataModule):
     """Preference pairs for `DPOModule`.
 
     Args:
-        path: A file of pairs, in the source's format; None: what the source reads by itself.
+        path: A file of pairs, in the source's format; None: what the source reads by itself. With several sources: a
+            file for each that is not read that way, by name.
         tokenizer: Hub id or folder, or the tokenizer.
-        source: `load_pairs` of a module in `lightning_dpo.data`, or your own; None: that of `jsonl`.
+        source: `load_pairs` of a module in `lightning_dpo.data`, or your own; None: that of `jsonl`. Several, by name,
+            for a mixture.
+        sources: For a mixture: which of them take part, and how often the training pairs of each are taken (0.5: a
+            half of them; 2: each twice).
         val_path: A file of validation pairs; None: the source's validation split, or a fraction of the training pairs.
+            With several sources: by name.
         val_fraction: That fraction, in (0, 1), drawn by prompt.
         drop_seen_prompts: Leave training pairs out whose prompt stands in validation.
         max_length: Tokens that prompt and longer completion may have together.
         on_overlong: `drop` leaves longer pairs out, counted; `truncate` shortens them.
+        score: Of messages: `last`, the answer's last turn; `all`, every turn of the assistant.
         on_invalid: `error` refuses a file with invalid rows; `drop` leaves them out, counted and listed.
         max_invalid_fraction: Share of invalid rows above which `drop` is an error as well.
-        max_pairs: At most so many pairs, drawn by `seed`, a fraction of which validates; of a validation split of its
-            own, as many again. None: all.
+        max_pairs: At most so many pairs of a source, drawn by `seed`, a fraction of which validates; of a validation
+            split of its own, as many again. None: all.
         pairs_per_step: Pairs in one optimizer step on all devices; None: what the Trainer's own accumulation gives.
         batch_size: Pairs in one forward pass on one device.
         num_workers: Processes that lay batches out ahead of time; 0: none.
@@ -52,15 +51,17 @@ class PreferenceDataModule(LightningDataModule):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | Mapping[str, str] | None = None,
         *,
         tokenizer: str | PreTrainedTokenizerBase,
-        source: Source | None = None,
-        val_path: str | None = None,
+        source: Source | Mapping[str, Source] | None = None,
+        sources: Mapping[str, float] | None = None,
+        val_path: str | Mapping[str, str] | None = None,
         val_fraction: float = 0.05,
         drop_seen_prompts: bool = True,
         max_length: int = 1024,
         on_overlong: Literal["drop", "truncate"] = "drop",
+        score: Literal["last", "all"] = "last",
         on_invalid: Literal["error", "drop"] = "error",
         max_invalid_fraction: float = 0.01,
         max_pairs: int | None = None,
@@ -73,15 +74,23 @@ class PreferenceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check(locals())
-        self.path, self.source, self.val_path, self.val_fraction = path, source or load_pairs, val_path, val_fraction
-        self.drop_seen_prompts, self.max_pairs, self.seed = drop_seen_prompts, max_pairs, seed
-        self.max_length, self.on_overlong = max_length, on_overlong
-        self.on_invalid, self.max_invalid_fraction = on_invalid, max_invalid_fraction
+        tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else ready_tokenizer(tokenizer)
+        self.preparation = Preparation(
+            _parts(source or load_pairs, sources, path, val_path),
+            Tokenization(tokenizer, max_length, on_overlong, score),
+            val_fraction,
+            drop_seen_prompts,
+            on_invalid,
+            max_invalid_fraction,
+            max_pairs,
+            seed,
+            Path(folder) if folder else None,
+        )
+        self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
-        self.chosen_only, self.folder = chosen_only, Path(folder) if folder else None
-        self.tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else ready_tokenizer(tokenizer)
         self.train_pairs: Dataset | None = None
         self.val_pairs: Dataset | None = None
+        self.sources: list[str] = []
         self.counts: dict[str, int] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -90,13 +99,10 @@ class PreferenceDataModule(LightningDataModule):
         Raises:
             UserError: Rows are invalid, or nothing is left to train or validate on.
         """
-        if self.train_pairs is not None:
-            return
-        if self.folder:
-            (self.folder / "invalid_rows.jsonl").unlink(missing_ok=True)
-        train, val = self._split(self._valid(self.source("train", self.path)))
-        self.train_pairs, self.val_pairs = self._tokenized(train, val)
-        log.info("Pairs: %s.", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.counts.items()))
+        if self.train_pairs is None:
+            prepared = self.preparation()
+            self.train_pairs, self.val_pairs = prepared.train, prepared.val
+            self.sources, self.counts = prepared.sources, prepared.counts
 
     def train_dataloader(self) -> StepLoader:
         """Micro-batches in a new order every epoch."""
@@ -118,8 +124,8 @@ class PreferenceDataModule(LightningDataModule):
         return self._loader(self.val_pairs, len(self.val_pairs), shuffle=False, trained=int)
 
     def place(self, row: int) -> str:
-        """Where a training pair comes from: `file:line` where its source says, else its row among all that train."""
-        return self.train_pairs["where"][row] if "where" in self.train_pairs.column_names else f"training row {row}"
+        """Where a training pair comes from: `file:line`, or its row in what the source gave."""
+        return self.train_pairs["where"][row]
 
     def state_dict(self) -> dict[str, int]:
         """What decides which pairs a micro-batch holds."""
@@ -137,46 +143,12 @@ class PreferenceDataModule(LightningDataModule):
         if changed:
             raise UserError(f"the checkpoint belongs to another order of pairs: {', '.join(changed)}; set it back")
 
-    def _valid(self, pairs: Dataset) -> Dataset:
-        kept = valid(pairs, self.on_invalid, self.max_invalid_fraction, self.folder)
-        self.counts["invalid_left_out"] = self.counts.get("invalid_left_out", 0) + len(pairs) - len(kept)
-        return kept
-
-    def _split(self, pairs: Dataset) -> tuple[Dataset, Dataset]:
-        val = self.source("validation", self.val_path) if self.val_path or self.path is None else None
-        if val is None:
-            return split_by_prompt(sample(pairs, self.max_pairs, self.seed), self.val_fraction, self.seed)
-        val = self._valid(val)
-        if self.drop_seen_prompts:
-            everything = len(pairs)
-            pairs = without_prompts(pairs, set(val["prompt"]))
-            self.counts["training_pairs_whose_prompt_is_in_validation_left_out"] = everything - len(pairs)
-            if len(pairs) == 0:
-                raise UserError("data: every training prompt stands in validation: is data.val_path the training file?")
-        return sample(pairs, self.max_pairs, self.seed), sample(val, self.max_pairs, self.seed)
-
-    def _tokenized(self, train: Dataset, val: Dataset) -> list[Dataset]:
-        """Both sides as tokens; together, so that what is invalid is a share of all."""
-        tokenization = Tokenization(self.tokenizer, self.max_length, self.on_overlong)
-        tokens = tokenization.tokenize(concatenate_datasets([train, val]))
-        tokens = self._valid(tokens.add_column("side", ["train"] * len(train) + ["val"] * len(val)))
-        of_side, overlong = tokens["side"][:], tokens["overlong"][:]
-        kept = []
-        for name in ("train", "val"):
-            rows = [row for row, side in enumerate(of_side) if side == name]
-            short = [row for row in rows if not overlong[row]]
-            if not short:
-                raise UserError(
-                    f"data: no {name} pairs are left; {len(rows)} were longer than data.max_length={self.max_length}: "
-                    "raise it, set data.on_overlong=truncate, or give more pairs"
-                )
-            self.counts |= {name: len(short), f"{name}_overlong_left_out": len(rows) - len(short)}
-            kept.append(tokens.select(short))
-        return kept
-
     def _loader(self, tokens: Dataset, pairs_per_step: int, shuffle: bool, trained: Callable[[], int]) -> StepLoader:
         sampler = StepSampler(
-            [len(ids) for ids in tokens["chosen_ids"]],
+            [
+                len(ids) if mask is None else sum(mask)
+                for ids, mask in zip(tokens["chosen_ids"][:], tokens["chosen_scored"][:], strict=True)
+            ],
             pairs_per_step,
             self.batch_size,
             num_replicas=self.trainer.world_size,
@@ -188,8 +160,36 @@ class PreferenceDataModule(LightningDataModule):
         return StepLoader(DrawnPairs(tokens), sampler, layout, self.num_workers, trained)
 
 
+def _parts(
+    source: Source | Mapping[str, Source],
+    sources: Mapping[str, float] | None,
+    path: str | Mapping[str, str] | None,
+    val_path: str | Mapping[str, str] | None,
+) -> dict[str, Part]:
+    """The sources by name; one alone has none.
+
+    Raises:
+        UserError: A name, a weight or a file belongs to no source.
+    """
+    if not isinstance(source, Mapping):
+        if sources is not None:
+            raise UserError("data.sources weighs several sources, and there is one: use data=mixture")
+        return {"": Part(source, path, val_path)}
+    sources, paths, val_paths = sources or dict.fromkeys(source, 1.0), path or {}, val_path or {}
+    for key, names in (("sources", sources), ("path", paths), ("val_path", val_paths)):
+        known = source if key == "sources" else sources
+        if not isinstance(names, Mapping) or not set(names) <= set(known):
+            raise UserError(f"data.{key}={names}: give it by the names of the sources: {', '.join(known)}")
+    for name, weight in sources.items():
+        if not 0 < weight < float("inf"):
+            raise UserError(f"data.sources.{name}={weight}: how often its pairs are taken must be a positive number")
+    return {name: Part(source[name], paths.get(name), val_paths.get(name), weight) for name, weight in sources.items()}
+
+
 def _check(arguments: dict[str, Any]) -> None:
-    choices: dict[str, Iterable[str]] = {"on_overlong": ("drop", "truncate"), "on_invalid": ("error", "drop")}
+    choices: dict[str, Iterable[str]] = {
+        "on_overlong": ("drop", "truncate"), "on_invalid": ("error", "drop"), "score": ("last", "all")
+    }  # fmt: skip
     for name, allowed in choices.items():
         if arguments[name] not in allowed:
             raise ValueError(f"{name} must be {' or '.join(allowed)}, got {arguments[name]!r}")

@@ -1,13 +1,14 @@
 """Anthropic's HH-RLHF (https://arxiv.org/abs/2204.05862): two whole dialogues that share all but the last answer."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 
-from lightning_dpo.data.reading import Row, read_rows
-from lightning_dpo.data.validation import InvalidRow, to_pairs
+from lightning_dpo.data.hub import hub_rows
+from lightning_dpo.data.reading import read_rows
+from lightning_dpo.data.reasons import InvalidRow
+from lightning_dpo.data.validation import to_pairs
 from lightning_dpo.errors import UserError
 
 NAME = "Anthropic/hh-rlhf"
@@ -32,7 +33,7 @@ def load_pairs(split: str, path: str | Path | None = None, *, subset: str = "all
     """
     if subset not in SUBSETS:
         raise UserError(f"data.source.subset={subset}: HH has {', '.join(SUBSETS)}")
-    rows = read_rows(path) if path else _hub_rows(_HUB_SPLITS[split], None if subset == "all" else subset)
+    rows = read_rows(path) if path else hub_rows(NAME, _HUB_SPLITS[split], None if subset == "all" else subset)
     return to_pairs(rows, split_dialogues, str(path or f"{NAME} ({subset}, {split})"))
 
 
@@ -51,14 +52,3 @@ def split_dialogues(row: dict[str, Any]) -> dict[str, str]:
     if prompt != other_prompt:
         raise InvalidRow("different_prompts")
     return {"prompt": prompt + mark, "chosen": chosen, "rejected": rejected}
-
-
-def _hub_rows(split: str, subset: str | None) -> Iterator[Row]:
-    try:
-        rows = load_dataset(NAME, data_dir=subset, split=split)
-    except Exception as error:
-        # What a hub that cannot be reached raises depends on the cache, the network and the library's version.
-        raise UserError(
-            f"data=hh: {NAME} cannot be loaded ({type(error).__name__}); without a network give a file with data.path"
-        ) from error
-    return ((f"{NAME}[{split}]:{number}", row) for number, row in enumerate(rows))

@@ -1,34 +1,48 @@
-"""Pairs from a file of your own: an explicit prompt and two answers per row, column names settable."""
+"""Pairs from a file of your own: text or messages, a prompt of its own or within the answers, column names settable."""
 
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
+from lightning_dpo.data.messages import as_chat, explicit_pair
+from lightning_dpo.data.pairs import PreferencePair
 from lightning_dpo.data.reading import read_rows
+from lightning_dpo.data.reasons import InvalidRow
 from lightning_dpo.data.validation import to_pairs
 from lightning_dpo.errors import UserError
+
+_CARRIED = ("tools", "chat_template_kwargs")
 
 
 def load_pairs(
     split: str,
     path: str | Path | None = None,
     *,
-    prompt: str = "prompt",
+    prompt: str | None = "prompt",
     chosen: str = "chosen",
     rejected: str = "rejected",
+    query: str | None = None,
+    system: str | None = None,
+    chat: bool = False,
     weight: str | None = None,
     offset: str | None = None,
+    source: str | None = None,
 ) -> Dataset | None:
-    """The pairs of a .jsonl, .jsonl.gz, .json or .parquet file.
+    """The pairs of a file; its columns `tools` and `chat_template_kwargs` are carried on.
 
     Args:
         split: `train` or `validation`; both read the file they are given.
-        path: The file.
-        prompt: Column of the prompt.
+        path: A .jsonl, .jsonl.gz, .json or .parquet file.
+        prompt: Column of the prompt; None: `chosen` and `rejected` are whole texts or dialogues.
         chosen: Column of the preferred answer.
         rejected: Column of the other answer.
+        query: Column of text that follows the prompt on a line of its own (Alpaca's `input`); None: there is none.
+        system: Column of a system message; None: there is none.
+        chat: Show texts to the chat template as one question and its answer, instead of training on bare text.
         weight: Column of the loss's factor; None: every pair has weight 1.
         offset: Column of the margin's offset; None: every pair has offset 0.
+        source: Column of a name by which metrics are kept apart; None: they are not.
 
     Returns:
         Rows of `PreferencePair`, or None for a validation split without a file of its own.
@@ -40,6 +54,21 @@ def load_pairs(
         if split == "train":
             raise UserError("data.path is not set: name a .jsonl, .jsonl.gz, .json or .parquet file")
         return None
-    columns = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "weight": weight, "offset": offset}
+    columns = {"chosen": chosen, "rejected": rejected, "weight": weight, "offset": offset, "source": source}
     named = {field: column for field, column in columns.items() if column is not None}
-    return to_pairs(read_rows(path), lambda row: {field: row[column] for field, column in named.items()}, str(path))
+
+    def to_pair(row: dict[str, Any]) -> PreferencePair:
+        pair = {field: row[column] for field, column in named.items()}
+        # Whole dialogues hold their prompt; whole texts may, but that must be said: it could be a forgotten column.
+        texts = isinstance(pair["chosen"], str)
+        question = None if prompt is None else row[prompt] if texts else row.get(prompt)
+        if texts and prompt and question is None:
+            raise InvalidRow("wrong_type")
+        if query and row.get(query):
+            question = f"{question}\n{row[query]}"
+        pair |= explicit_pair(question, pair["chosen"], pair["rejected"])
+        if chat or isinstance(pair["prompt"], list):
+            pair = as_chat(pair, row.get(system) if system else None)
+        return pair | {name: row[name] for name in _CARRIED if row.get(name)}
+
+    return to_pairs(read_rows(path), to_pair, str(path))

@@ -1,6 +1,7 @@
 """Micro-batches from tokenized pairs, and where a resumed run goes on."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 
 import datasets
 import torch
@@ -15,13 +16,13 @@ class DrawnPairs(Dataset[MicroBatch]):
     """Tokenized pairs, fetched a micro-batch at a time.
 
     Args:
-        tokens: Rows with `prompt_ids`, `chosen_ids`, `rejected_ids`, `weight`, `offset` and `source`.
+        tokens: Rows with the fields of `TokenizedPair`.
     """
 
-    columns = ("prompt_ids", "chosen_ids", "rejected_ids", "weight", "offset", "source")
+    columns = tuple(field.name for field in fields(TokenizedPair) if field.name != "index")
 
     def __init__(self, tokens: datasets.Dataset) -> None:
-        self.tokens = tokens.select_columns([name for name in self.columns if name in tokens.column_names])
+        self.tokens = tokens.select_columns(list(self.columns))
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -2,8 +2,9 @@
 
 import gzip
 import json
+import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow
 import pyarrow.parquet as parquet
 
 from lightning_dpo.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Row = tuple[str, dict[str, Any] | str]
 """`file:line` and the row, or why there is none."""
@@ -33,6 +36,20 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     if suffixes not in readers:
         raise UserError(f"{path}: a file of pairs must end in {', '.join(readers)}")
     return readers[suffixes](path)
+
+
+def kept_rows(rows: Iterable[Row], wanted: Callable[[dict[str, Any]], bool], option: str) -> Iterator[Row]:
+    """Those of `rows` that a source's `option` wants, how many were not said in the log; what is no row stays."""
+    left_out = 0
+    for where, row in rows:
+        try:
+            keep = isinstance(row, str) or wanted(row)
+        except (KeyError, TypeError) as error:
+            keep, row = True, f"missing_field {error}" if isinstance(error, KeyError) else "wrong_type"
+        if keep:
+            yield where, row
+        left_out += not keep
+    log.info("data.source.%s: %d rows were not taken.", option, left_out)
 
 
 def _lines(path: Path) -> Iterator[Row]:

@@ -16,6 +16,13 @@ def sample(pairs: Dataset, max_pairs: int | None, seed: int) -> Dataset:
     return pairs.select(sorted(random.Random(seed).sample(range(len(pairs)), max_pairs)))
 
 
+def repeat(pairs: Dataset, times: float, seed: int) -> Dataset:
+    """`pairs` so many times over; a fraction is drawn by `seed`."""
+    whole, rest = divmod(times, 1)
+    drawn = sorted(random.Random(seed).sample(range(len(pairs)), round(rest * len(pairs))))
+    return pairs if times == 1 else pairs.select([*range(len(pairs))] * int(whole) + drawn)
+
+
 def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Training and validation pairs: whole prompts, in an order drawn by `seed`, until `fraction` of the pairs.
 

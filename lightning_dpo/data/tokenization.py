@@ -1,4 +1,4 @@
-"""Text to token ids: what is prompt, what is scored, what is too long."""
+"""Pairs to token ids, cached on disk: what is encoded, what is too long and what is cut off."""
 
 import hashlib
 import json
@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-# Part of the cache's key: raise it with every change of what this file computes.
-_VERSION = 1
+from lightning_dpo.data.chat import ChatTemplate
+from lightning_dpo.data.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder
+from lightning_dpo.errors import UserError
+
+# Part of the cache's key: raise it with every change of what becomes of a row.
+_VERSION = 2
+_COLUMNS = Features(
+    {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
+    | {"invalid": Value("string"), "overlong": Value("bool"), "truncated": Value("bool")}
+)
 
 
 @dataclass(frozen=True)
@@ -21,21 +30,30 @@ class Tokenization:
     """How pairs become token ids.
 
     Args:
-        tokenizer: Its own rules decide about a beginning-of-sequence token.
+        tokenizer: Its own rules decide about a beginning-of-sequence token; in messages its chat template does.
         max_length: Tokens that prompt and longer completion may have together.
         on_overlong: `drop` marks a longer pair as overlong. `truncate` cuts the prompt from the left, keeping a
             beginning-of-sequence token, and then the completions from the right, which then get no end of sequence.
+        score: Of messages: `last`, the answer's last turn; `all`, every turn of the assistant.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     on_overlong: Literal["drop", "truncate"]
+    score: Literal["last", "all"] = "last"
 
     def tokenize(self, pairs: Dataset) -> Dataset:
-        """`prompt_ids`, `chosen_ids`, `rejected_ids`, `invalid` and `overlong` beside the other columns of `pairs`.
+        """Columns of `TokenizedPair`, `invalid`, `overlong` and `truncated` beside the other columns of `pairs`.
 
         Fast tokenizers use all cores. The result is cached on disk by content: rows, tokenizer and settings.
+
+        Raises:
+            UserError: There are messages that the tokenizer's chat template cannot write, or none for `score=all`.
         """
+        if "chat" in pairs.column_names and any(pairs["chat"][:]):
+            self._template.check()
+        elif self.score == "all":
+            raise UserError("data.score=all is about the turns of messages, and the data are text: leave it out")
         key = self._digest(pairs)
         folder = Path(datasets.config.HF_DATASETS_CACHE, "lightning_dpo")
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,79 +63,56 @@ class Tokenization:
             cache_file_name=str(folder / f"{key}.arrow"),
             new_fingerprint=key,
             desc="Tokenizing",
+            # Said beforehand: a first batch in which everything is scored would not tell the type of the masks.
+            features=Features(pairs.features | _COLUMNS),
         )
 
-    def encode(self, prompt: str, chosen: str, rejected: str) -> tuple[list[int], list[int], list[int]]:
-        """Ids of one pair before any truncation; see `_split`."""
-        return self._split(*self.tokenizer([prompt, prompt + chosen, prompt + rejected]).input_ids)
+    def encode(self, prompt: str, chosen: str, rejected: str) -> tuple[Ids, Ids, Ids]:
+        """Ids of one pair of texts before any truncation."""
+        return self._text.split(*self.tokenizer([prompt, prompt + chosen, prompt + rejected]).input_ids)
 
-    def _batch(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        prompts = rows["prompt"]
-        texts = [
-            prompts,
-            [prompt + answer for prompt, answer in zip(prompts, rows["chosen"], strict=True)],
-            [prompt + answer for prompt, answer in zip(prompts, rows["rejected"], strict=True)],
-        ]
-        ids = [self.tokenizer(column).input_ids for column in texts]
-        results = [self._checked(*self._split(*encoded)) for encoded in zip(*ids, strict=True)]
-        names = ("prompt_ids", "chosen_ids", "rejected_ids", "invalid", "overlong")
-        return {name: [result[column] for result in results] for column, name in enumerate(names)}
+    def _batch(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        results: list[dict[str, Any]] = [{}] * len(rows)
+        for chat, encoder in ((False, self._text), (True, ChatEncoder(self._template))):
+            places = [place for place, row in enumerate(rows) if bool(row.get("chat")) is chat]
+            for place, pair in zip(places, encoder([rows[place] for place in places]), strict=True):
+                results[place] = self._fitted(pair)
+        return {name: [result[name] for result in results] for name in _COLUMNS}
 
-    def _split(self, prompt: list[int], chosen: list[int], rejected: list[int]) -> tuple[list[int], ...]:
-        """Encoded wholes to prompt and completions: the prompt is the longest prefix that all three have in common.
-
-        Where a tokenizer merges across the boundary, the merged tokens belong to the completions.
-        """
-        common = min(_common_prefix(prompt, chosen), _common_prefix(prompt, rejected))
-        return prompt[:common], self._ended(chosen[common:]), self._ended(rejected[common:])
-
-    def _ended(self, ids: list[int]) -> list[int]:
-        end = self.tokenizer.eos_token_id
-        return ids if ids and ids[-1] == end else [*ids, end]
-
-    def _checked(self, prompt: list[int], chosen: list[int], rejected: list[int]) -> tuple[Any, ...]:
-        text = {*prompt[_common_prefix(self._lead, prompt) :], *chosen[:-1], *rejected[:-1]}
-        overlong = len(prompt) + max(len(chosen), len(rejected)) > self.max_length
-        if overlong and self.on_overlong == "truncate":
-            prompt, chosen, rejected = self._truncated(prompt, chosen, rejected)
-        invalid = ""
-        if text & self._special_ids:
-            invalid = "special_token"
-        elif not prompt:
-            invalid = "empty_prompt"
-        elif self._unknown_id in text:
-            invalid = "unknown_token"
-        elif chosen == rejected or not chosen or not rejected:
+    def _fitted(self, pair: EncodedPair) -> dict[str, Any]:
+        """The row of a pair, cut to length if that is wanted."""
+        prompt, chosen, rejected, invalid = pair.prompt, pair.chosen, pair.rejected, pair.invalid
+        longest = max(len(chosen[0]), len(rejected[0]))
+        overlong = len(prompt) + longest > self.max_length
+        truncated = overlong and self.on_overlong == "truncate"
+        if truncated:
+            prompt = self._cut(prompt, max(1, self.max_length - longest))
+            room = max(0, self.max_length - len(prompt))
+            chosen, rejected = ((ids[:room], mask and mask[:room]) for ids, mask in (chosen, rejected))
+        if not invalid and (chosen == rejected or not _scores(*chosen) or not _scores(*rejected)):
             invalid = "nothing_left" if overlong else "identical_answers"
-        return prompt, chosen, rejected, invalid, overlong and self.on_overlong == "drop"
+        names = ("prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored")
+        values = (prompt, *chosen, *rejected, invalid, overlong and not truncated, truncated)
+        return dict(zip((*names, "invalid", "overlong", "truncated"), values, strict=True))
 
-    def _truncated(self, prompt: list[int], chosen: list[int], rejected: list[int]) -> tuple[list[int], ...]:
-        room = max(1, self.max_length - max(len(chosen), len(rejected)))
-        if len(prompt) > room:
-            start = [prompt[0]] if prompt[0] == self.tokenizer.bos_token_id else []
-            prompt = start + prompt[len(prompt) - room + len(start) :]
-        room = max(0, self.max_length - len(prompt))
-        return prompt, chosen[:room], rejected[:room]
-
-    @cached_property
-    def _lead(self) -> list[int]:
-        """What the tokenizer writes before any text: a beginning of sequence, or nothing."""
-        return self.tokenizer("").input_ids
+    def _cut(self, prompt: Ids, room: int) -> Ids:
+        """The prompt's end, and its beginning of sequence."""
+        if len(prompt) <= room:
+            return prompt
+        start = [prompt[0]] if prompt[0] == self.tokenizer.bos_token_id else []
+        return start + prompt[len(prompt) - room + len(start) :]
 
     @cached_property
-    def _special_ids(self) -> set[int]:
-        """Control tokens that no text may contain."""
-        added = {token for token, entry in self.tokenizer.added_tokens_decoder.items() if entry.special}
-        return (added | set(self.tokenizer.all_special_ids)) - {self._unknown_id}
+    def _text(self) -> TextEncoder:
+        return TextEncoder(self.tokenizer)
 
     @cached_property
-    def _unknown_id(self) -> int | None:
-        """The token for what has none; some tokenizers reuse their end of sequence, which says nothing."""
-        token = self.tokenizer.unk_token_id
-        return None if token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) else token
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.score)
 
     def _digest(self, pairs: Dataset) -> str:
-        settings = [_VERSION, self.max_length, self.on_overlong, *_facts(self.tokenizer)]
+        settings = [_VERSION, self.max_length, self.on_overlong, self.score, *_facts(self.tokenizer)]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for row in pairs:
             digest.update(json.dumps(row, sort_keys=True).encode())
@@ -130,10 +125,9 @@ def _facts(tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
         yield tokenizer.backend_tokenizer.to_str()
     else:
         yield json.dumps([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())])
-    yield json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    yield json.dumps([tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
 
 
-def _common_prefix(prompt: list[int], whole: list[int]) -> int:
-    if whole[: len(prompt)] == prompt:
-        return len(prompt)
-    return next(i for i, (a, b) in enumerate(zip(prompt, [*whole, None], strict=False)) if a != b)
+def _scores(ids: Ids, mask: Mask) -> bool:
+    """Whether any token is scored."""
+    return bool(ids) if mask is None else any(mask)

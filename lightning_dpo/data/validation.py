@@ -10,59 +10,42 @@ from typing import Any, Literal
 from datasets import Dataset, Features, Value
 from rich.progress import track
 
+from lightning_dpo.data.messages import explicit_pair
 from lightning_dpo.data.pairs import PreferencePair
 from lightning_dpo.data.reading import Row
+from lightning_dpo.data.reasons import InvalidRow, meaning
 from lightning_dpo.errors import UserError
 
 log = logging.getLogger(__name__)
 
-REASONS = {
-    "bad_utf8": "the text is not UTF-8",
-    "bad_json": "the line is not JSON",
-    "missing_field": "a field is missing",
-    "wrong_type": "a field has the wrong type",
-    "empty_prompt": "the prompt is empty",
-    "empty_answer": "an answer is empty",
-    "negative_weight": "the weight is negative",
-    "different_prompts": "the two dialogues have different prompts",
-    "no_answer": "a dialogue has no answer",
-    "identical_answers": "both answers are the same",
-    "special_token": "the text contains one of the tokenizer's special tokens",
-    "unknown_token": "the text contains what the tokenizer has no token for",
-    "nothing_left": "truncation leaves nothing that tells the answers apart",
-}
-"""What each reason means, as it is shown."""
-
 _TEXTS = ("prompt", "chosen", "rejected")
-_NUMBERS = {"weight": 1.0, "offset": 0.0, "source": 0}
+_JSON = ("tools", "chat_template_kwargs")
+_NUMBERS = {"weight": 1.0, "offset": 0.0}
+_EMPTY = dict.fromkeys((*_TEXTS, *_JSON, "source", "invalid"), "") | _NUMBERS | {"chat": False}
 _FEATURES = Features(
-    {name: Value("string") for name in (*_TEXTS, "where", "invalid")}
-    | {"weight": Value("float32"), "offset": Value("float32"), "source": Value("int64")}
+    {name: Value("string") for name in (*_TEXTS, *_JSON, "source", "where", "invalid")}
+    | {"weight": Value("float32"), "offset": Value("float32"), "chat": Value("bool")}
 )
 
 
-class InvalidRow(ValueError):
-    """Raised by a source that cannot make a pair of a row; its argument is a key of `REASONS`."""
-
-
-def to_pairs(rows: Iterable[Row], to_pair: Callable[[dict[str, Any]], dict[str, Any]], name: str) -> Dataset:
-    """Read every row, make a pair of it, and mark those that are none.
+def to_pairs(rows: Iterable[Row], to_pair: Callable[[dict[str, Any]], PreferencePair], name: str) -> Dataset:
+    """Read every row, make an explicit pair of it, and mark those that are none.
 
     Args:
         rows: Place and content of every row.
-        to_pair: Makes `prompt`, `chosen` and `rejected` (and, where there are such columns, `weight`, `offset` and
-            `source`) of a row, or raises `InvalidRow`; a missing key may raise KeyError.
+        to_pair: Makes a `PreferencePair` of a row, or raises `InvalidRow`; a missing key may raise KeyError.
         name: Of the data, for the progress bar.
 
     Returns:
-        Rows of `PreferencePair`, `where` and `invalid` filled in.
+        Rows with all columns of `PreferencePair`. Messages are JSON, and `chat` says so; `where` and `invalid` are
+        filled in.
 
     Raises:
         UserError: There is no row at all.
     """
     columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
     for where, row in track(rows, description=f"Reading {name}", transient=True):
-        pair = dict.fromkeys(_TEXTS, "") | _NUMBERS | {"invalid": "", "where": where}
+        pair = _EMPTY | {"where": where}
         try:
             pair |= _checked(to_pair(row)) if isinstance(row, dict) else {"invalid": row}
         except KeyError as field:
@@ -76,13 +59,26 @@ def to_pairs(rows: Iterable[Row], to_pair: Callable[[dict[str, Any]], dict[str, 
     return Dataset.from_dict(columns, features=_FEATURES)
 
 
-def _checked(pair: dict[str, Any]) -> PreferencePair:
-    if any(not isinstance(pair[text], str) for text in _TEXTS):
-        raise InvalidRow("wrong_type")
-    if any(not _encodable(pair[text]) for text in _TEXTS):
+def checked_pairs(pairs: Dataset, name: str) -> Dataset:
+    """What `to_pairs` makes of a source's own `datasets.Dataset`, whose rows are counted from 0."""
+    if "invalid" in pairs.column_names:
+        return pairs
+    rows = ((f"{name} row {number}", row) for number, row in enumerate(pairs))
+    return to_pairs(rows, dict, name)
+
+
+def _checked(row: PreferencePair) -> dict[str, Any]:
+    if "prompt" in row and row["prompt"] is None and isinstance(row["chosen"], str):
+        raise InvalidRow("wrong_type")  # a prompt that is empty in this row alone
+    texts = explicit_pair(row.get("prompt"), row["chosen"], row["rejected"])
+    pair: dict[str, Any] = {"chat": isinstance(texts["prompt"], list)}
+    pair |= {name: _json(text) if pair["chat"] else text for name, text in texts.items()}
+    pair |= {name: _json(row[name]) for name in _JSON if row.get(name)}
+    pair |= {"source": str(row["source"])} if row.get("source") is not None else {}
+    if not all(_encodable(text) for text in pair.values() if isinstance(text, str)):
         raise InvalidRow("bad_utf8")
-    for name in _NUMBERS.keys() & pair.keys():
-        number = pair[name]
+    for name in _NUMBERS.keys() & row.keys():
+        pair[name] = number = row[name]
         if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < float("inf"):
             raise InvalidRow("wrong_type")
         if name == "weight" and number < 0:
@@ -93,13 +89,12 @@ def _checked(pair: dict[str, Any]) -> PreferencePair:
         raise InvalidRow("empty_answer")
     if pair["chosen"] == pair["rejected"]:
         raise InvalidRow("identical_answers")
-    return {name: pair[name] for name in (*_TEXTS, *_NUMBERS) if name in pair}
+    return pair
 
 
-def _meaning(reason: str) -> str:
-    """A reason in words; `missing_field chosen` names the field as well."""
-    name, _, field = reason.partition(" ")
-    return f"{REASONS.get(name, name)} ({field})" if field else REASONS.get(name, name)
+def _json(value: Any) -> str:
+    """As JSON; what is text already is that."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _encodable(text: str) -> bool:
@@ -133,7 +128,7 @@ def valid(
         return pairs
     places = pairs["where"][:] if "where" in pairs.column_names else [f"row {row}" for row in range(len(pairs))]
     found = [{"where": places[row], "reason": reasons[row]} for row in bad]
-    first = "; ".join(f"{row['where']}: {_meaning(row['reason'])}" for row in found[:10])
+    first = "; ".join(f"{row['where']}: {meaning(row['reason'])}" for row in found[:10])
     counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in found).most_common())
     share = f"{len(bad)} of {len(pairs)} rows are invalid ({counts})"
     if folder:

@@ -8,6 +8,9 @@ from torch import Tensor
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.data.pairs import MicroBatch, TokenizedPair, completion_key
 
+Completion = tuple[list[int], list[int], list[bool] | None]
+"""Prompt, completion, and which of the completion's tokens are scored."""
+
 
 @dataclass(frozen=True)
 class PaddedLayout:
@@ -24,38 +27,37 @@ class PaddedLayout:
     def __call__(self, micro_batch: MicroBatch) -> PreferenceBatch:
         """The batch of `micro_batch`: chosen completions in the first rows, rejected ones below them."""
         pairs = micro_batch.pairs
-        completions = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+        completions = [(pair.prompt_ids, pair.chosen_ids, pair.chosen_scored) for pair in pairs]
         if not self.chosen_only:
-            completions += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
+            completions += [(pair.prompt_ids, pair.rejected_ids, pair.rejected_scored) for pair in pairs]
         count = torch.arange(len(pairs))
         return PreferenceBatch(
             **_rows(completions, self.pad_token_id),
             prompt_index=count if self.chosen_only else count.repeat(2),
-            completion_key=torch.tensor([completion_key(prompt, ids) for prompt, ids in completions]),
+            completion_key=torch.tensor([completion_key(*completion) for completion in completions]),
             chosen=count,
             rejected=count[:0] if self.chosen_only else count + len(pairs),
             **pair_columns(pairs, micro_batch),
         )
 
 
-def _rows(completions: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, Tensor | None]:
-    lengths = torch.tensor([len(ids) for _, ids in completions])
-    prompt_lengths = torch.tensor([len(prompt) for prompt, _ in completions])
-    width = int((prompt_lengths + lengths).max())
+def _rows(completions: list[Completion], pad_token_id: int) -> dict[str, Tensor | None]:
+    width = max(len(prompt) + len(ids) for prompt, ids, _ in completions)
     input_ids = torch.full((len(completions), width), pad_token_id)
-    for row, (prompt, ids) in enumerate(completions):
-        input_ids[row, : len(prompt) + len(ids)] = torch.tensor([*prompt, *ids])
-    completion_index = torch.repeat_interleave(torch.arange(len(completions)), lengths)
-    within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths)[completion_index]
-    # The token before a scored one predicts it; the last prompt token predicts the first.
-    score_index = completion_index * width + prompt_lengths[completion_index] + within - 1
+    scored = torch.zeros_like(input_ids, dtype=torch.bool)
+    for row, (prompt, ids, mask) in enumerate(completions):
+        answer = slice(len(prompt), len(prompt) + len(ids))
+        input_ids[row, : answer.stop] = torch.tensor([*prompt, *ids])
+        scored[row, answer] = True if mask is None else torch.tensor(mask)
+    targets = scored.flatten().nonzero()[:, 0]
     return {
         "input_ids": input_ids,
         "position_ids": torch.arange(width).expand(len(completions), width),
         "segments": None,
-        "score_index": score_index,
-        "target_ids": input_ids.flatten()[score_index + 1],
-        "completion_index": completion_index,
+        # The token before a scored one predicts it; the last prompt token predicts the first.
+        "score_index": targets - 1,
+        "target_ids": input_ids.flatten()[targets],
+        "completion_index": targets // width,
     }
 
 

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from lightning_dpo.data.hh import load_pairs, split_dialogues
-from lightning_dpo.data.validation import InvalidRow
+from lightning_dpo.data.reasons import InvalidRow
 from lightning_dpo.errors import UserError
 from tests.conftest import HH_FILE
 
@@ -38,12 +38,12 @@ def test_flawed_rows(chosen, rejected, reason):
 def test_the_hubs_splits_and_subsets(monkeypatch):
     asked = []
 
-    def load_dataset(name, data_dir, split):
+    def load_dataset(name, data_dir, split, streaming):
         asked.append((name, data_dir, split))
         start = "\n\nHuman: A\n\nAssistant:"
         return Dataset.from_list([{"chosen": start + " x", "rejected": start + " y"}])
 
-    monkeypatch.setattr("lightning_dpo.data.hh.load_dataset", load_dataset)
+    monkeypatch.setattr("lightning_dpo.data.hub.load_dataset", load_dataset)
     assert load_pairs("train")[0]["where"] == "Anthropic/hh-rlhf[train]:0"
     load_pairs("validation", subset="harmless-base")
     assert asked == [("Anthropic/hh-rlhf", None, "train"), ("Anthropic/hh-rlhf", "harmless-base", "test")]

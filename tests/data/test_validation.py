@@ -39,7 +39,7 @@ def test_a_weight_must_be_a_finite_number(value):
 
 def test_columns_a_row_lacks_have_their_neutral_value():
     (row,) = pairs_of(GOOD)
-    assert (row["weight"], row["offset"], row["source"]) == (1.0, 0.0, 0)
+    assert (row["weight"], row["offset"], row["source"]) == (1.0, 0.0, "")
 
 
 def test_dropping_lists_the_rows_and_leaves_them_out(tmp_path, caplog):

@@ -1,0 +1,143 @@
+"""From sources to tokenized training and validation pairs: read, validated, split, sampled, mixed, and counted."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from datasets import Dataset, concatenate_datasets
+
+from lightning_dpo.data.splitting import repeat, sample, split_by_prompt, without_prompts
+from lightning_dpo.data.tokenization import Tokenization
+from lightning_dpo.data.validation import checked_pairs, valid
+from lightning_dpo.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Source = Callable[[str, str | Path | None], Dataset | None]
+"""`load_pairs(split, path)`: the rows of `train` or `validation`; None where a source has no validation split."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a mixture.
+
+    Args:
+        source: Reads it.
+        path: A file of pairs; None: what the source reads by itself.
+        val_path: A file of validation pairs; None: the source's own, or a fraction of the training pairs.
+        weight: How often its training pairs are taken: 0.5 for a half of them, 2 for each of them twice.
+    """
+
+    source: Source
+    path: str | None = None
+    val_path: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class PreparedPairs:
+    """Tokenized pairs; `source` is a number, the place of a name in `sources`."""
+
+    train: Dataset
+    val: Dataset
+    sources: list[str]
+    counts: dict[str, int]
+
+
+@dataclass
+class Preparation:
+    """How pairs are prepared; the arguments are those of `PreferenceDataModule`, `parts` its sources by name."""
+
+    parts: Mapping[str, Part]
+    tokenization: Tokenization
+    val_fraction: float
+    drop_seen_prompts: bool
+    on_invalid: Literal["error", "drop"]
+    max_invalid_fraction: float
+    max_pairs: int | None
+    seed: int
+    folder: Path | None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self) -> PreparedPairs:
+        """Read and tokenize everything.
+
+        Raises:
+            UserError: Rows are invalid, or nothing is left to train or validate on.
+        """
+        if self.folder:
+            (self.folder / "invalid_rows.jsonl").unlink(missing_ok=True)
+        sides = {name: self._sides(name, part) for name, part in self.parts.items()}
+        val = concatenate_datasets([val for _, val in sides.values()])
+        if self.drop_seen_prompts:
+            seen = set(val["prompt"])
+            sides = {name: (self._unseen(train, seen), val) for name, (train, val) in sides.items()}
+        train = [
+            repeat(sample(sides[name][0], self.max_pairs, self.seed), part.weight, self.seed)
+            for name, part in self.parts.items()
+        ]
+        train, val = self._tokenized(concatenate_datasets(train), val)
+        sources = list(dict.fromkeys([*train["source"], *val["source"]]))
+        if len(sources) > 1:
+            self.counts |= {f"train_of_{name}": count for name, count in Counter(train["source"]).items()}
+            self.counts |= {f"val_of_{name}": count for name, count in Counter(val["source"]).items()}
+        log.info("Pairs: %s.", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.counts.items()))
+        return PreparedPairs(_numbered(train, sources), _numbered(val, sources), sources, self.counts)
+
+    def _sides(self, name: str, part: Part) -> tuple[Dataset, Dataset]:
+        """Training and validation pairs of one source."""
+        train = self._read(name, part.source("train", part.path), "train")
+        own = part.source("validation", part.val_path) if part.val_path or part.path is None else None
+        if own is None:
+            return split_by_prompt(sample(train, self.max_pairs, self.seed), self.val_fraction, self.seed)
+        return train, sample(self._read(name, own, "validation"), self.max_pairs, self.seed)
+
+    def _read(self, name: str, pairs: Dataset, split: str) -> Dataset:
+        pairs = self._valid(checked_pairs(pairs, f"{name} {split}".strip()))
+        if not name:
+            return pairs
+        names = ["/".join(filter(None, (name, source))) for source in pairs["source"]]
+        return pairs.remove_columns("source").add_column("source", names, feature=pairs.features["source"])
+
+    def _valid(self, pairs: Dataset) -> Dataset:
+        kept = valid(pairs, self.on_invalid, self.max_invalid_fraction, self.folder)
+        self.counts["invalid_left_out"] = self.counts.get("invalid_left_out", 0) + len(pairs) - len(kept)
+        return kept
+
+    def _unseen(self, train: Dataset, seen: set[str]) -> Dataset:
+        kept = without_prompts(train, seen)
+        if len(kept) == 0:
+            raise UserError("data: every training prompt stands in validation: is data.val_path the training file?")
+        if len(kept) < len(train):
+            name = "training_pairs_whose_prompt_is_in_validation_left_out"
+            self.counts[name] = self.counts.get(name, 0) + len(train) - len(kept)
+        return kept
+
+    def _tokenized(self, train: Dataset, val: Dataset) -> list[Dataset]:
+        """Both sides as tokens; together, so that what is invalid is a share of all."""
+        tokens = self.tokenization.tokenize(concatenate_datasets([train, val]))
+        tokens = self._valid(tokens.add_column("side", ["train"] * len(train) + ["val"] * len(val)))
+        of_side, overlong, truncated = tokens["side"][:], tokens["overlong"][:], tokens["truncated"][:]
+        kept = []
+        for name in ("train", "val"):
+            rows = [row for row, side in enumerate(of_side) if side == name]
+            short = [row for row in rows if not overlong[row]]
+            if not short:
+                raise UserError(
+                    f"data: no {name} pairs are left; {len(rows)} were longer than "
+                    f"data.max_length={self.tokenization.max_length}: raise it, set data.on_overlong=truncate, or give "
+                    "more pairs"
+                )
+            self.counts |= {name: len(short), f"{name}_overlong_left_out": len(rows) - len(short)}
+            if cut := sum(truncated[row] for row in short):
+                self.counts[f"{name}_truncated"] = cut
+            kept.append(tokens.select(short))
+        return kept
+
+
+def _numbered(pairs: Dataset, sources: list[str]) -> Dataset:
+    numbers = {name: number for number, name in enumerate(sources)}
+    return pairs.remove_columns("source").add_column("source", [numbers[name] for name in pairs["source"]])

@@ -1,0 +1,61 @@
+import pytest
+from datasets import Dataset
+
+from lightning_dpo import PreferenceDataModule, UserError
+
+
+def source(name: str, count: int, own_validation: bool = False):
+    """Pairs whose prompts begin with `name`."""
+
+    def load_pairs(split, path):
+        if split == "validation" and not own_validation:
+            return None
+        numbers = range(count) if split == "train" else range(count - 2, count + 1)
+        return Dataset.from_list([{"prompt": f"{name}{n}:", "chosen": " yes", "rejected": " no"} for n in numbers])
+
+    return load_pairs
+
+
+def mixed(tokenizer, sources, **options) -> PreferenceDataModule:
+    data = PreferenceDataModule(
+        source={"a": source("a", 10), "b": source("b", 20, own_validation=True), "unused": None},
+        sources=sources, tokenizer=tokenizer, val_fraction=0.2, **options,
+    )  # fmt: skip
+    data.setup()
+    return data
+
+
+def test_a_mixture_takes_each_source_as_often_as_its_weight_says(tokenizer):
+    data = mixed(tokenizer, {"a": 2, "b": 0.5})
+    assert data.sources == ["a", "b"]
+    assert {name: data.counts[f"train_of_{name}"] for name in "ab"} == {"a": 16, "b": 9}
+    assert {name: data.counts[f"val_of_{name}"] for name in "ab"} == {"a": 2, "b": 3}
+    for pairs in (data.train_pairs, data.val_pairs):
+        assert ["ab".index(prompt[0]) for prompt in pairs["prompt"]] == pairs["source"][:]
+    assert data.counts["training_pairs_whose_prompt_is_in_validation_left_out"] == 2
+
+
+def test_no_training_prompt_stands_in_the_validation_of_another_source(tokenizer):
+    sources = {"first": source("same", 10), "second": source("same", 10)}
+    data = PreferenceDataModule(source=sources, tokenizer=tokenizer, val_fraction=0.3)
+    data.setup()
+    assert not set(data.train_pairs["prompt"]) & set(data.val_pairs["prompt"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sources": {"c": 1}}, r"data.sources={'c': 1}: give it by the names of the sources: a, b, unused"),
+        ({"sources": {"a": 0}}, r"data.sources.a=0: how often its pairs are taken must be a positive number"),
+        ({"sources": {"a": 1}, "path": {"b": "x"}}, r"data.path={'b': 'x'}: give it by the names of the sources: a"),
+        ({"sources": {"a": 1}, "path": "x"}, r"data.path=x: give it by the names of the sources"),
+    ],
+)
+def test_names_that_belong_to_no_source(tokenizer, options, message):
+    with pytest.raises(UserError, match=message):
+        mixed(tokenizer, **options)
+
+
+def test_weights_are_for_several_sources(tokenizer):
+    with pytest.raises(UserError, match=r"data.sources weighs several sources, and there is one"):
+        PreferenceDataModule(source=source("a", 3), sources={"a": 1}, tokenizer=tokenizer)
