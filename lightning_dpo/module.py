@@ -1,15 +1,17 @@
 """DPOModule: a batch of pairs in, a loss, rewards and an optimizer step out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
+from lightning_dpo.adapter import AdapterFactory
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps import completion_logps
@@ -34,7 +36,9 @@ class DPOModule(LightningModule):
     Args:
         policy: A hub id or folder, a model, or a function that returns one. Models are opened in `configure_model`.
         loss: What to minimise; None: `DPO(beta=0.1)`.
-        reference: What makes the reference of the untrained policy; None: `Auto()`, a frozen copy of it.
+        reference: What makes the reference of the untrained policy; None: `Auto()`, a frozen copy of it, or the policy
+            without its adapter.
+        adapter: What of the policy is trained, for example `LoRA(r=16)`; None: whatever is trainable in it.
         optimizer: Of the trainable parameters; in a Hydra config a partial.
         scheduler: `(optimizer, total_steps)` to a learning-rate schedule by optimizer step.
     """
@@ -44,6 +48,7 @@ class DPOModule(LightningModule):
         policy: str | PreTrainedModel | Callable[[], PreTrainedModel],
         loss: PreferenceLossFunction | None = None,
         reference: ReferenceFactory | None = None,
+        adapter: AdapterFactory | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: Schedule = warmup_constant,
     ) -> None:
@@ -54,6 +59,7 @@ class DPOModule(LightningModule):
         self.loss = loss or DPO()
         self.make_reference = reference or Auto()
         self.make_reference.check(self.loss)
+        self.make_adapter = adapter
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.train_metrics = self._metrics("train/")
@@ -72,7 +78,9 @@ class DPOModule(LightningModule):
             policy = CausalLM(policy).policy()
         elif not isinstance(policy, nn.Module):
             policy = policy()
-        self.policy = ready_policy(policy)
+        policy = ready_policy(policy)
+        # Afterwards: dropout of an adapter stays.
+        self.policy = self.make_adapter(policy).train() if self.make_adapter else policy
         self._hold_reference(self.make_reference(self.policy, self.loss))
 
     def forward(self, batch: PreferenceBatch) -> PairLogps:
@@ -148,9 +156,32 @@ class DPOModule(LightningModule):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DPOModule":
         """Move or cast the reference along: it is no submodule."""
         super()._apply(fn, recurse)
-        if self.reference:
+        if self.reference and self.reference.model:
             self.reference.model._apply(fn, recurse)
         return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What a checkpoint holds: of a policy with an adapter, what is trained."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: state[name] for name in self._trained()} if isinstance(self.policy, PeftModel) else state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what `state_dict` gave.
+
+        Raises:
+            UserError: The checkpoint is of another adapter.
+        """
+        if not isinstance(self.policy, PeftModel):
+            return super().load_state_dict(state_dict, strict, assign)
+        if different := set(self._trained()) ^ state_dict.keys():
+            raise UserError(
+                f"the checkpoint is of another adapter: it differs in {len(different)} tensors, the first "
+                f"of them {min(different)}; give the adapter.* that it was trained with"
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def _trained(self) -> list[str]:
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def _place(self, row: int) -> str:
         """`file:line` of a pair where the data module knows it, else its row."""

@@ -1,13 +1,17 @@
 """A Hugging Face causal LM and its tokenizer: opened by name or built from a config, made ready to train, exported."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
+from lightning_dpo.adapter import POLICY, base_name
 from lightning_dpo.errors import UserError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -18,7 +22,8 @@ class CausalLM:
     """A causal LM and its tokenizer, by name. Nothing is opened before `policy()` or `tokenizer()` is called.
 
     Args:
-        name: Hub id (`org/model`) or a folder that `save_pretrained` wrote.
+        name: Hub id (`org/model`) or a folder that `save_pretrained` wrote; of a model, or of an adapter, which is then
+            opened on the model that it belongs to.
         pretrained: False builds the architecture from `config` with random weights; only the tokenizer is opened.
         config: `model_type` and the fields of that architecture's config, for `pretrained=False`.
         dtype: `float32` (master weights, the default: bf16 weights do not move at DPO's learning rates),
@@ -44,33 +49,41 @@ class CausalLM:
         if not self.pretrained and "model_type" not in self.config:
             raise ValueError("pretrained=false builds the architecture from config, which must name its model_type")
 
-    def policy(self) -> PreTrainedModel:
-        """The model, on the CPU, in `dtype`.
+    def policy(self) -> PreTrainedModel | PeftModel:
+        """The model, on the CPU, in `dtype`; with its adapter, frozen, if `name` is one.
 
         Raises:
             UserError: There is no such model, or it cannot be reached, or its config is not one.
         """
         options = {"attn_implementation": self.attention, "dtype": _DTYPES[self.dtype]}
+        remote = {"trust_remote_code": self.trust_remote_code}
         try:
-            if self.pretrained:
-                model = AutoModelForCausalLM.from_pretrained(
-                    self.name, trust_remote_code=self.trust_remote_code, **options
-                )
-            else:
+            base = self.base()
+            if not self.pretrained:
                 model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config), **options)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(base, **remote, **options)
         except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"model.name={self.name}: {_reason(error)}") from error
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return model
+        return model if base == self.name else PeftModel.from_pretrained(model, self.name)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, with a pad token.
+        """The tokenizer, with a pad token; that of an adapter's model where the adapter brings none.
 
         Raises:
             UserError: There is no such tokenizer, or it has no end-of-sequence token.
         """
-        return load_tokenizer(self.tokenizer_name or self.name, self.trust_remote_code)
+        name = self.tokenizer_name or self.name
+        if name == self.name and Path(name).is_dir() and not Path(name, "tokenizer_config.json").exists():
+            name = self.base()
+        return load_tokenizer(name, self.trust_remote_code)
+
+    def base(self) -> str:
+        """The model's name, or that of the model that the adapter belongs to."""
+        adapter = find_adapter_config_file(self.name) if self.pretrained else None
+        return json.loads(Path(adapter).read_text())["base_model_name_or_path"] if adapter else self.name
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -98,18 +111,20 @@ def ready_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBa
     return tokenizer
 
 
-def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:
+def ready_policy(policy: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
     """Make a model ready for DPO, in place: in training mode, without dropout, every embedding trained.
 
-    With dropout, policy and reference would differ before the first step by noise. And many architectures exempt the
-    pad token's embedding from training (`padding_idx`), which is wrong where the pad token has another use.
+    With dropout, policy and reference would differ before the first step by noise; an adapter keeps its own, which is
+    the policy's alone. And many architectures exempt the pad token's embedding from training (`padding_idx`), which is
+    wrong where the pad token has another use.
     """
     policy.config.use_cache = False
+    own = {id(dropout) for layer in policy.modules() for dropout in getattr(layer, "lora_dropout", {}).values()}
     for holder in (policy.config, *policy.modules()):
         for name, value in list(vars(holder).items()):
-            if ("drop" in name or "pdrop" in name) and isinstance(value, float):
+            if ("drop" in name or "pdrop" in name) and isinstance(value, float) and "lora" not in name:
                 setattr(holder, name, 0.0)
-        if isinstance(holder, nn.Dropout):
+        if isinstance(holder, nn.Dropout) and id(holder) not in own:
             holder.p = 0.0
     policy.get_input_embeddings().padding_idx = None
     return policy.train()
@@ -134,17 +149,24 @@ def check_fits(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_
         )
 
 
-def export(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, card: str) -> None:
+def export(
+    policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, card: str
+) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` open.
 
     Args:
-        policy: The trained model.
+        policy: The trained model; of one with an adapter, the adapter alone is written.
         tokenizer: Its tokenizer.
         folder: Where to write; made if it is not there.
         card: The model card, Markdown.
     """
     policy.config.use_cache = True
-    policy.save_pretrained(folder)
+    if isinstance(policy, PeftModel):
+        policy.peft_config[POLICY].base_model_name_or_path = base_name(policy)
+        # Whether the model's embedding was resized, peft would ask the hub; it never is here.
+        policy.save_pretrained(folder, selected_adapters=[POLICY], save_embedding_layers=False)
+    else:
+        policy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Path(folder, "README.md").write_text(card, encoding="utf-8")
 

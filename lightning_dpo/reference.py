@@ -1,12 +1,16 @@
-"""What the frozen reference is: a copy of the policy, another model, or nothing. It never trains and is never saved."""
+"""What the frozen reference is: a copy of the policy, the policy without its adapter, another model, or nothing."""
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
+from lightning_dpo.adapter import copy_adapter, has_dropout, is_untrained, with_copy, without_adapter
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps import CompletionLogps, completion_logps
@@ -14,25 +18,64 @@ from lightning_dpo.losses.interface import PreferenceLossFunction
 from lightning_dpo.policy import CausalLM
 
 
-class Reference:
-    """A frozen model.
+class Reference(ABC):
+    """A frozen model. It never trains, and no checkpoint holds it.
 
-    `DPOModule` holds it outside its module tree, so that no checkpoint, optimizer or strategy wrapper sees it, and
-    moves it along with itself.
+    Attributes:
+        starts_equal: Whether the policy is this very model before its first step, so that every reward is 0 then.
+        model: A model of its own, which `DPOModule` holds outside its module tree, so that no checkpoint, optimizer or
+            strategy wrapper sees it, and moves along with itself; None where the policy's weights serve.
+    """
+
+    starts_equal: bool
+    model: PreTrainedModel | None = None
+
+    @abstractmethod
+    def active(self) -> AbstractContextManager[PreTrainedModel]:
+        """Within, the model to call: in eval mode, without gradient."""
+
+    def logps(self, batch: PreferenceBatch) -> CompletionLogps:
+        """log π_ref(y|x) of every completion of `batch`."""
+        with self.active() as model:
+            return completion_logps(model, batch)
+
+
+class FrozenModel(Reference):
+    """A model of its own.
 
     Args:
         model: The model; put into eval mode, its gradients switched off.
-        starts_equal: Whether the policy is this very model before its first step, so that every reward is 0 then.
+        starts_equal: See `Reference`.
     """
 
     def __init__(self, model: PreTrainedModel, starts_equal: bool) -> None:
         self.model = model.eval().requires_grad_(False)
         self.starts_equal = starts_equal
 
-    @torch.no_grad()
-    def logps(self, batch: PreferenceBatch) -> CompletionLogps:
-        """log π_ref(y|x) of every completion of `batch`."""
-        return completion_logps(self.model, batch)
+    @contextmanager
+    def active(self) -> Iterator[PreTrainedModel]:
+        with torch.no_grad():
+            yield self.model
+
+
+class WithinPolicy(Reference):
+    """The policy itself, its adapter switched off or exchanged for a frozen copy.
+
+    Args:
+        policy: The policy.
+        switched: The context within which it is the reference.
+        starts_equal: See `Reference`.
+    """
+
+    def __init__(
+        self, policy: PeftModel, switched: Callable[[PeftModel], AbstractContextManager], starts_equal: bool
+    ) -> None:
+        self.policy, self.switched, self.starts_equal = policy, switched, starts_equal
+
+    @contextmanager
+    def active(self) -> Iterator[PreTrainedModel]:
+        with torch.no_grad(), self.switched(self.policy):
+            yield self.policy
 
 
 class ReferenceFactory(ABC):
@@ -57,7 +100,30 @@ class Frozen(ReferenceFactory):
     """A copy of the policy as it is before training."""
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
-        return Reference(copy.deepcopy(policy), starts_equal=True)
+        # Compared in training mode, where an adapter that is trained already may drop some of its inputs.
+        noisy = isinstance(policy, PeftModel) and has_dropout(policy) and not is_untrained(policy)
+        return FrozenModel(copy.deepcopy(policy), starts_equal=not noisy)
+
+
+@dataclass(frozen=True)
+class AdapterOff(ReferenceFactory):
+    """The policy without its adapter."""
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
+        if not isinstance(policy, PeftModel):
+            raise UserError("reference=adapter_off: the policy has no adapter; set adapter=lora, or reference=auto")
+        return WithinPolicy(policy, without_adapter, starts_equal=is_untrained(policy))
+
+
+@dataclass(frozen=True)
+class AdapterCopy(ReferenceFactory):
+    """The policy with its adapter as it is before training: a copy of the adapter, not of the model."""
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
+        if not isinstance(policy, PeftModel):
+            raise UserError("the reference cannot be a copy of the policy's adapter: the policy has none")
+        copy_adapter(policy)
+        return WithinPolicy(policy, with_copy, starts_equal=not has_dropout(policy))
 
 
 @dataclass(frozen=True)
@@ -77,7 +143,7 @@ class AnotherModel(ReferenceFactory):
         except UserError as error:
             raise UserError(f"reference.name={self.name}: it cannot be opened: {error}") from error
         check_comparable(policy, model)
-        return Reference(model, starts_equal=False)
+        return FrozenModel(model, starts_equal=False)
 
 
 @dataclass(frozen=True)
@@ -94,13 +160,21 @@ class NoReference(ReferenceFactory):
 
 @dataclass(frozen=True)
 class Auto(ReferenceFactory):
-    """A frozen copy of the policy where the loss compares with a reference, else nothing."""
+    """The policy as it is before training, with as little memory as that takes; nothing, for a loss that needs none.
+
+    That is the policy without its adapter where that is new, with a copy of it where that is trained already, and else
+    a copy of the policy.
+    """
 
     def check(self, loss: PreferenceLossFunction) -> None:
         """Any loss will do."""
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference | None:
-        return Frozen()(policy, loss) if loss.needs_reference else None
+        if not loss.needs_reference:
+            return None
+        if not isinstance(policy, PeftModel):
+            return Frozen()(policy, loss)
+        return (AdapterOff() if is_untrained(policy) else AdapterCopy())(policy, loss)
 
 
 def check_comparable(policy: PreTrainedModel, reference: PreTrainedModel) -> None:

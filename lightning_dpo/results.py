@@ -10,7 +10,9 @@ from pathlib import Path
 from lightning import Trainer
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
+from peft import PeftModel
 
+from lightning_dpo.adapter import base_name, merged
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.module import DPOModule
 from lightning_dpo.policy import export
@@ -42,7 +44,7 @@ def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: Prefere
     metrics = final_metrics(trainer, module, data)
     if trainer.is_global_zero:
         folder = Path(config.run_folder)
-        export(module.policy, data.tokenizer, folder / "export", model_card(config, metrics, data.counts))
+        export_all(module, data, folder, model_card(config, metrics, data.counts))
         for logger in trainer.loggers:
             logger.save()
         if (folder / "metrics.csv").exists():
@@ -54,6 +56,20 @@ def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: Prefere
     if config.sweep_objective not in metrics:
         log.warning("sweep_objective=%s: the run has %s.", config.sweep_objective, ", ".join(sorted(metrics)))
     return metrics.get(config.sweep_objective, float("nan"))
+
+
+def export_all(module: DPOModule, data: PreferenceDataModule, folder: Path, card: str) -> None:
+    """Write `export/` and, of an adapter that is to be merged, `export_merged/`. The policy is no use afterwards."""
+    policy = module.policy
+    if isinstance(policy, PeftModel):
+        if base_name(policy):
+            export(policy, data.tokenizer, folder / "export", card)
+            if module.make_adapter and module.make_adapter.merge:
+                export(merged(policy), data.tokenizer, folder / "export_merged", card)
+            return
+        log.info("The model under the adapter was made in code, so the adapter is exported merged into it.")
+        policy = merged(policy)
+    export(policy, data.tokenizer, folder / "export", card)
 
 
 def final_metrics(trainer: Trainer, module: DPOModule, data: PreferenceDataModule) -> dict[str, float]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEYS = {
-    "model", "reference", "data", "loss", "optimizer", "scheduler", "trainer", "logger", "callbacks",
+    "model", "adapter", "reference", "data", "loss", "optimizer", "scheduler", "trainer", "logger", "callbacks",
     "suggested", "seed", "run_name", "run_folder", "ckpt_path", "sweep_objective",
 }  # fmt: skip
 
@@ -60,12 +60,13 @@ def train(config: DictConfig) -> float:
 
     seed_everything(config.seed, workers=True, verbose=False)
     model, reference, optimizer = build(config, "model"), build(config, "reference"), checked_optimizer(config)
+    adapter = build(config, "adapter")
     reference.check(loss)
     last = checkpoint(config)
     data = build(config, "data", tokenizer=model.tokenizer(), chosen_only=not loss.needs_rejected)
     trainer = make_trainer(config, data)
     policy = partial(fitting_policy, model, data)
-    module = DPOModule(policy, loss, reference, optimizer, build(config, "scheduler"))
+    module = DPOModule(policy, loss, reference, adapter, optimizer, build(config, "scheduler"))
     # Before loggers open runs for data that cannot be read.
     data.setup("fit")
     try:

@@ -20,10 +20,17 @@ def _from_hub(config: DictConfig) -> bool:
     return source not in (None, "lightning_dpo.data.jsonl.load_pairs") and OmegaConf.select(config, "data.path") is None
 
 
+def _no_adapter_to_switch_off(config: DictConfig) -> bool:
+    return _is("reference._target_", "lightning_dpo.reference.AdapterOff")(config) and _is(
+        "adapter._target_", "lightning_dpo.adapter.NoAdapter"
+    )(config)
+
+
 _OF_THE_HUB = "is of the hub's data set, and data.path names a file"
 
 # What is set, when it has no effect, and what would give it one.
 _RULES = (
+    ("reference", _no_adapter_to_switch_off, "there is no adapter to switch off: set adapter=lora"),
     ("model.config", _is("model.pretrained", True), "weights bring their architecture: set model.pretrained=false"),
     ("data.val_fraction", _is_set("data.val_path"), "data.val_path names the validation pairs: set one of the two"),
     ("data.val_fraction", _from_hub, "the hub's data set has a validation split of its own: leave it out"),

@@ -11,7 +11,7 @@ PACKAGE = Path(lightning_dpo.__file__).parent
 LAYERS = [
     {"train", "results", "config", "command_line", "without_effect", "targets"},
     {"module", "callbacks.checkpoints", "callbacks.progress_bar", "callbacks.throughput", "data.datamodule", "loggers"},
-    {"policy", "reference", "data.hh", "data.jsonl", "data.shp", "data.stack_exchange", "data.ultrafeedback",
+    {"policy", "reference", "adapter", "data.hh", "data.jsonl", "data.shp", "data.stack_exchange", "data.ultrafeedback",
      "data.hub", "data.tokenization", "data.encoding", "data.chat", "data.validation", "data.splitting",
      "data.preparation"},
     {"batch", "layouts", "layouts.padded", "logps", "losses", "metrics", "schedules", "step_checks", "data.pairs",

@@ -4,7 +4,7 @@ import torch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.losses import DPO, SFT
-from lightning_dpo.reference import AnotherModel, Auto, Frozen, NoReference, Reference, check_comparable
+from lightning_dpo.reference import AnotherModel, Auto, Frozen, FrozenModel, NoReference, check_comparable
 from tests.conftest import make_llama, padded_batch, random_pairs
 
 
@@ -22,7 +22,7 @@ def test_a_frozen_copy_stays_when_the_policy_moves(llama):
 def test_it_is_in_eval_mode_without_gradients():
     """With dropout in its config, a reference in training mode would score every batch differently."""
     model = make_llama(attention_dropout=0.5).train()
-    reference = Reference(model, starts_equal=True)
+    reference = FrozenModel(model, starts_equal=True)
     batch = padded_batch(random_pairs(3))
     assert torch.equal(reference.logps(batch).sums, reference.logps(batch).sums)
     assert not reference.logps(batch).sums.requires_grad
@@ -30,7 +30,7 @@ def test_it_is_in_eval_mode_without_gradients():
 
 
 def test_auto_follows_the_loss(llama):
-    assert isinstance(Auto()(llama, DPO()), Reference)
+    assert isinstance(Auto()(llama, DPO()), FrozenModel)
     assert Auto()(llama, SFT()) is None
 
 

@@ -7,6 +7,7 @@ import lightning
 import pytest
 import torch
 from omegaconf import OmegaConf
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lightning_dpo import DPOModule, UserError
@@ -82,6 +83,27 @@ def test_sft_then_dpo_from_its_export(tmp_path, model_folder, hh_file):
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "dpo" / "export")
     expected, actual = (completion_logps(policy, batch).sums for policy in (module.policy, opened))
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_lora_then_more_of_the_same_adapter(tmp_path, model_folder, hh_file):
+    """Both start at ln 2; the first exports an adapter and the merged model; the second goes on with the adapter."""
+    for name in ("new", "more"):
+        (tmp_path / name).mkdir()
+    options = ["model=llama", "data=hh", "logger=csv", *small(model_folder, hh_file)]
+    new = composed(tmp_path / "new", "adapter=lora", "adapter.r=4", "adapter.merge=true", *options)
+    assert composed(tmp_path, "model=llama", "data=hh", "adapter=lora").optimizer.lr == 1e-5
+    train(new)
+    adapter, plain = tmp_path / "new" / "export", tmp_path / "new" / "export_merged"
+    batch = padded_batch(random_pairs(4))
+    opened = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), adapter)
+    expected = completion_logps(opened, batch).sums
+    merged = AutoModelForCausalLM.from_pretrained(plain)
+    torch.testing.assert_close(completion_logps(merged, batch).sums, expected, rtol=0, atol=1e-4)
+    train(composed(tmp_path / "more", "adapter=continue", *options, f"model.name={adapter}"))
+    for name in ("new", "more"):
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            assert float(next(csv.DictReader(file))["train/loss"]) == pytest.approx(math.log(2), abs=1e-6)
+    assert (tmp_path / "more" / "export" / "adapter_model.safetensors").exists()
 
 
 class Killed(lightning.Callback):
@@ -193,6 +215,7 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
         (["+trainer.accumulate_grad_batches=2"], "accumulate_grad_batches follows from data.pairs_per_step"),
         (["data.pairs_per_step=3"], r"data.pairs_per_step=3 is no multiple of data.batch_size=2"),
         (["reference=none"], "reference=none: DPO"),
+        (["adapter=continue"], "model.name is no adapter"),
         (["loss=sft", "reference=frozen"], "reads no reference"),
         (["data.on_invalid=error", "data.path=nowhere.jsonl"], "there is no such file"),
         (["model.pretrained=false", "model.config={model_type: gpt2, vocab_size: 64}"], "299 tokens and the policy 64"),

@@ -9,6 +9,7 @@ IDLE = [
     ("data.val_fraction=0.1", "set one of the two"),
     ("data.source.subset=harmless-base", "data.path names a file"),
     ("data.max_invalid_fraction=0.5", "set data.on_invalid=drop"),
+    ("reference=adapter_off", "set adapter=lora"),
 ]
 
 
@@ -31,5 +32,5 @@ def test_an_override_that_nothing_reads_is_refused(tmp_path, override, remedy):
 @pytest.mark.parametrize(("override", "_"), IDLE)
 def test_where_it_has_an_effect_it_may_be_set(tmp_path, override, _):
     path = [] if "subset" in override else ["data.path=hh.jsonl"]
-    overrides = ["model=llama", "data=hh", "model.pretrained=false", *path, override]
+    overrides = ["model=llama", "adapter=lora", "data=hh", "model.pretrained=false", *path, override]
     refuse_without_effect(composed(tmp_path, *overrides), overrides)

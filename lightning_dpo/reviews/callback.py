@@ -1,5 +1,7 @@
 """Reports, after every validation and at the end of a run, how far the policy is from the optimum that is known."""
 
+from contextlib import nullcontext
+
 import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -39,9 +41,9 @@ class ClosedFormReport(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enumerate the reference: the model that the policy starts from."""
         tokenizer = trainer.datamodule.tokenizer
-        start = pl_module.reference.model if pl_module.reference else pl_module.policy
-        self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), getattr(pl_module.loss, "beta", None))
-        self.before = sample_reviews(start, tokenizer, self.samples)
+        with pl_module.reference.active() if pl_module.reference else nullcontext(pl_module.policy) as start:
+            self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), getattr(pl_module.loss, "beta", None))
+            self.before = sample_reviews(start, tokenizer, self.samples)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the policy as it is now; it goes to the loggers and into `metrics.json`."""

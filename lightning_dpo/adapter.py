@@ -1,0 +1,185 @@
+"""LoRA adapters (https://arxiv.org/abs/2106.09685) by peft: put on a policy, switched off within it, merged into it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lightning_dpo.errors import UserError
+
+POLICY = "default"
+REFERENCE = "reference"
+
+
+class AdapterFactory(ABC):
+    """What of a model is trained. What `DPOModule` takes and `adapter=` names."""
+
+    merge: bool = False
+
+    @abstractmethod
+    def __call__(self, policy: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+        """The policy with what is to be trained in it."""
+
+
+@dataclass(frozen=True)
+class NoAdapter(AdapterFactory):
+    """All weights are trained; an adapter that the model comes with is merged into them."""
+
+    def __call__(self, policy: PreTrainedModel | PeftModel) -> PreTrainedModel:
+        if isinstance(policy, PeftModel):
+            policy = policy.merge_and_unload()
+            policy.requires_grad_(True)
+        return policy
+
+
+@dataclass(frozen=True)
+class LoRA(AdapterFactory):
+    """A new low-rank adapter; the model under it is frozen and is the reference.
+
+    Args:
+        r: Rank.
+        alpha: The adapter's output is scaled by `alpha / r`.
+        dropout: On the adapter's input, while the policy trains.
+        target_modules: Names of the linear layers that get one; `all-linear` for all but the LM head.
+        modules_to_save: Modules that are trained as a whole.
+        merge: Also export the model with the adapter merged into it.
+    """
+
+    r: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    target_modules: str | Sequence[str] = "all-linear"
+    modules_to_save: Sequence[str] | None = None
+    merge: bool = False
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"r must be at least 1, got {self.r!r}")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be positive, got {self.alpha!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
+
+    def __call__(self, policy: PreTrainedModel | PeftModel) -> PeftModel:
+        if isinstance(policy, PeftModel):
+            raise UserError(
+                "adapter=lora: model.name is an adapter already; adapter=continue goes on training it, and after "
+                "`python -m lightning_dpo.export RUN --merge` a new one can be put on the merged model"
+            )
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules),
+            modules_to_save=self.modules_to_save and list(self.modules_to_save),
+            task_type="CAUSAL_LM",
+        )
+        try:
+            return get_peft_model(policy, config, adapter_name=POLICY)
+        except ValueError as error:
+            raise UserError(f"adapter.target_modules={self.target_modules}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Continue(AdapterFactory):
+    """The adapter that `model.name` is goes on training; a frozen copy of it is the reference.
+
+    Args:
+        merge: Also export the model with the adapter merged into it.
+    """
+
+    merge: bool = False
+
+    def __call__(self, policy: PreTrainedModel | PeftModel) -> PeftModel:
+        if not isinstance(policy, PeftModel):
+            raise UserError("adapter=continue: model.name is no adapter; adapter=lora puts a new one on it")
+        policy.set_adapter(POLICY)  # makes it trainable
+        policy.peft_config[POLICY].inference_mode = False
+        return policy
+
+
+def merged(policy: PeftModel) -> PreTrainedModel:
+    """The model with the adapter in its weights. It is made of the policy's own tensors, which is no use afterwards."""
+    return policy.merge_and_unload(adapter_names=[POLICY])
+
+
+def base_name(policy: PeftModel) -> str:
+    """Hub id or folder of the model under the adapter; empty for a model that was made in code."""
+    name = policy.get_base_model().name_or_path
+    return str(Path(name).resolve()) if Path(name).is_dir() and name else name
+
+
+def is_untrained(policy: PeftModel) -> bool:
+    """Whether the adapter changes nothing yet: every `B` of its LoRA layers is 0."""
+    return all(not value.any() for name, value in policy.named_parameters() if "lora_B." in name)
+
+
+def has_dropout(policy: PeftModel) -> bool:
+    """Whether two forward passes of the policy in training mode differ."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in policy.modules())
+
+
+def copy_adapter(policy: PeftModel) -> None:
+    """Keep a frozen copy of the policy's adapter beside it, by the name `REFERENCE`."""
+    policy.add_adapter(REFERENCE, policy.peft_config[POLICY])
+    values = dict(policy.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            if f".{REFERENCE}." in name or name.endswith(f".{REFERENCE}"):
+                value.copy_(values[name.replace(f".{REFERENCE}", f".{POLICY}")]).requires_grad_(False)
+
+
+@contextmanager
+def without_adapter(policy: PeftModel) -> Iterator[None]:
+    """Within, `policy` is the model under its adapter, in eval mode and without gradient."""
+    with _untouched(policy), policy.disable_adapter():
+        policy.eval()
+        yield
+
+
+@contextmanager
+def with_copy(policy: PeftModel) -> Iterator[None]:
+    """Within, `policy` uses the copy that `copy_adapter` made, in eval mode and without gradient."""
+    with _untouched(policy):
+        policy.set_adapter(REFERENCE)
+        policy.eval()
+        try:
+            yield
+        finally:
+            policy.set_adapter(POLICY)
+
+
+@contextmanager
+def _untouched(policy: PeftModel) -> Iterator[None]:
+    """Within, no gradient may be computed; afterwards every flag is what it was.
+
+    peft's own contexts make frozen adapters trainable again, and a backward pass within them gives wrong gradients
+    without a word.
+
+    Raises:
+        RuntimeError: Gradients are recorded within, or a backward pass reaches the policy.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("the policy's adapter is switched only where no gradient is recorded: use torch.no_grad()")
+    training = [(module, module.training) for module in policy.modules()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
+    hooks = [parameter.register_hook(_refuse) for parameter, trains in trainable if trains]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, flag in training:
+            module.training = flag
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
+
+
+def _refuse(gradient: Tensor) -> None:
+    raise RuntimeError("a backward pass within the reference's forward pass would give the policy wrong gradients")
