@@ -31,7 +31,7 @@ class CompletionLogps:
 
 def completion_logps(policy: "PreTrainedModel", batch: PreferenceBatch) -> CompletionLogps:
     """log π(y|x) of every completion of `batch`: one forward pass, and no logits but those of scored positions."""
-    logits = _scored_logits(policy, batch)
+    logits = scored_logits(policy, batch)
     token_logps = -F.cross_entropy(logits.float(), batch.target_ids, reduction="none")
     completions = len(batch.prompt_index)
     zeros = token_logps.new_zeros(completions)
@@ -41,8 +41,12 @@ def completion_logps(policy: "PreTrainedModel", batch: PreferenceBatch) -> Compl
     )
 
 
-def _scored_logits(policy: "PreTrainedModel", batch: PreferenceBatch) -> Tensor:
-    """Next-token logits at the scored positions. Shape: (scored, vocabulary)."""
+def scored_logits(policy: "PreTrainedModel", batch: PreferenceBatch) -> Tensor:
+    """Next-token logits at the scored positions. Shape: (scored, vocabulary).
+
+    Raises:
+        UserError: The model has no LM head, or one that cannot be found.
+    """
     head = policy.get_output_embeddings()
     if head is None:
         raise UserError(f"{type(policy).__name__} has no LM head: DPO needs a causal language model")

@@ -1,9 +1,30 @@
-"""The checkpoint that a run goes on from."""
+"""The checkpoint that a run goes on from, and the best one."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Writes `best.ckpt` where a validation metric is better than ever, as long as the policy stays near its reference.
+
+    Args:
+        folder: Where `best.ckpt` stands.
+        monitor: The metric.
+        mode: `max` or `min`: which is better.
+        max_kl: `val/kl`, in nats per answer, beyond which no checkpoint is taken; None: however far.
+    """
+
+    def __init__(self, folder: str, monitor: str, mode: Literal["max", "min"], max_kl: float | None = None) -> None:
+        super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+        self.max_kl = max_kl
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save within the budget alone."""
+        if self.max_kl is None or float(trainer.callback_metrics["val/kl"]) <= self.max_kl:
+            super().on_validation_end(trainer, pl_module)
 
 
 class LastCheckpoint(Callback):

@@ -127,6 +127,31 @@ class PreferenceDataModule(LightningDataModule):
         """Where a training pair comes from: `file:line`, or its row in what the source gave."""
         return self.train_pairs["where"][row]
 
+    def sample_prompts(self, count: int, max_new_tokens: int) -> list[list[int]]:
+        """`count` validation prompts as token ids, spread over the data; again from the first where there are fewer.
+
+        Raises:
+            UserError: None leaves room for an answer.
+        """
+        prompts = dict.fromkeys(map(tuple, self.val_pairs["prompt_ids"][:]))
+        short = [list(prompt) for prompt in prompts if len(prompt) + max_new_tokens <= self.max_length]
+        if not short:
+            raise UserError(
+                f"callbacks.samples.max_new_tokens={max_new_tokens}: no validation prompt leaves room for that within "
+                f"data.max_length={self.max_length}; lower it"
+            )
+        few = min(count, len(short))
+        spread = [short[place * len(short) // few] for place in range(few)]
+        return [spread[place % few] for place in range(count)]
+
+    def answer_ends(self) -> frozenset[int]:
+        """Tokens that end an answer: the end of sequence, and what ends the answers that are trained on."""
+        special = {token for token, entry in self.tokenizer.added_tokens_decoder.items() if entry.special}
+        rows = self.val_pairs[: min(100, len(self.val_pairs))]
+        answers = [ids for ids, cut in zip(rows["chosen_ids"], rows["truncated"], strict=True) if not cut]
+        last = (next((token for token in reversed(ids) if token in special), None) for ids in answers)
+        return frozenset({self.tokenizer.eos_token_id, *last} - {None})
+
     def state_dict(self) -> dict[str, int]:
         """What decides which pairs a micro-batch holds."""
         names = ("seed", "batch_size", "pairs_per_step", "max_length")

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
 from lightning_dpo.data.tokenization import Tokenization
+from lightning_dpo.generation import Writer
 from lightning_dpo.layouts import PaddedLayout
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.reviews import world
@@ -80,24 +81,12 @@ def all_logps(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ten
 
 def sample_reviews(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> list[list[str]]:
     """`count` reviews of every film at temperature 1, always from the same seed, which leaves the global one alone."""
-    training = model.training
-    model.eval()
-    reviews = []
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for prompt in world.prompts():
-            inputs = tokenizer([prompt] * count, return_tensors="pt", return_token_type_ids=False).to(model.device)
-            ids = model.generate(
-                **inputs,
-                do_sample=True,
-                max_new_tokens=world.REVIEW_LENGTH + 2,
-                top_k=0,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            answers = ids[:, inputs.input_ids.shape[1] :]
-            reviews.append([answer.strip() for answer in tokenizer.batch_decode(answers, skip_special_tokens=True)])
-    model.train(training)
-    return reviews
+    writer = Writer(
+        frozenset({tokenizer.eos_token_id}), tokenizer.pad_token_id, world.REVIEW_LENGTH + 2, batch_size=count
+    )
+    prompts = [ids for ids in tokenizer(world.prompts()).input_ids for _ in range(count)]
+    texts = [text.strip() for text in tokenizer.batch_decode(writer.answers(model, prompts), skip_special_tokens=True)]
+    return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
 def _table(values: dict[str, float], accuracy: float | None) -> Table:

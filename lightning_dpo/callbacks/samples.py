@@ -1,0 +1,152 @@
+"""What the policy writes, beside what the reference writes, and the KL between the two."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import rich
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from lightning_dpo.generation import Ids, Writer
+
+_FACTS = ("length", "ended", "repetition")
+_COLUMNS = ("step", "prompt", "policy", "reference")
+
+
+class Samples(Callback):
+    """After every validation, answers to the same validation prompts, drawn from the same seed.
+
+    Logs `val/kl` (nats per answer) and `val/kl_stderr`, its standard error over the answers; of the answers
+    `val/samples/{length,ended,repetition}`, and of the reference's `val/samples/reference/...`. Some of them are shown
+    on the console, all in `samples.jsonl` and in a table on wandb. Devices share the prompts.
+
+    Args:
+        folder: Where `samples.jsonl` is written.
+        answers: Answers in all: one to each of so many prompts, or several where there are fewer.
+        shown: How many of them are printed.
+        max_new_tokens: Tokens after which an answer is cut off.
+        greedy: Take the likeliest token every time; there is no `val/kl` then, for such answers are no draw.
+        batch_size: Answers that are written side by side.
+        seed: Of the draw.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        answers: int = 32,
+        shown: int = 2,
+        max_new_tokens: int = 128,
+        greedy: bool = False,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("answers", answers), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
+        self.path, self.answers, self.shown, self.greedy = Path(folder, "samples.jsonl"), answers, shown, greedy
+        self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
+        self._prompts: list[Ids] = []
+        self._reference: list[Ids] | None = None
+        self._table: Any = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write, measure, log and show."""
+        if trainer.sanity_checking:
+            return
+        data = trainer.datamodule
+        self._prompts = self._prompts or data.sample_prompts(self.answers, self.max_new_tokens)
+        writer = Writer(
+            data.answer_ends(), data.tokenizer.pad_token_id, self.max_new_tokens, self.greedy, self.batch_size,
+            self.seed + trainer.global_rank, trainer.world_size,
+        )  # fmt: skip
+        # Equally many on every device; what fills up is not counted.
+        mine = math.ceil(len(self._prompts) / trainer.world_size)
+        prompts = [
+            self._prompts[(trainer.global_rank + n * trainer.world_size) % len(self._prompts)] for n in range(mine)
+        ]
+        with trainer.precision_plugin.val_step_context():
+            policy = writer.answers(pl_module.policy, prompts)
+            metrics = self._measured("val/samples/", writer.facts(policy), trainer)
+            if pl_module.reference:
+                if self._reference is None:
+                    with pl_module.reference.active() as model:
+                        self._reference = writer.answers(model, prompts)
+                metrics |= self._measured("val/samples/reference/", writer.facts(self._reference), trainer)
+                if not self.greedy:
+                    kls = writer.kl(pl_module.policy, pl_module.reference, prompts, policy)
+                    metrics |= self._kl(kls, trainer)
+        pl_module.log_dict(metrics, batch_size=1)
+        rows = self._rows(trainer, policy)
+        if trainer.is_global_zero:
+            self._write(rows)
+            self._show(rows)
+            self._to_wandb(rows, trainer)
+
+    def _mine(self, trainer: Trainer) -> list[Ids]:
+        """This device's prompts: equally many on every device; what fills up is not counted."""
+        count, devices = len(self._prompts), trainer.world_size
+        places = (trainer.global_rank + devices * turn for turn in range(math.ceil(count / devices)))
+        return [self._prompts[place % count] for place in places]
+
+    def _measured(self, prefix: str, facts: Tensor, trainer: Trainer) -> dict[str, Tensor]:
+        means = self._gathered(facts, trainer).mean(0)
+        return {f"{prefix}{name}": mean for name, mean in zip(_FACTS, means, strict=True)}
+
+    def _kl(self, kls: Tensor, trainer: Trainer) -> dict[str, Tensor]:
+        kls = self._gathered(kls, trainer).double()
+        spread = kls.std() / math.sqrt(len(kls)) if len(kls) > 1 else torch.tensor(math.nan)
+        return {"val/kl": kls.mean(), "val/kl_stderr": spread}
+
+    def _gathered(self, values: Tensor, trainer: Trainer) -> Tensor:
+        """The values of all devices, in the order of the prompts, without what fills up."""
+        if trainer.world_size == 1:
+            return values
+        together = trainer.strategy.all_gather(values.to(trainer.strategy.root_device)).cpu()
+        return together.transpose(0, 1).flatten(0, 1)[: len(self._prompts)]
+
+    def _rows(self, trainer: Trainer, policy: list[Ids]) -> list[dict[str, Any]]:
+        """What was written, as text."""
+        decode = trainer.datamodule.tokenizer.decode
+        sides = {"policy": policy} | ({"reference": self._reference} if self._reference else {})
+        texts = {side: [decode(ids) for ids in self._all(answers, trainer)] for side, answers in sides.items()}
+        return [
+            {"step": trainer.global_step, "prompt": decode(prompt)}
+            | {side: written[place] for side, written in texts.items()}
+            for place, prompt in enumerate(self._prompts)
+        ]
+
+    def _all(self, answers: list[Ids], trainer: Trainer) -> list[Ids]:
+        rows = [ids + [-1] * (self.max_new_tokens - len(ids)) for ids in answers]
+        return [[token for token in row if token >= 0] for row in self._gathered(torch.tensor(rows), trainer).tolist()]
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        """Append; steps that a resumed run does again replace what it wrote before."""
+        old = [json.loads(line) for line in self.path.open(encoding="utf-8")] if self.path.exists() else []
+        kept = [row for row in old if row["step"] < rows[0]["step"]]
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows))
+        self.path.write_text("".join(lines), encoding="utf-8")
+
+    def _show(self, rows: list[dict[str, Any]]) -> None:
+        columns = [name for name in _COLUMNS[1:] if name in rows[0]]
+        table = Table(*columns, title=f"Answers at step {rows[0]['step']}", title_justify="left", show_lines=True)
+        for row in rows[: self.shown]:
+            # The end of a prompt is what is answered. Text, so that what a model writes is no markup.
+            table.add_row(*(Text(row[name][-400:] if name == "prompt" else row[name]) for name in columns))
+        if self.shown:
+            rich.get_console().print(table)
+
+    def _to_wandb(self, rows: list[dict[str, Any]], trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                self._table = self._table or wandb.Table(list(rows[0]), log_mode="INCREMENTAL")
+                for row in rows:
+                    self._table.add_data(*row.values())
+                logger.experiment.log({"samples": self._table, "trainer/global_step": trainer.global_step})

@@ -1,0 +1,87 @@
+import json
+import math
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_dpo import DPOModule, PreferenceDataModule, UserError
+from lightning_dpo.callbacks.samples import Samples
+from lightning_dpo.losses import DPO, SFT
+from tests.conftest import make_llama
+from tests.test_module import sgd, trainer_for
+
+
+def run(folder, pairs_file, tokenizer, loss=None, epochs=2, **options) -> lightning.Trainer:
+    settings = {"answers": 6, "max_new_tokens": 5, "shown": 1, "batch_size": 4}
+    callback = Samples(str(folder), **settings | options)
+    sft = isinstance(loss, SFT)
+    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=6, val_fraction=0.2, chosen_only=sft)
+    trainer = trainer_for(folder, callbacks=[callback], max_epochs=epochs, logger=CSVLogger(folder, "", ""))
+    trainer.fit(DPOModule(make_llama(), loss or DPO(0.3), optimizer=sgd), data)
+    return trainer
+
+
+def rows_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").open()]
+
+
+def test_the_same_prompts_and_the_same_answers_of_the_reference_after_every_validation(
+    tmp_path, pairs_file, tokenizer, capsys
+):
+    trainer = run(tmp_path, pairs_file, tokenizer)
+    rows = rows_of(tmp_path)
+    first, second = ([row for row in rows if row["step"] == step] for step in (4, 8))
+    assert len(first) == len(second) == 6
+    for name in ("prompt", "reference"):
+        assert [row[name] for row in first] == [row[name] for row in second]
+    assert [row["policy"] for row in first] != [row["reference"] for row in first]
+    metrics = trainer.callback_metrics
+    assert metrics["val/kl"] > 0
+    assert 0 < metrics["val/kl_stderr"] < metrics["val/kl"] * 3
+    for name in ("length", "ended", "repetition"):
+        assert math.isfinite(float(metrics[f"val/samples/{name}"]))
+        assert math.isfinite(float(metrics[f"val/samples/reference/{name}"]))
+    assert 1 <= float(metrics["val/samples/length"]) <= 5
+    assert "Answers at step" in capsys.readouterr().out
+
+
+def test_a_step_that_is_done_again_replaces_its_rows(tmp_path):
+    callback = Samples(str(tmp_path))
+    for step, text in ((5, "a"), (10, "b"), (5, "c")):
+        callback._write([{"step": step, "policy": text}])
+    assert [(row["step"], row["policy"]) for row in rows_of(tmp_path)] == [(5, "c")]
+
+
+def test_greedy_answers_are_no_draw(tmp_path, pairs_file, tokenizer):
+    metrics = run(tmp_path, pairs_file, tokenizer, epochs=1, greedy=True).callback_metrics
+    assert "val/samples/length" in metrics
+    assert "val/kl" not in metrics
+
+
+def test_without_a_reference_there_is_the_policy_alone(tmp_path, pairs_file, tokenizer):
+    metrics = run(tmp_path, pairs_file, tokenizer, loss=SFT(), epochs=1).callback_metrics
+    assert "val/samples/length" in metrics
+    assert not [name for name in metrics if "kl" in name or "reference" in name]
+    assert "reference" not in rows_of(tmp_path)[0]
+
+
+def test_sampling_changes_nothing_that_is_trained(tmp_path, pairs_file, tokenizer):
+    weights = []
+    for folder, answers in (("few", 2), ("many", 9)):
+        (tmp_path / folder).mkdir()
+        trainer = run(tmp_path / folder, pairs_file, tokenizer, answers=answers)
+        weights.append(torch.nn.utils.parameters_to_vector(trainer.lightning_module.policy.parameters()))
+    assert torch.equal(*weights)
+
+
+def test_no_room_for_an_answer(tmp_path, pairs_file, tokenizer):
+    with pytest.raises(UserError, match=r"callbacks.samples.max_new_tokens=2000: no validation prompt leaves room"):
+        run(tmp_path, pairs_file, tokenizer, epochs=1, max_new_tokens=2000)
+
+
+@pytest.mark.parametrize("name", ["answers", "max_new_tokens", "batch_size"])
+def test_values(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        Samples(str(tmp_path), **{name: 0})
