@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 @torch.no_grad()
 def exact_kl(
-    policy: PreTrainedModel, reference: PreTrainedModel, prompt: list[int], length: int, end: int, least: float = 1e-9
+    policy: PreTrainedModel, reference: PreTrainedModel, prompt: list[int], length: int, end: int, least: float = 1e-6
 ) -> float:
     """KL in nats over answers of at most `length` tokens; beginnings less likely than `least` are left out."""
     total = 0.0
