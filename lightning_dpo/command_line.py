@@ -1,6 +1,7 @@
 """From the shell to a job: mistakes come back as one sentence, everything else as a traceback."""
 
 import difflib
+import logging
 import os
 import re
 import sys
@@ -13,22 +14,30 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_dpo.config import CONFIG_DIR, register_folders, register_resolvers
 from lightning_dpo.errors import UserError
 from lightning_dpo.targets import targets
+from lightning_dpo.without_effect import refuse_without_effect
+
+log = logging.getLogger(__name__)
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _TRACEBACK_WANTED = "LIGHTNING_DPO_FULL_ERROR"
 _SECRET_OVERRIDE = re.compile(r"([\w.]*(api_?key|secret|password|\btoken|_token))\s*[=:]\s*\S", re.IGNORECASE)
 
 
-def run(job: Callable[[], Any]) -> None:
+def run(job: Callable[[], Any], config_name: str) -> None:
     """Run a Hydra job; a mistake that can be explained ends the program with one sentence and exit status 1.
 
     `HYDRA_FULL_ERROR=1` shows the traceback as well.
+
+    Args:
+        job: The function under `hydra.main`.
+        config_name: Its config's.
     """
     register_folders()
     register_resolvers()
@@ -37,14 +46,14 @@ def run(job: Callable[[], Any]) -> None:
     os.environ[_FULL_ERROR] = "1"
     try:
         _refuse_secrets(sys.argv[1:])
-        _check_hydra(sys.argv[1:])
+        _check_hydra(sys.argv[1:], config_name)
         job()
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         # Any other ValueError is Hydra's word on what cannot be composed; once a job has begun, it is a fault of ours.
         explained = isinstance(error, UserError | HydraException | OmegaConfBaseException)
         if traceback_wanted() or (HydraConfig.initialized() and not explained):
             raise
-        print(f"Error: {explain(error, sys.argv[1:])}", file=sys.stderr)
+        print(f"Error: {explain(error, sys.argv[1:], config_name)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -53,14 +62,26 @@ def traceback_wanted() -> bool:
     return os.environ.get(_TRACEBACK_WANTED) == "1"
 
 
-def explain(error: BaseException, overrides: list[str]) -> str:
+def told(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    """Do a Hydra job. A mistake ends a single run here, in one sentence; in a sweep, it is the launcher's to record."""
+    try:
+        refuse_without_effect(config, HydraConfig.get().overrides.task)
+        return job(config)
+    except UserError as error:
+        log.error("%s", error)
+        if HydraConfig.get().mode == RunMode.MULTIRUN or traceback_wanted():
+            raise
+        sys.exit(1)
+
+
+def explain(error: BaseException, overrides: list[str], config_name: str = "train") -> str:
     """The one sentence that says what is wrong and what would be right."""
     for cause in _chain(error):
         if isinstance(cause, UserError):
             return str(cause)
     text = " ".join(str(error).split())
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(match[1], overrides)
+        return _unknown_key(match[1], overrides, config_name)
     if match := re.search(
         r"Could not find '([^']+)' Available options in '([^']+)': (.*?)( Config search path|$)", text
     ):
@@ -71,13 +92,15 @@ def explain(error: BaseException, overrides: list[str]) -> str:
     return text
 
 
-def _unknown_key(key: str, overrides: list[str]) -> str:
+def _unknown_key(key: str, overrides: list[str], config_name: str) -> str:
     """`key` is not in the config: say which keys stand where it would."""
     parent, _, name = key.rpartition(".")
     choices = [
         override for override in overrides if "." not in override.partition("=")[0] and not override.startswith("-")
     ]
-    options = [str(option) for option in OmegaConf.select(_composed(choices, key), parent or "", default={}) or ()]
+    options = [
+        str(option) for option in OmegaConf.select(_composed(config_name, choices, key), parent or "", default={}) or ()
+    ]
     keys = ", ".join(option for option in options if not option.startswith("_"))
     listed = f"; {parent or 'the config'} has {keys}" if keys else ""
     nearest = _nearest(name, options)
@@ -85,12 +108,12 @@ def _unknown_key(key: str, overrides: list[str]) -> str:
     return f"{key} is no key of the config{nearest}{listed}{unlisted}"
 
 
-def _composed(choices: list[str], key: str) -> DictConfig:
+def _composed(config_name: str, choices: list[str], key: str) -> DictConfig:
     """The config with the chosen groups, without the override that failed."""
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return compose("train", [choice for choice in choices if choice.partition("=")[0].lstrip("+~") != key])
+            return compose(config_name, [choice for choice in choices if choice.partition("=")[0].lstrip("+~") != key])
     except HydraException:
         return OmegaConf.create()
 
@@ -106,7 +129,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _check_hydra(arguments: list[str]) -> None:
+def _check_hydra(arguments: list[str], config_name: str) -> None:
     """Refuse what Hydra would call by itself before a job begins: callbacks, launchers and sweepers not its own.
 
     Raises:
@@ -120,7 +143,7 @@ def _check_hydra(arguments: list[str]) -> None:
         # Values to sweep over are no part of what Hydra itself is made of.
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
         single = [override.input_line for override in overrides if not override.is_sweep_override()]
-        config = compose(parsed.config_name or "train", [*single, *folder], return_hydra_config=True)
+        config = compose(parsed.config_name or config_name, [*single, *folder], return_hydra_config=True)
     GlobalHydra.instance().clear()
     node = OmegaConf.to_container(config.hydra, resolve=False)
     for key, target in targets(node, "hydra"):

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent  # an installed wheel, or a checkout
 CONFIG_DIR = ROOT / "conf"
 
-_OPTIONAL = ("suggested",)
+_OPTIONAL = ("suggested", "callbacks")
 
 
 def register_folders() -> None:

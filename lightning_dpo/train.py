@@ -4,22 +4,19 @@ Heavy imports stand inside functions: `--help` does without them, and a mistake 
 """
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_dpo.command_line import run, traceback_wanted
+from lightning_dpo.command_line import run, told
 from lightning_dpo.config import CONFIG_DIR, build, call, check_all_arguments, check_names
 from lightning_dpo.errors import UserError
-from lightning_dpo.without_effect import refuse_without_effect
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -71,10 +68,24 @@ def train(config: DictConfig) -> float:
     data.setup("fit")
     try:
         log_config(config, trainer)
-        trainer.fit(module, data, ckpt_path=last, weights_only=True)
+        with explained_memory():
+            trainer.fit(module, data, ckpt_path=last, weights_only=True)
         return results.write(config, trainer, module, data, seconds=time.perf_counter() - started)
     finally:
         end_wandb()
+
+
+@contextmanager
+def explained_memory() -> Iterator[None]:
+    """Turn an out-of-memory error into the sentence that says what helps, where the memory callback left one."""
+    from lightning_dpo.callbacks.memory import is_out_of_memory
+
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error) and (notes := getattr(error, "__notes__", None)):
+            raise UserError("; ".join(notes)) from error
+        raise
 
 
 def fitting_policy(model: "CausalLM", data: "PreferenceDataModule") -> "PreTrainedModel":
@@ -145,20 +156,13 @@ def checkpoint(config: DictConfig) -> str | None:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def job(config: DictConfig) -> float:
-    """The Hydra job. A mistake ends a single run here, in one sentence; in a sweep, it is the launcher's to record."""
-    try:
-        refuse_without_effect(config, HydraConfig.get().overrides.task)
-        return train(config)
-    except UserError as error:
-        log.error("%s", error)
-        if HydraConfig.get().mode == RunMode.MULTIRUN or traceback_wanted():
-            raise
-        sys.exit(1)
+    """The Hydra job."""
+    return told(train, config)
 
 
 def main() -> None:
     """The console script."""
-    run(job)
+    run(job, "train")
 
 
 if __name__ == "__main__":

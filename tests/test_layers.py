@@ -11,10 +11,9 @@ PACKAGE = Path(lightning_dpo.__file__).parent
 LAYERS = [
     {"train", "results", "config", "command_line", "without_effect", "targets"},
     {"module", "callbacks.checkpoints", "callbacks.progress_bar", "callbacks.throughput", "data.datamodule", "loggers",
-     "callbacks.samples", "callbacks.guards"},
-    {"policy", "reference", "adapter", "generation", "data.hh", "data.jsonl", "data.shp", "data.stack_exchange",
-     "data.ultrafeedback",
-     "data.hub", "data.tokenization", "data.encoding", "data.chat", "data.validation", "data.splitting",
+     "callbacks.samples", "callbacks.guards", "callbacks.memory"},
+    {"policy", "reference", "adapter", "generation", "memory", "data.hh", "data.jsonl", "data.shp",
+     "data.stack_exchange", "data.ultrafeedback", "data.hub", "data.tokenization", "data.encoding", "data.chat", "data.validation", "data.splitting",
      "data.preparation"},
     {"batch", "layouts", "layouts.padded", "logps", "losses", "metrics", "schedules", "step_checks", "data.pairs",
      "data.messages", "data.reasons",

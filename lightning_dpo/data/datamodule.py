@@ -127,6 +127,17 @@ class PreferenceDataModule(LightningDataModule):
         """Where a training pair comes from: `file:line`, or its row in what the source gave."""
         return self.train_pairs["where"][row]
 
+    def largest_batch(self) -> tuple[int, int]:
+        """Tokens, pads included, and scored positions of a micro-batch of the longest training pairs."""
+        columns = self.train_pairs.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])[:]
+        sides = ("chosen_ids",) if self.chosen_only else ("chosen_ids", "rejected_ids")
+        scored = sorted(sum(map(len, ids)) for ids in zip(*(columns[side] for side in sides), strict=True))
+        longest = max(
+            len(prompt) + max(map(len, ids))
+            for prompt, *ids in zip(columns["prompt_ids"], *(columns[side] for side in sides), strict=True)
+        )
+        return longest * len(sides) * self.batch_size, sum(scored[-self.batch_size :])
+
     def sample_prompts(self, count: int, max_new_tokens: int) -> list[list[int]]:
         """`count` validation prompts as token ids, spread over the data; again from the first where there are fewer.
 
