@@ -13,8 +13,8 @@ LAYERS = [
     {"module", "callbacks.checkpoints", "callbacks.progress_bar", "callbacks.throughput", "data.datamodule", "loggers",
      "callbacks.samples", "callbacks.guards", "callbacks.memory"},
     {"policy", "reference", "adapter", "generation", "memory", "data.hh", "data.jsonl", "data.shp",
-     "data.stack_exchange", "data.ultrafeedback", "data.hub", "data.tokenization", "data.encoding", "data.chat", "data.validation", "data.splitting",
-     "data.preparation"},
+     "data.stack_exchange", "data.ultrafeedback", "data.hub", "data.tokenization", "data.encoding", "data.chat",
+     "data.validation", "data.splitting", "data.preparation"},
     {"batch", "layouts", "layouts.padded", "logps", "losses", "metrics", "schedules", "step_checks", "data.pairs",
      "data.messages", "data.reasons",
      "data.reading", "data.sampling", "data.loader", "errors"}
