@@ -119,13 +119,14 @@ class DPOModule(LightningModule):
         several = sources if len(sources) > 1 else ()
         self.source_metrics = nn.ModuleList(self._metrics(f"val/{name}/") for name in several).to(self.device)
 
-    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
-        """Count the pairs of `batch`."""
+    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> dict[str, Any]:
+        """Count the pairs of `batch`; what was found out about each goes to callbacks."""
         logps = self(batch)
         loss = self.loss(logps)
         self._update(self.val_metrics, loss, logps, batch)
         for number, metrics in enumerate(self.source_metrics):
             metrics.update(loss, logps, batch.weight, batch.counted & (batch.source == number))
+        return {"losses": loss, "logps": logps}
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all validation pairs."""

@@ -25,10 +25,12 @@ class Reference(ABC):
         starts_equal: Whether the policy is this very model before its first step, so that every reward is 0 then.
         model: A model of its own, which `DPOModule` holds outside its module tree, so that no checkpoint, optimizer or
             strategy wrapper sees it, and moves along with itself; None where the policy's weights serve.
+        answers: Whether there is a model that could write an answer.
     """
 
     starts_equal: bool
     model: PreTrainedModel | None = None
+    answers: bool = True
 
     @abstractmethod
     def active(self) -> AbstractContextManager[PreTrainedModel]:
@@ -144,6 +146,29 @@ class AnotherModel(ReferenceFactory):
             raise UserError(f"reference.name={self.name}: it cannot be opened: {error}") from error
         check_comparable(policy, model)
         return FrozenModel(model, starts_equal=False)
+
+
+class Zero(Reference):
+    """log π_ref = 0: rewards are β log π, of the policy alone."""
+
+    starts_equal = False
+    answers = False
+
+    def active(self) -> AbstractContextManager[PreTrainedModel]:
+        raise RuntimeError("there is no model to call")
+
+    def logps(self, batch: PreferenceBatch) -> CompletionLogps:
+        completions = len(batch.prompt_index)
+        zeros = torch.zeros(completions, device=batch.input_ids.device)
+        return CompletionLogps(zeros, torch.bincount(batch.completion_index, minlength=completions).float())
+
+
+@dataclass(frozen=True)
+class LogProbAlone(ReferenceFactory):
+    """No model to compare with: rewards are β log π. For evaluation; DPO without a reference is another objective."""
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
+        return Zero()
 
 
 @dataclass(frozen=True)

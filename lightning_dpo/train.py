@@ -109,10 +109,9 @@ def checked_optimizer(config: DictConfig) -> "Callable[[Iterable[Parameter]], Op
 
 def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     """The Trainer with its loggers and callbacks, its precision and its accumulation."""
-    import torch
-
     from lightning_dpo.data.sampling import accumulation
     from lightning_dpo.loggers import join_lightning_logs
+    from lightning_dpo.precision import default_precision
 
     if "accumulate_grad_batches" in config.trainer:
         raise UserError(
@@ -121,9 +120,7 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     join_lightning_logs()
     config = config.copy()
     if config.trainer.precision is None:
-        on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        config.trainer.precision = "bf16-mixed" if bf16 else "32-true"
+        config.trainer.precision = default_precision(config.trainer.accelerator)
     loggers, callbacks = (list(build(config, key).values()) for key in ("logger", "callbacks"))
     trainer = build(config, "trainer", logger=loggers, callbacks=callbacks)
     if data.pairs_per_step is not None:

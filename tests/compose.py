@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 from lightning_dpo.config import CONFIG_DIR, register_folders
 
 
-def composed(folder: Path, *overrides: str) -> DictConfig:
-    """`conf/train.yaml` with `overrides`, for a run that writes into `folder`."""
+def composed(folder: Path, *overrides: str, config_name: str = "train") -> DictConfig:
+    """`conf/train.yaml`, or that of another command, with `overrides`, for a run that writes into `folder`."""
     register_folders()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose("train", [f"run_folder={folder}", "run_name=test", *overrides])
+        return compose(config_name, [f"run_folder={folder}", "run_name=test", *overrides])

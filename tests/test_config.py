@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from lightning_dpo import evaluate, inspect_data
 from lightning_dpo.config import CONFIG_DIR, ROOT, build, check_all_arguments, check_names, run_folder
 from lightning_dpo.errors import UserError
 from lightning_dpo.train import KEYS
@@ -29,6 +30,14 @@ def test_every_yaml_composes_and_binds(tmp_path, group, option):
     config = composed(tmp_path, f"{group}={option}", *NEEDED.get((group, option), []))
     check_names(config, KEYS)
     check_all_arguments(config)
+
+
+@pytest.mark.parametrize(("command", "keys"), [("evaluate", evaluate.KEYS), ("inspect_data", inspect_data.KEYS)])
+def test_the_configs_of_the_other_commands_do_so_too(tmp_path, command, keys):
+    config = composed(tmp_path, "model=llama", "data=hh", config_name=command)
+    check_names(config, keys)
+    check_all_arguments(config)
+    assert {str(key) for key in config} <= keys
 
 
 @pytest.mark.parametrize("file", YAML_FILES, ids=lambda file: str(file.relative_to(ROOT)))

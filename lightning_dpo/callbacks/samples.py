@@ -73,7 +73,7 @@ class Samples(Callback):
         with trainer.precision_plugin.val_step_context():
             policy = writer.answers(pl_module.policy, prompts)
             metrics = self._measured("val/samples/", writer.facts(policy), trainer)
-            if pl_module.reference:
+            if pl_module.reference and pl_module.reference.answers:
                 if self._reference is None:
                     with pl_module.reference.active() as model:
                         self._reference = writer.answers(model, prompts)

@@ -1,0 +1,32 @@
+"""What can be said of preference pairs without a model: doubles, contradictions, and how far length alone decides."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+Pair = tuple[str, str, str]
+"""Prompt, chosen and rejected."""
+
+
+def duplicates(pairs: Iterable[Pair]) -> tuple[int, int]:
+    """How many pairs stand there before, and how many stand there with their answers exchanged.
+
+    >>> duplicates([("p", "a", "b"), ("p", "a", "b"), ("p", "b", "a")])
+    (1, 3)
+    """
+    counts = Counter(pairs)
+    repeated = sum(count - 1 for count in counts.values())
+    contradictory = sum(count for (prompt, a, b), count in counts.items() if (prompt, b, a) in counts)
+    return repeated, contradictory
+
+
+def longer_wins(chosen_lengths: Sequence[float], rejected_lengths: Sequence[float]) -> float:
+    """Accuracy of a judge that prefers the longer answer; of equally long ones, either, so that they count one half.
+
+    >>> longer_wins([3, 1, 2, 2], [1, 3, 2, 1])
+    0.625
+    """
+    wins = [
+        (chosen > rejected) + (chosen == rejected) / 2
+        for chosen, rejected in zip(chosen_lengths, rejected_lengths, strict=True)
+    ]
+    return sum(wins) / len(wins)

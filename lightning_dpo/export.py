@@ -1,0 +1,109 @@
+"""`python -m lightning_dpo.export RUN`: the model of a run's checkpoint as a folder that transformers or peft opens."""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_dpo.config import build, check_all_arguments, check_names, register_resolvers
+from lightning_dpo.errors import UserError
+from lightning_dpo.train import KEYS
+
+log = logging.getLogger(__name__)
+
+
+def export_checkpoint(run: Path, checkpoint: str, merge: bool) -> Path:
+    """Export a checkpoint of the run in a folder.
+
+    Args:
+        run: The folder, as `train` left it.
+        checkpoint: `best` or `last`.
+        merge: Of an adapter, write the model with it merged in as well.
+
+    Returns:
+        The folder of the export: `export_best` or `export_last`.
+
+    Raises:
+        UserError: It is no run, or has no such checkpoint.
+    """
+    import torch
+    from peft import PeftModel
+
+    from lightning_dpo.exports import export_run, model_card, record
+    from lightning_dpo.policy import ready_policy
+
+    config = config_of(run)
+    path = run / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.is_file():
+        raise UserError(f"{path} is not there; the run has {_checkpoints(run)}")
+    model = build(config, "model")
+    policy = build(config, "adapter")(ready_policy(model.policy()))
+    if merge and not isinstance(policy, PeftModel):
+        raise UserError("--merge has no effect: the run trained all weights, and has no adapter to merge")
+    saved = torch.load(path, mmap=True, weights_only=True)
+    state = {name.removeprefix("policy."): value for name, value in saved["state_dict"].items()}
+    trained = {name for name, value in policy.named_parameters() if value.requires_grad}
+    if missing := trained - state.keys():
+        raise UserError(f"{path}: it lacks {len(missing)} tensors of the model, the first of them {min(missing)}")
+    policy.load_state_dict(state, strict=not isinstance(policy, PeftModel))
+    metrics, counts = monitored(saved), counts_of(run)
+    card = model_card(config, metrics, counts, saved["global_step"])
+    name = f"export_{checkpoint}"
+    export_run(policy, model.tokenizer(), run, card, record(config), merge, name)
+    return run / name
+
+
+def config_of(run: Path) -> DictConfig:
+    """The config of a run, checked like any other: a file can be edited."""
+    path = run / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is no folder of a run: {path} is not there")
+    register_resolvers()
+    config = OmegaConf.load(path)
+    config.run_folder, config.run_name = str(run), run.parent.name
+    check_names(config, KEYS)
+    check_all_arguments(config)
+    return config
+
+
+def monitored(saved: dict[str, Any]) -> dict[str, float]:
+    """The metric that a checkpoint was taken for, where it is the best by one."""
+    states = (state for state in saved.get("callbacks", {}).values() if "current_score" in state)
+    return {state["monitor"]: float(state["current_score"]) for state in states if state["current_score"] is not None}
+
+
+def counts_of(run: Path) -> dict[str, int]:
+    """The pairs of a finished run by what became of them."""
+    path = run / "metrics.json"
+    return json.loads(path.read_text())["data"] if path.is_file() else {}
+
+
+def _checkpoints(run: Path) -> str:
+    return ", ".join(sorted(path.stem for path in (run / "checkpoints").glob("*.ckpt"))) or "none"
+
+
+def main() -> None:
+    """The console script."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_dpo.export",
+        description="Writes the model of a run's checkpoint to RUN/export_best or RUN/export_last, with tokenizer and "
+        "model card. A finished run has the model of its last step in RUN/export already.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, outputs/NAME/TIME")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (best)")
+    parser.add_argument("--merge", action="store_true", help="of an adapter, write the merged model as well")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        print(export_checkpoint(arguments.run, arguments.checkpoint, arguments.merge))
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Exports of a run: folders that plain transformers or peft opens, with a model card and a record for `evaluate`."""
+
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_dpo.adapter import base_name, merged
+from lightning_dpo.policy import export
+
+log = logging.getLogger(__name__)
+
+RECORD = "lightning_dpo.json"
+_PACKAGES = ("lightning-dpo", "torch", "transformers", "peft", "lightning")
+
+
+def export_run(
+    policy: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    card: str,
+    about: dict[str, Any],
+    merge: bool,
+    name: str = "export",
+) -> None:
+    """Write `export/`: the model, or its adapter. With `merge`, also `export_merged/`: the model with its adapter.
+
+    An adapter of a model that was made in code could not be opened again, so it is written merged alone. The policy is
+    no use afterwards.
+
+    Args:
+        policy: The trained model.
+        tokenizer: Its tokenizer.
+        folder: Where the folders are made.
+        card: The model card, Markdown.
+        about: What `record` gave.
+        merge: Whether to merge an adapter.
+        name: Of the folder.
+    """
+    folders = {folder / name: policy}
+    if isinstance(policy, PeftModel) and not base_name(policy):
+        log.info("The model under the adapter was made in code, so the adapter is exported merged into it.")
+        folders = {folder / name: None}
+    elif isinstance(policy, PeftModel) and merge:
+        folders[folder / f"{name}_merged"] = None
+    for path, model in folders.items():
+        export(model or merged(policy), tokenizer, path, card)
+        (path / RECORD).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def record(config: DictConfig) -> dict[str, Any]:
+    """What `evaluate` must know: the model that training began from, and the loss, whose β the rewards have."""
+    return {"base_model": base_model(config), "loss": OmegaConf.to_container(config.loss, resolve=True)}
+
+
+def base_model(config: DictConfig) -> str | None:
+    """Hub id or absolute path of what training began from; None for a model that was made in code."""
+    if not OmegaConf.select(config, "model.pretrained") or not OmegaConf.select(config, "model.name"):
+        return None
+    name = config.model.name
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def command(folder: Path) -> str:
+    """The command of the run in `folder`, as Hydra noted it; of a sweep's job, its own."""
+    noted = folder / ".hydra" / "overrides.yaml"
+    overrides = OmegaConf.to_container(OmegaConf.load(noted)) if noted.exists() else []
+    return " ".join(["python -m lightning_dpo.train", *overrides])
+
+
+def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, int], step: int) -> str:
+    """The README.md of an export: what it was trained from, on what, how, and how it ended.
+
+    Args:
+        config: The run's.
+        metrics: By name; those of validation are shown.
+        counts: Pairs by what became of them.
+        step: Optimizer step of the weights.
+    """
+    base = base_model(config) or "a model that was made in code"
+    adapter = "_target_: lightning_dpo.adapter.NoAdapter" not in OmegaConf.to_yaml(config.adapter)
+    # The hub links a model to the one it came from; a path on this machine means nothing there.
+    link = f"base_model: {base}\n" if base_model(config) and not Path(base).is_dir() else ""
+    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()) if "/" in name)
+    pairs = "\n".join(f"- {name.replace('_', ' ')}: {count}" for name, count in counts.items())
+    keys = ("loss", "adapter", "optimizer", "scheduler", "data")
+    settings = {key: OmegaConf.to_container(config[key], resolve=True) for key in keys}
+    return f"""---
+library_name: {"peft" if adapter else "transformers"}
+{link}tags: [lightning-dpo, dpo]
+---
+# {config.run_name}
+
+Trained from {base} on preference pairs with lightning_dpo; the weights are those of step {step}.
+
+Pairs:
+
+{pairs}
+
+| metric | value |
+|---|---|
+{rows}
+
+```yaml
+{OmegaConf.to_yaml(OmegaConf.create(settings))}```
+
+{packages}. Command: `{command(Path(config.run_folder))}`
+"""

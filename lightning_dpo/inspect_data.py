@@ -1,0 +1,125 @@
+"""`python -m lightning_dpo.inspect_data`: a look at preference data before training on it. Loads no weights."""
+
+import json
+import logging
+import random
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig
+
+from lightning_dpo.command_line import run, told
+from lightning_dpo.config import CONFIG_DIR, build, check_all_arguments, check_names
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from lightning_dpo import PreferenceDataModule
+
+log = logging.getLogger(__name__)
+
+KEYS = {"model", "data", "suggested", "callbacks", "shown", "seed", "run_name", "run_folder", "ckpt_path"}
+
+
+def inspect_data(config: DictConfig) -> None:
+    """Read and tokenize the data as `train` would; print, draw and write what it is like.
+
+    Args:
+        config: `conf/inspect_data.yaml`, composed.
+    """
+    check_names(config, KEYS)
+    check_all_arguments(config)
+
+    from lightning_dpo.pictures import draw_lengths
+
+    tokenizer = build(config, "model").tokenizer()
+    data = build(config, "data", tokenizer=tokenizer, chosen_only=False)
+    # Nothing stops here: what is invalid is what one wants to see.
+    data.preparation.on_invalid, data.preparation.max_invalid_fraction = "drop", 1.0
+    data.setup()
+    folder = Path(config.run_folder)
+    facts, lengths = gathered(data, folder)
+    print_pairs(data.train_pairs, tokenizer, config.shown, config.seed)
+    print_facts(facts)
+    draw_lengths(lengths, data.max_length, folder / "lengths.png")
+    (folder / "inspection.json").write_text(json.dumps(facts, indent=2) + "\n")
+    log.info("In %s: inspection.json, lengths.png, invalid_rows.jsonl.", folder)
+
+
+def gathered(data: "PreferenceDataModule", folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """What is known of the data: facts by name, and lengths in tokens of prompts, answers and both together."""
+    from lightning_dpo.data.statistics import duplicates, longer_wins
+
+    train, val = data.train_pairs, data.val_pairs
+    listed = folder / "invalid_rows.jsonl"
+    invalid = [json.loads(line) for line in listed.open(encoding="utf-8")] if listed.exists() else []
+    columns = train.select_columns(["prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"])[:]
+    repeated, contradictory = duplicates(zip(columns["prompt"], columns["chosen"], columns["rejected"], strict=True))
+    prompts, chosen, rejected = (
+        [len(ids) for ids in columns[f"{name}_ids"]] for name in ("prompt", "chosen", "rejected")
+    )
+    left_out = data.counts.get("training_pairs_whose_prompt_is_in_validation_left_out", 0)
+    seen = set(val["prompt"])
+    facts = {
+        "counts": data.counts,
+        "invalid rows by reason": dict(Counter(row["reason"] for row in invalid).most_common()),
+        "invalid rows": [f"{row['where']}: {row['reason']}" for row in invalid],
+        "training pairs that stand there before": repeated,
+        "training pairs that stand there with their answers exchanged": contradictory,
+        "training pairs whose prompt stands in validation": left_out + sum(p in seen for p in columns["prompt"]),
+        "share of training pairs whose longer answer wins": round(longer_wins(chosen, rejected), 4),
+        "share of training pairs whose answers are equally long": round(
+            sum(map(int.__eq__, chosen, rejected)) / len(chosen), 4
+        ),
+    }
+    both = [prompt + max(sides) for prompt, *sides in zip(prompts, chosen, rejected, strict=True)]
+    names = ("prompt", "chosen answer", "rejected answer", "prompt and longer answer")
+    return facts, dict(zip(names, (prompts, chosen, rejected, both), strict=True))
+
+
+def print_facts(facts: dict[str, Any], most: int = 20) -> None:
+    """Print the facts as a table, lists cut after `most`."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "", title="The data", title_justify="left", show_header=False)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = "\n".join(f"{count} {key.replace('_', ' ')}" for key, count in value.items()) or "none"
+        elif isinstance(value, list):
+            more = [f"and {len(value) - most} more"] * (len(value) > most)
+            value = "\n".join([*value[:most], *more]) or "none"
+        elif isinstance(value, float):
+            alone = f": how far a judge of length alone gets, or {1 - value:.1%} preferring the shorter answer"
+            value = f"{value:.1%}{alone if 'longer' in name else ''}"
+        table.add_row(name, Text(str(value)), end_section=True)
+    Console().print(table)
+
+
+def print_pairs(pairs: "Dataset", tokenizer: "PreTrainedTokenizerBase", count: int, seed: int) -> None:
+    """Print some pairs token by token, drawn by `seed`."""
+    from rich.console import Console
+
+    from lightning_dpo.token_table import token_table
+
+    for row in sorted(random.Random(seed).sample(range(len(pairs)), min(count, len(pairs)))):
+        Console().print(token_table(pairs[row], tokenizer))
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="inspect_data")
+def job(config: DictConfig) -> None:
+    """The Hydra job."""
+    told(inspect_data, config)
+
+
+def main() -> None:
+    """The console script."""
+    run(job, "inspect_data")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+import json
+import sys
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.export import export_checkpoint, main
+from lightning_dpo.train import train
+from tests.compose import composed
+from tests.test_train import hh_file, small  # noqa: F401
+
+
+@pytest.fixture
+def run(tmp_path, model_folder, hh_file, request):  # noqa: F811
+    folder = tmp_path / "outputs" / "name" / "time"
+    (folder / ".hydra").mkdir(parents=True)
+    overrides = [
+        "model=llama",
+        "data=hh",
+        "logger=csv",
+        "callbacks.samples=null",
+        f"adapter={getattr(request, 'param', 'none')}",
+    ]
+    config = composed(folder, *overrides, *small(model_folder, hh_file), "trainer.max_epochs=2")
+    # As Hydra leaves it.
+    saved = config.copy()
+    saved.run_folder = "${hydra:runtime.output_dir}"
+    OmegaConf.save(saved, folder / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
+    train(config)
+    return folder
+
+
+@pytest.mark.parametrize("run", ["none", "lora"], indirect=True)
+def test_the_last_checkpoint_is_what_the_run_exported_itself(run):
+    folder = export_checkpoint(run, "last", merge=False)
+    assert folder == run / "export_last"
+    (name,) = (file.name for file in folder.glob("*.safetensors"))
+    assert (folder / name).read_bytes() == (run / "export" / name).read_bytes()
+    assert json.loads((folder / "lightning_dpo.json").read_text()) == json.loads(
+        (run / "export" / "lightning_dpo.json").read_text()
+    )
+
+
+def test_the_best_checkpoint_with_its_card(run, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["export", str(run)])
+    main()
+    folder = run / "export_best"
+    assert capsys.readouterr().out.strip() == str(folder)
+    saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    exported = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert all(torch.equal(value, saved["state_dict"][f"policy.{name}"]) for name, value in exported.items())
+    card = (folder / "README.md").read_text()
+    assert f"the weights are those of step {saved['global_step']}" in card
+    assert "| val/rewards/accuracies |" in card
+    assert "- train: 19" in card
+    assert "Command: `python -m lightning_dpo.train model=llama data=hh logger=csv" in card
+
+
+@pytest.mark.parametrize("run", ["lora"], indirect=True)
+def test_merged_on_request(run):
+    export_checkpoint(run, "last", merge=True)
+    assert (run / "export_last" / "adapter_model.safetensors").exists()
+    assert AutoModelForCausalLM.from_pretrained(run / "export_last_merged").num_parameters() > 0
+
+
+def test_what_cannot_be_exported(run, tmp_path):
+    with pytest.raises(UserError, match="--merge has no effect: the run trained all weights"):
+        export_checkpoint(run, "last", merge=True)
+    with pytest.raises(UserError, match=r"nowhere is no folder of a run: .*config.yaml is not there"):
+        export_checkpoint(tmp_path / "nowhere", "last", merge=False)
+    (run / "checkpoints" / "best.ckpt").unlink()
+    with pytest.raises(UserError, match=r"best.ckpt is not there; the run has last"):
+        export_checkpoint(run, "best", merge=False)
+    config = run / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("lightning_dpo.losses.DPO", "os.system"))
+    with pytest.raises(UserError, match=r"loss._target_=os.system is not allowed"):
+        export_checkpoint(run, "last", merge=False)

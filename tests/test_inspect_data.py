@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from lightning_dpo.inspect_data import inspect_data
+from tests.chat import assistant, chat_tokenizer, user
+from tests.compose import composed
+from tests.conftest import HH_FILE
+
+
+def inspected(folder, *overrides) -> dict:
+    inspect_data(composed(folder, *overrides, config_name="inspect_data"))
+    assert (folder / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    return json.loads((folder / "inspection.json").read_text())
+
+
+def test_everything_that_is_to_be_known(tmp_path, model_folder, capsys):
+    good = {"prompt": "Q:", "chosen": " a longer answer", "rejected": " no"}
+    turned = good | {"chosen": good["rejected"], "rejected": good["chosen"]}
+    rows = [good, good, turned, good | {"prompt": "V:"}, good | {"chosen": ""}, good | {"rejected": " no<|end|> more"}]
+    rows.append(good | {"prompt": "L:", "chosen": " longer" * 40})
+    for name, lines in (("train", rows), ("val", [good | {"prompt": "V:"}])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    facts = inspected(
+        tmp_path, "model=llama", f"model.name={model_folder}", "data=jsonl", f"data.path={tmp_path / 'train.jsonl'}",
+        f"data.val_path={tmp_path / 'val.jsonl'}", "data.max_length=40",
+    )  # fmt: skip
+    assert facts["invalid rows by reason"] == {"empty_answer": 1, "special_token": 1}
+    assert facts["invalid rows"] == ["train.jsonl:5: empty_answer", "train.jsonl:6: special_token"]
+    assert facts["training pairs that stand there before"] == 1
+    assert facts["training pairs that stand there with their answers exchanged"] == 3
+    assert facts["training pairs whose prompt stands in validation"] == 1
+    assert facts["share of training pairs whose longer answer wins"] == round(2 / 3, 4)
+    assert facts["counts"]["train_overlong_left_out"] == 1
+    printed = capsys.readouterr().out
+    assert "▏<|end|>▏" in printed
+    assert "66.7%: how far" in printed
+
+
+def test_messages_show_their_control_tokens(tmp_path, tokenizer, capsys):
+    chat = chat_tokenizer(tokenizer)
+    chat.save_pretrained(tmp_path / "chat")
+    rows = [
+        {"prompt": [user(f"{n}?")], "chosen": [assistant("Hello")], "rejected": [assistant("No")]} for n in range(9)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["model=llama", f"model.name={tmp_path / 'chat'}", "data=jsonl", f"data.path={tmp_path / 'rows.jsonl'}"]
+    inspected(tmp_path, *options, "data.val_fraction=0.2", "shown=1")
+    printed = capsys.readouterr().out
+    assert "▏<|im_start|>▏" in printed
+    assert "▏<|im_end|>▏\\n▏" in printed
+
+
+def test_the_default_needs_nothing(tmp_path):
+    facts = inspected(tmp_path, "data.source.pairs=300", "data.source.val_pairs=20")
+    assert facts["share of training pairs whose answers are equally long"] == 1.0
+
+
+@pytest.mark.skipif(not HH_FILE.exists(), reason="the HH sample is not here")
+def test_hhs_six_flawed_rows_are_found_and_nothing_stops(tmp_path, model_folder, capsys):
+    facts = inspected(
+        tmp_path,
+        "model=llama",
+        f"model.name={model_folder}",
+        "data=hh",
+        f"data.path={HH_FILE}",
+        "data.on_invalid=error",
+    )
+    places = [int(row.split(":")[1]) for row in facts["invalid rows"]]
+    assert places == [87, 517, 926, 1104, 1255, 1689]
+    printed = capsys.readouterr().out
+    assert "▏:▏" in printed  # Assistant's colon, the last token before an answer
