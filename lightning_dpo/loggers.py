@@ -90,6 +90,8 @@ def end_wandb() -> None:
 def join_lightning_logs() -> None:
     """Let Lightning's log records go where Hydra's go, once, without advertisements and deprecations of its own."""
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # peft asks for the old name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

@@ -90,7 +90,7 @@ def estimate(
     config = policy.config.get_text_config()
     per_layer = tokens * config.hidden_size * itemsize
     layers = config.num_hidden_layers
-    checkpointing = getattr(policy, "is_gradient_checkpointing", False)
+    checkpointing = checkpoints_activations(policy)
     return MemoryEstimate(
         weights=_size(policy.parameters()),
         gradients=_size(trained),
@@ -99,6 +99,11 @@ def estimate(
         logits=scored * config.vocab_size * (itemsize + 8),
         activations=per_layer * (layers + _KEPT if checkpointing else layers * _KEPT),
     )
+
+
+def checkpoints_activations(policy: PreTrainedModel) -> bool:
+    """Whether activations are computed again in the backward pass. transformers' own property warns of its renaming."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in policy.modules())
 
 
 def device_memory(device: torch.device) -> int:

@@ -14,8 +14,10 @@ from lightning_dpo import DPOModule, UserError
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.losses import DPO
 from lightning_dpo.train import train
+from tests.chat import chat_tokenizer
 from tests.compose import composed
-from tests.conftest import padded_batch, random_pairs
+from tests.conftest import make_llama, padded_batch, random_pairs
+from tests.data.test_ultrafeedback import row as ultrafeedback_row
 from tests.test_config import NAMED
 
 
@@ -170,13 +172,24 @@ def test_bf16_where_the_accelerator_has_it(tmp_path, monkeypatch, accelerator, g
     assert config.trainer.precision == precision
 
 
-@pytest.mark.parametrize("experiment", [name for _, name in NAMED])
-def test_every_experiment_runs_one_step_on_a_stand_in(tmp_path, model_folder, hh_file, experiment):
-    overrides = ["trainer.max_steps=1", "logger=csv", "trainer.accelerator=cpu"]
+def stand_in(experiment: str, folder, model_folder, hh_file, tokenizer) -> list[str]:
+    """Overrides that put a tiny model and a few pairs of the same kind in the place of what the hub has."""
     if experiment == "reviews":
-        overrides += ["model.teaching_steps=2", "data.source.pairs=200", "data.source.val_pairs=50"]
-    else:
-        overrides += [f"model.name={model_folder}", f"data.path={hh_file}", "data.val_fraction=0.2", "model.config={}"]
+        return ["model.teaching_steps=2", "data.source.pairs=200", "data.source.val_pairs=50"]
+    data = hh_file
+    if experiment.startswith("ultrafeedback"):
+        chat, data = chat_tokenizer(tokenizer), folder / "ultrafeedback.jsonl"
+        make_llama(vocab_size=len(chat), max_position_embeddings=2048).save_pretrained(model_folder)
+        chat.save_pretrained(model_folder)
+        data.write_text("".join(json.dumps(ultrafeedback_row(f"{n}?", 9, n % 9)) + "\n" for n in range(30)))
+    validation = ["trainer.val_check_interval=null", "callbacks.samples.max_new_tokens=4"]
+    return [f"model.name={model_folder}", f"data.path={data}", "data.val_fraction=0.2", "model.config={}", *validation]
+
+
+@pytest.mark.parametrize("experiment", [name for _, name in NAMED])
+def test_every_experiment_runs_one_step_on_a_stand_in(tmp_path, model_folder, hh_file, experiment, tokenizer):
+    overrides = ["trainer.max_steps=1", "logger=csv", "trainer.accelerator=cpu"]
+    overrides += stand_in(experiment, tmp_path, model_folder, hh_file, tokenizer)
     config = composed(tmp_path, f"experiment={experiment}", *overrides)
     train(config)
     assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 1

@@ -7,7 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.memory import MemoryEstimate, device_memory, estimate, gigabytes
+from lightning_dpo.memory import MemoryEstimate, checkpoints_activations, device_memory, estimate, gigabytes
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,6 @@ class MemoryCheck(Callback):
 
     def _advice(self, needed: MemoryEstimate, trainer: Trainer) -> str:
         module = trainer.lightning_module
-        checkpointing = getattr(module.policy, "is_gradient_checkpointing", False)
+        checkpointing = checkpoints_activations(module.policy)
         adapter = any(not parameter.requires_grad for parameter in module.policy.parameters())
         return needed.advice(trainer.datamodule.batch_size, checkpointing, adapter)

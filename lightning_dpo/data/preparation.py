@@ -79,13 +79,15 @@ class Preparation:
             repeat(sample(sides[name][0], self.max_pairs, self.seed), part.weight, self.seed)
             for name, part in self.parts.items()
         ]
-        train, val = self._tokenized(concatenate_datasets(train), val)
-        sources = list(dict.fromkeys([*train["source"], *val["source"]]))
+        pairs = concatenate_datasets([*train, val])
+        sources = list(dict.fromkeys(pairs["source"]))
+        train, val = self._tokenized(pairs, sum(map(len, train)), sources)
         if len(sources) > 1:
-            self.counts |= {f"train_of_{name}": count for name, count in Counter(train["source"]).items()}
-            self.counts |= {f"val_of_{name}": count for name, count in Counter(val["source"]).items()}
+            for side, kept in (("train", train), ("val", val)):
+                counts = Counter(kept["source"])
+                self.counts |= {f"{side}_of_{name}": counts[number] for number, name in enumerate(sources)}
         log.info("Pairs: %s.", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.counts.items()))
-        return PreparedPairs(_numbered(train, sources), _numbered(val, sources), sources, self.counts)
+        return PreparedPairs(train, val, sources, self.counts)
 
     def _sides(self, name: str, part: Part) -> tuple[Dataset, Dataset]:
         """Training and validation pairs of one source."""
@@ -116,10 +118,13 @@ class Preparation:
             self.counts[name] = self.counts.get(name, 0) + len(train) - len(kept)
         return kept
 
-    def _tokenized(self, train: Dataset, val: Dataset) -> list[Dataset]:
-        """Both sides as tokens; together, so that what is invalid is a share of all."""
-        tokens = self.tokenization.tokenize(concatenate_datasets([train, val]))
-        tokens = self._valid(tokens.add_column("side", ["train"] * len(train) + ["val"] * len(val)))
+    def _tokenized(self, pairs: Dataset, train: int, sources: list[str]) -> list[Dataset]:
+        """The first `train` pairs and the others as tokens; together, so that what is invalid is a share of all."""
+        numbers = {name: number for number, name in enumerate(sources)}
+        tokens = self.tokenization.tokenize(pairs)
+        tokens = tokens.add_column("side", ["train"] * train + ["val"] * (len(pairs) - train))
+        tokens = tokens.remove_columns("source").add_column("source", [numbers[name] for name in pairs["source"]])
+        tokens = self._valid(tokens)
         of_side, overlong, truncated = tokens["side"][:], tokens["overlong"][:], tokens["truncated"][:]
         kept = []
         for name in ("train", "val"):
@@ -136,8 +141,3 @@ class Preparation:
                 self.counts[f"{name}_truncated"] = cut
             kept.append(tokens.select(short))
         return kept
-
-
-def _numbered(pairs: Dataset, sources: list[str]) -> Dataset:
-    numbers = {name: number for number, name in enumerate(sources)}
-    return pairs.remove_columns("source").add_column("source", [numbers[name] for name in pairs["source"]])
