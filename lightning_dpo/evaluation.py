@@ -63,7 +63,9 @@ def accuracy(pairs: Sequence[ScoredPair]) -> Accuracy:
     count, share = len(pairs), sum(pair.right for pair in pairs) / len(pairs)
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    return Accuracy(count, sum(pair.margin == 0 for pair in pairs), share, centre - half, centre + half)
+    return Accuracy(
+        count, sum(pair.margin == 0 for pair in pairs), share, max(0.0, centre - half), min(1.0, centre + half)
+    )
 
 
 def by_source(pairs: Sequence[ScoredPair]) -> dict[str, Accuracy]:

@@ -16,6 +16,7 @@ from lightning_dpo.policy import export
 log = logging.getLogger(__name__)
 
 RECORD = "lightning_dpo.json"
+_SHOWN = ("val/", "closed_form/")
 _PACKAGES = ("lightning-dpo", "torch", "transformers", "peft", "lightning")
 
 
@@ -82,12 +83,12 @@ def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, 
         counts: Pairs by what became of them.
         step: Optimizer step of the weights.
     """
-    base = base_model(config) or "a model that was made in code"
+    base = config.model.name if base_model(config) else "a model that was made in code"
     adapter = "_target_: lightning_dpo.adapter.NoAdapter" not in OmegaConf.to_yaml(config.adapter)
     # The hub links a model to the one it came from; a path on this machine means nothing there.
     link = f"base_model: {base}\n" if base_model(config) and not Path(base).is_dir() else ""
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()) if "/" in name)
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()) if name.startswith(_SHOWN))
     pairs = "\n".join(f"- {name.replace('_', ' ')}: {count}" for name, count in counts.items())
     keys = ("loss", "adapter", "optimizer", "scheduler", "data")
     settings = {key: OmegaConf.to_container(config[key], resolve=True) for key in keys}

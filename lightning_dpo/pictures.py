@@ -12,33 +12,45 @@ _PANELS = {
     "accuracy (a tie counts ½)": ("train/rewards/accuracies", "val/rewards/accuracies"),
     "validation rewards": ("val/rewards/chosen", "val/rewards/rejected", "val/rewards/margins"),
     "log π − log π_ref on training pairs, nats": ("train/logratios/chosen", "train/logratios/rejected"),
+    "KL(π‖π_ref) on sampled answers, nats, ± 1.96 standard errors": ("val/kl",),
+    "tokens of sampled answers": ("val/samples/length", "val/samples/reference/length"),
 }
+_ERRORS = {"val/kl": "val/kl_stderr"}
 _LINES = ("-", "--", ":")
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Draw the curves of `metrics.csv`: loss, accuracy, rewards and log-ratios by optimizer step."""
+    """Draw the curves of `metrics.csv` by optimizer step: loss, accuracy, rewards, log-ratios, and what samples say."""
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    curves = {
-        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        for names in _PANELS.values()
-        for name in names
-    }
+    curves = {name: _curve(rows, name) for names in _PANELS.values() for name in names}
     panels = {title: names for title, names in _PANELS.items() if any(curves[name] for name in names)}
-    figure = Figure(figsize=(4.5 * len(panels), 4.2), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    across = min(3, len(panels)) if len(panels) > 4 else len(panels)
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(5 * across, 4.4 * down), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False).flatten()
+    for axes, (title, names) in zip(grid, panels.items(), strict=False):
         for name, line in zip(names, _LINES, strict=False):
             if curves[name]:
+                steps, values = zip(*curves[name], strict=True)
+                errors = [1.96 * error for _, error in _curve(rows, _ERRORS[name])] if name in _ERRORS else None
                 marker = "o" if name.startswith("val/") else None
                 # Single steps are noisy; what was validated stands in front of them.
                 width, front = (1.5, 3) if marker else (0.6, 2)
-                points = zip(*curves[name], strict=True)
-                axes.plot(*points, line, label=name, marker=marker, markersize=4, linewidth=width, zorder=front)
-        axes.set(title=title, xlabel="optimizer step")
+                style = {"marker": marker, "markersize": 4, "linewidth": width, "zorder": front, "capsize": 3}
+                axes.errorbar(steps, values, errors, linestyle=line, label=name, **style)
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("optimizer step")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    for axes in grid[len(panels) :]:
+        axes.remove()
     figure.savefig(picture, dpi=150)
+
+
+def _curve(rows: Sequence[Mapping[str, str]], name: str) -> list[tuple[int, float]]:
+    """Step and value wherever there is one."""
+    return [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
 
 
 def draw_lengths(lengths: Mapping[str, Sequence[int]], limit: int, picture: Path) -> None:

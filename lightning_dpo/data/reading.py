@@ -66,12 +66,20 @@ def _lines(path: Path) -> Iterator[Row]:
 
 def _parsed(line: bytes) -> dict[str, Any] | str:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=_each_key_once)
     except UnicodeDecodeError:
         return "bad_utf8"
     except ValueError:
         return "bad_json"
     return row if isinstance(row, dict) else "wrong_type"
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which Python would read with the last of two equal keys."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return row
 
 
 def _list(path: Path) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 REASONS = {
     "bad_utf8": "the text is not UTF-8",
-    "bad_json": "the line is not JSON",
+    "bad_json": "the line is not JSON, or has a key twice",
     "missing_field": "a field is missing",
     "wrong_type": "a field has the wrong type",
     "empty_prompt": "the prompt is empty",

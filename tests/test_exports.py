@@ -1,0 +1,40 @@
+from omegaconf import OmegaConf
+
+from lightning_dpo.exports import command, model_card, record
+from tests.compose import composed
+
+
+def test_a_model_card_says_what_was_done(tmp_path):
+    config = composed(tmp_path, "model=llama", "data=hh", "loss.beta=0.3")
+    card = model_card(config, {"val/loss": 0.5, "train/loss": 9.0}, {"train": 10, "val": 2}, step=7)
+    assert "Trained from meta-llama/Llama-3.2-1B" in card
+    assert "base_model: meta-llama/Llama-3.2-1B" in card
+    assert "library_name: transformers" in card
+    assert "the weights are those of step 7" in card
+    assert "- train: 10" in card
+    assert "| val/loss | 0.5000 |" in card
+    assert "train/loss" not in card
+    assert "beta: 0.3" in card
+
+
+def test_an_adapters_card_is_for_peft_and_a_folder_is_no_link(tmp_path):
+    config = composed(tmp_path, "model=llama", "adapter=lora", "data=hh", f"model.name={tmp_path}")
+    card = model_card(config, {}, {}, step=1)
+    assert "library_name: peft" in card
+    assert "base_model:" not in card
+
+
+def test_the_record_names_base_and_loss_and_a_model_made_in_code_has_no_name(tmp_path):
+    config = composed(tmp_path, "model=llama", "data=hh", "loss.beta=0.3")
+    assert record(config) == {
+        "base_model": "meta-llama/Llama-3.2-1B",
+        "loss": {"_target_": "lightning_dpo.losses.DPO", "beta": 0.3, "label_smoothing": 0.0},
+    }
+    assert record(composed(tmp_path))["base_model"] is None
+    assert record(composed(tmp_path, "model=llama", "data=hh", "model.pretrained=false"))["base_model"] is None
+
+
+def test_the_command_is_that_of_the_job_and_not_of_its_sweep(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create(["loss.beta=0.2", "data=hh"]), tmp_path / ".hydra" / "overrides.yaml")
+    assert command(tmp_path) == "python -m lightning_dpo.train loss.beta=0.2 data=hh"
