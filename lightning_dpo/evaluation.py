@@ -61,6 +61,7 @@ def accuracy(pairs: Sequence[ScoredPair]) -> Accuracy:
     The interval is Wilson's (https://doi.org/10.1080/01621459.1927.10502953): it stays within 0 and 1.
     """
     count, share = len(pairs), sum(pair.right for pair in pairs) / len(pairs)
+    ties = sum(pair.margin == 0 for pair in pairs)
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
     return Accuracy(
