@@ -64,9 +64,7 @@ def accuracy(pairs: Sequence[ScoredPair]) -> Accuracy:
     ties = sum(pair.margin == 0 for pair in pairs)
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    return Accuracy(
-        count, sum(pair.margin == 0 for pair in pairs), share, max(0.0, centre - half), min(1.0, centre + half)
-    )
+    return Accuracy(count, ties, share, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def by_source(pairs: Sequence[ScoredPair]) -> dict[str, Accuracy]:
