@@ -46,7 +46,6 @@ def evaluate(config: DictConfig) -> None:
     join_lightning_logs()
     seed_everything(config.seed, workers=True, verbose=False)
     config = as_trained(config)
-    check_names(config, KEYS)
     model = build(config, "model")
     config.trainer.precision = config.trainer.precision or default_precision(config.trainer.accelerator)
     module, why_ties = make_module(config, model)
@@ -54,7 +53,7 @@ def evaluate(config: DictConfig) -> None:
     if config.score is not None:
         from lightning_dpo.scoring import score_file
 
-        trainer = build(config, "trainer", logger=False, callbacks=[])
+        trainer = build(config, "trainer", devices=1, logger=False, callbacks=[])
         target, data = folder / "scores.jsonl", config.data
         written = score_file(config.score, target, module, trainer, model.tokenizer(), data.max_length, data.batch_size)
         log.info("Rewards of %d answers in %s.", written, target)
@@ -74,7 +73,7 @@ def validated(
     data = build(config, "data", tokenizer=model.tokenizer(), chosen_only=False)
     collected = ScoredPairs()
     callbacks = [collected] if config.samples is None else [collected, build(config, "samples")]
-    trainer: Trainer = build(config, "trainer", logger=False, callbacks=callbacks)
+    trainer: Trainer = build(config, "trainer", devices=1, logger=False, callbacks=callbacks)
     (metrics,) = trainer.validate(module, data, verbose=False)
     return {name: float(value) for name, value in metrics.items()}, collected.pairs
 

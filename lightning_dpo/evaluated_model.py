@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.adapter import NoAdapter
-from lightning_dpo.config import build
+from lightning_dpo.config import build, check_names
 from lightning_dpo.errors import UserError
 from lightning_dpo.exports import RECORD
 from lightning_dpo.module import DPOModule
@@ -21,15 +21,18 @@ log = logging.getLogger(__name__)
 
 
 def as_trained(config: DictConfig) -> DictConfig:
-    """With the loss that an export was trained by, unless the command line names one."""
+    """With the loss that an export was trained by, unless the command line names one or that one has no rewards."""
     config = config.copy()
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     named = [override for override in overrides if override.lstrip("+~").startswith("loss")]
     about = record_of(config)
     if about and not named:
-        OmegaConf.set_struct(config, False)
-        config.loss = about["loss"]
-        log.info("Rewards with the loss of its training: %s.", about["loss"])
+        its_own = OmegaConf.create({"loss": about["loss"]})
+        check_names(its_own, {"loss"})
+        if build(its_own, "loss").needs_reference:
+            OmegaConf.set_struct(config, False)
+            config.loss = about["loss"]
+            log.info("Rewards with the loss of its training: %s.", about["loss"])
     return config
 
 
@@ -47,11 +50,11 @@ def make_module(config: DictConfig, model: CausalLM) -> tuple[DPOModule, str | N
     """
     if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
         raise UserError(f"ckpt_path={config.ckpt_path}: there is no such file")
+    loss, adapter = build(config, "loss"), build(config, "adapter")
+    if not loss.needs_reference:
+        raise UserError(f"loss: {loss!r} gives no rewards to judge by; choose another, such as loss=dpo")
     reference, why_ties = make_reference(config, model)
-    adapter = build(config, "adapter")
-    module = DPOModule(
-        model.policy, build(config, "loss"), reference, None if isinstance(adapter, NoAdapter) else adapter
-    )
+    module = DPOModule(model.policy, loss, reference, None if isinstance(adapter, NoAdapter) else adapter)
     module.configure_model()
     if config.ckpt_path is not None:
         saved = torch.load(config.ckpt_path, mmap=True, weights_only=True)

@@ -104,6 +104,25 @@ def test_another_reference_by_name(tmp_path, trained, model_folder):
     assert found["val/rewards/margins"] == pytest.approx(-expected["val/rewards/margins"], abs=1e-5)
 
 
+def test_a_loss_without_rewards_is_none_to_judge_by(tmp_path, trained):
+    """That of an SFT export is put aside; one on the command line is an error."""
+    run, shared = trained
+    path = run / "export" / "lightning_dpo.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"loss": {"_target_": "lightning_dpo.losses.SFT"}}))
+    found = evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", "samples=null")
+    assert found["val/rewards/ties"] < 1
+    with pytest.raises(UserError, match=r"loss: SFT\(\) gives no rewards to judge by"):
+        evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", "loss=sft", "samples=null")
+
+
+def test_what_a_downloaded_record_names_is_checked(tmp_path, trained):
+    run, shared = trained
+    path = run / "export" / "lightning_dpo.json"
+    path.write_text(json.dumps({"base_model": "x", "loss": {"_target_": "os.system"}}))
+    with pytest.raises(UserError, match=r"loss._target_=os.system is not allowed"):
+        evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}")
+
+
 def test_a_model_made_in_code_has_no_name_to_compare_with(tmp_path, trained):
     run, shared = trained
     (run / "export" / "lightning_dpo.json").write_text(
