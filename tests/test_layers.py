@@ -18,7 +18,7 @@ LAYERS = [
      "data.stack_exchange", "data.ultrafeedback", "data.hub", "data.tokenization", "data.encoding", "data.chat",
      "data.validation", "data.splitting", "data.preparation"},
     {"batch", "layouts", "layouts.padded", "logps", "losses", "metrics", "schedules", "step_checks", "data.pairs",
-     "data.messages", "data.reasons", "data.statistics", "evaluation", "pictures", "precision",
+     "data.messages", "data.reasons", "data.statistics", "data.lengths", "evaluation", "pictures", "precision",
      "data.reading", "data.sampling", "data.loader", "errors"}
     | {f"losses.{name}" for name in ("interface", "dpo", "ipo", "hinge", "sft")},
 ]  # fmt: skip
@@ -29,7 +29,7 @@ ALLOWED = {
     3: {"torch", "torchmetrics", "numpy", "pyarrow", "matplotlib"},
 }
 # Types alone: `datasets.Dataset` is what the loader draws from.
-EXCEPTIONS = {("data.loader", "datasets"), ("logps", "transformers")}
+EXCEPTIONS = {("data.loader", "datasets"), ("data.lengths", "datasets"), ("logps", "transformers")}
 
 
 def layer_of(module: str) -> int:

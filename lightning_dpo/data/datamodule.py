@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from datasets import Dataset
 from lightning import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.jsonl import load_pairs
+from lightning_dpo.data.lengths import lengths, scored_lengths
 from lightning_dpo.data.loader import DrawnPairs, StepLoader
 from lightning_dpo.data.preparation import Part, Preparation, Source
 from lightning_dpo.data.sampling import StepSampler, accumulation
@@ -37,6 +39,7 @@ class PreferenceDataModule(LightningDataModule):
         max_length: Tokens that prompt and longer completion may have together.
         on_overlong: `drop` leaves longer pairs out, counted; `truncate` shortens them.
         score: Of messages: `last`, the answer's last turn; `all`, every turn of the assistant.
+        chat_template_kwargs: Arguments of the chat template, where a row does not set them.
         on_invalid: `error` refuses a file with invalid rows; `drop` leaves them out, counted and listed.
         max_invalid_fraction: Share of invalid rows above which `drop` is an error as well.
         max_pairs: At most so many pairs of a source, drawn by `seed`, a fraction of which validates; of a validation
@@ -62,6 +65,7 @@ class PreferenceDataModule(LightningDataModule):
         max_length: int = 1024,
         on_overlong: Literal["drop", "truncate"] = "drop",
         score: Literal["last", "all"] = "last",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         on_invalid: Literal["error", "drop"] = "error",
         max_invalid_fraction: float = 0.01,
         max_pairs: int | None = None,
@@ -77,7 +81,7 @@ class PreferenceDataModule(LightningDataModule):
         tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else ready_tokenizer(tokenizer)
         self.preparation = Preparation(
             _parts(source or load_pairs, sources, path, val_path),
-            Tokenization(tokenizer, max_length, on_overlong, score),
+            Tokenization(tokenizer, max_length, on_overlong, score, chat_template_kwargs or {}),
             val_fraction,
             drop_seen_prompts,
             on_invalid,
@@ -129,14 +133,11 @@ class PreferenceDataModule(LightningDataModule):
 
     def largest_batch(self) -> tuple[int, int]:
         """Tokens, pads included, and scored positions of a micro-batch of the longest training pairs."""
-        columns = self.train_pairs.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])[:]
-        sides = ("chosen_ids",) if self.chosen_only else ("chosen_ids", "rejected_ids")
-        scored = sorted(sum(map(len, ids)) for ids in zip(*(columns[side] for side in sides), strict=True))
-        longest = max(
-            len(prompt) + max(map(len, ids))
-            for prompt, *ids in zip(columns["prompt_ids"], *(columns[side] for side in sides), strict=True)
-        )
-        return longest * len(sides) * self.batch_size, sum(scored[-self.batch_size :])
+        sides = ("chosen",) if self.chosen_only else ("chosen", "rejected")
+        answers = [lengths(self.train_pairs, f"{side}_ids") for side in sides]
+        longest = (lengths(self.train_pairs, "prompt_ids") + np.max(answers, axis=0)).max()
+        scored = np.sort(sum(scored_lengths(self.train_pairs, side) for side in sides))
+        return int(longest) * len(sides) * self.batch_size, int(scored[-self.batch_size :].sum())
 
     def sample_prompts(self, count: int, max_new_tokens: int) -> list[list[int]]:
         """`count` validation prompts as token ids, spread over the data; again from the first where there are fewer.
@@ -181,10 +182,7 @@ class PreferenceDataModule(LightningDataModule):
 
     def _loader(self, tokens: Dataset, pairs_per_step: int, shuffle: bool, trained: Callable[[], int]) -> StepLoader:
         sampler = StepSampler(
-            [
-                len(ids) if mask is None else sum(mask)
-                for ids, mask in zip(tokens["chosen_ids"][:], tokens["chosen_scored"][:], strict=True)
-            ],
+            scored_lengths(tokens, "chosen").tolist(),
             pairs_per_step,
             self.batch_size,
             num_replicas=self.trainer.world_size,

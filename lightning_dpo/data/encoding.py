@@ -1,14 +1,15 @@
 """Text and messages to token ids, before anything is cut: what is prompt, what is scored, what is invalid."""
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lightning_dpo.data.chat import ChatPair, ChatTemplate
+from lightning_dpo.data.chat import ChatPair, ChatTemplate, common_prefix
 from lightning_dpo.data.reasons import InvalidRow
 
 Ids = list[int]
@@ -101,7 +102,7 @@ class ChatEncoder:
         options = json.loads(row.get("chat_template_kwargs") or "{}")
         if row.get("tools"):
             options["tools"] = json.loads(row["tools"])
-        if self.template.holds_special([*prompt, *chosen, *rejected]):
+        if self.template.holds_special(prompt, chosen, rejected, options):
             return "special_token"
         try:
             sides = self.template.pair(prompt, chosen, options), self.template.pair(prompt, rejected, options)
@@ -115,10 +116,10 @@ class ChatEncoder:
             self._mask(side, [*prompt, *ids], len(prompt)) for side, ids in zip(sides, (chosen, rejected), strict=True)
         ]
         tokenizer, reason = self.template.tokenizer, ""
-        # A token that both begins and ends may stand anywhere.
-        bos = None if tokenizer.bos_token_id == tokenizer.eos_token_id else tokenizer.bos_token_id
-        if bos in {*prompt[1:], *chosen, *rejected}:
-            reason = "bos_inside"
+        # Some templates begin every turn with it; none should write it twice.
+        twice = (tokenizer.bos_token_id,) * 2
+        if any(twice in itertools.pairwise([*prompt, *ids]) for ids in (chosen, rejected)):
+            reason = "bos_twice"
         elif unknown_id(tokenizer) in {*prompt, *chosen, *rejected}:
             reason = "unknown_token"
         return EncodedPair(prompt, (chosen, masks[0]), (rejected, masks[1]), reason)
@@ -150,14 +151,3 @@ def split(prompt: Ids, chosen: Ids, rejected: Ids) -> tuple[Ids, Ids, Ids]:
     """
     common = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
     return prompt[:common], chosen[common:], rejected[common:]
-
-
-def common_prefix(start: Sequence[Any], whole: Sequence[Any]) -> int:
-    """How many of the first elements are equal.
-
-    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
-    2
-    """
-    if whole[: len(start)] == start:
-        return len(start)
-    return next((place for place, (a, b) in enumerate(zip(start, whole, strict=False)) if a != b), len(whole))

@@ -64,11 +64,15 @@ def load_pairs(
         question = None if prompt is None else row[prompt] if texts else row.get(prompt)
         if texts and prompt and question is None:
             raise InvalidRow("wrong_type")
-        if query and row.get(query):
+        if query and row[query]:
+            if not isinstance(question, str):
+                raise InvalidRow("wrong_type query is for text")
             question = f"{question}\n{row[query]}"
         pair |= explicit_pair(question, pair["chosen"], pair["rejected"])
         if chat or isinstance(pair["prompt"], list):
-            pair = as_chat(pair, row.get(system) if system else None)
+            pair = as_chat(pair, row[system] if system else None)
+        elif system:
+            raise InvalidRow("wrong_type system is for messages, or data.source.chat=true")
         return pair | {name: row[name] for name in _CARRIED if row.get(name)}
 
     return to_pairs(read_rows(path), to_pair, str(path))

@@ -64,6 +64,17 @@ def dialogue(messages: Any) -> Dialogue:
     return [_message(message) for message in messages]
 
 
+def without_null(value: Any) -> Any:
+    """`value` without the fields that are null: Arrow gives every row the fields of all others.
+
+    >>> without_null({"a": {"b": None, "c": [1]}, "d": None})
+    {'a': {'c': [1]}}
+    """
+    if isinstance(value, dict):
+        return {name: without_null(inner) for name, inner in value.items() if inner is not None}
+    return [without_null(inner) for inner in value] if isinstance(value, list) else value
+
+
 def as_chat(pair: dict[str, Any], system: str | None = None) -> dict[str, Any]:
     """A pair of texts as one question and its answers; `system` is put before the first message."""
     prompt, chosen, rejected = pair["prompt"], pair["chosen"], pair["rejected"]
@@ -76,7 +87,7 @@ def as_chat(pair: dict[str, Any], system: str | None = None) -> dict[str, Any]:
 
 
 def _message(message: dict[str, Any]) -> Message:
-    message = {name: value for name, value in message.items() if value is not None}
+    message = without_null(message)
     if "from" in message:
         message = _from_sharegpt(message)
     role, content = message.pop("role", None), message.pop("content", None)

@@ -80,8 +80,9 @@ class Preparation:
             for name, part in self.parts.items()
         ]
         pairs = concatenate_datasets([*train, val])
-        sources = list(dict.fromkeys(pairs["source"]))
-        train, val = self._tokenized(pairs, sum(map(len, train)), sources)
+        names = [name or "other" for name in pairs["source"]] if any(pairs["source"]) else pairs["source"][:]
+        sources = list(dict.fromkeys(names))
+        train, val = self._tokenized(pairs, sum(map(len, train)), [sources.index(name) for name in names])
         if len(sources) > 1:
             for side, kept in (("train", train), ("val", val)):
                 counts = Counter(kept["source"])
@@ -118,12 +119,11 @@ class Preparation:
             self.counts[name] = self.counts.get(name, 0) + len(train) - len(kept)
         return kept
 
-    def _tokenized(self, pairs: Dataset, train: int, sources: list[str]) -> list[Dataset]:
+    def _tokenized(self, pairs: Dataset, train: int, numbers: list[int]) -> list[Dataset]:
         """The first `train` pairs and the others as tokens; together, so that what is invalid is a share of all."""
-        numbers = {name: number for number, name in enumerate(sources)}
         tokens = self.tokenization.tokenize(pairs)
         tokens = tokens.add_column("side", ["train"] * train + ["val"] * (len(pairs) - train))
-        tokens = tokens.remove_columns("source").add_column("source", [numbers[name] for name in pairs["source"]])
+        tokens = tokens.remove_columns("source").add_column("source", numbers)
         tokens = self._valid(tokens)
         of_side, overlong, truncated = tokens["side"][:], tokens["overlong"][:], tokens["truncated"][:]
         kept = []

@@ -15,9 +15,10 @@ REASONS = {
     "special_token": "the text contains one of the tokenizer's special tokens",
     "unknown_token": "the text contains what the tokenizer has no token for",
     "template_refuses": "the chat template refuses these messages",
-    "turn_not_found": "the chat template writes a turn differently when others follow, so it cannot be scored",
+    "prompt_not_prefix": "the chat template writes the prompt differently when an answer follows",
+    "turn_not_found": "the chat template writes a turn of the assistant differently when others follow",
     "no_end_of_turn": "the chat template writes nothing after an answer that would end it",
-    "bos_inside": "the chat template writes a beginning of sequence elsewhere than once, at the start",
+    "bos_twice": "the chat template writes two beginnings of sequence in a row",
     "nothing_left": "truncation leaves nothing that tells the answers apart",
 }
 """What each reason means, as it is shown."""

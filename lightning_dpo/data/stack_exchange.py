@@ -56,15 +56,20 @@ def _of_split(rows: Iterator[Row], split: str, questions: int | None, validation
 def _pairs(rows: Iterable[Row], chat: bool) -> Iterator[Row]:
     """Each question's pairs, a row for each; answers of equal score say nothing."""
     for where, row in rows:
-        if isinstance(row, str):
-            yield where, row
-        elif not {"question", "answers"} <= row.keys():
-            yield where, f"missing_field {' '.join(sorted({'question', 'answers'} - row.keys()))}"
-        else:
-            question, answers = _plain(row["question"]), sorted(row["answers"], key=lambda answer: -answer["pm_score"])
-            for better, worse in combinations(answers, 2):
-                if better["pm_score"] > worse["pm_score"]:
-                    yield where, _pair(question, _plain(better["text"]), _plain(worse["text"]), chat)
+        try:
+            reason = row if isinstance(row, str) else ""
+            answers = [] if reason else [(answer["pm_score"], _plain(answer["text"])) for answer in row["answers"]]
+            question = "" if reason else _plain(row["question"])
+        except KeyError as field:
+            reason = f"missing_field {field.args[0]}"
+        except TypeError:
+            reason = "wrong_type"
+        if reason:
+            yield where, reason
+            continue
+        for (better, chosen), (worse, rejected) in combinations(sorted(answers, reverse=True), 2):
+            if better > worse:
+                yield where, _pair(question, chosen, rejected, chat)
 
 
 def _pair(question: str, chosen: str, rejected: str, chat: bool) -> PreferencePair:

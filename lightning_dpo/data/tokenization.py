@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from lightning_dpo.data.encoding import ChatEncoder, EncodedPair, Ids, Mask, Tex
 from lightning_dpo.errors import UserError
 
 # Part of the cache's key: raise it with every change of what becomes of a row.
-_VERSION = 2
+_VERSION = 3
 _COLUMNS = Features(
     {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
@@ -35,12 +35,14 @@ class Tokenization:
         on_overlong: `drop` marks a longer pair as overlong. `truncate` cuts the prompt from the left, keeping a
             beginning-of-sequence token, and then the completions from the right, which then get no end of sequence.
         score: Of messages: `last`, the answer's last turn; `all`, every turn of the assistant.
+        chat_template_kwargs: Arguments of the chat template, where a row does not set them.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     on_overlong: Literal["drop", "truncate"]
     score: Literal["last", "all"] = "last"
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def tokenize(self, pairs: Dataset) -> Dataset:
         """Columns of `TokenizedPair`, `invalid`, `overlong` and `truncated` beside the other columns of `pairs`.
@@ -50,11 +52,14 @@ class Tokenization:
         Raises:
             UserError: There are messages that the tokenizer's chat template cannot write, or none for `score=all`.
         """
-        if "chat" in pairs.column_names and any(pairs["chat"][:]):
+        chat = "chat" in pairs.column_names and any(pairs["chat"][:])
+        if chat:
             self._template.check()
         elif self.score == "all":
             raise UserError("data.score=all is about the turns of messages, and the data are text: leave it out")
-        key = self._digest(pairs)
+        elif self.chat_template_kwargs:
+            raise UserError("data.chat_template_kwargs has no effect: the data are text")
+        key = self._digest(pairs, self._template.probe() if chat else "")
         folder = Path(datasets.config.HF_DATASETS_CACHE, "lightning_dpo")
         folder.mkdir(parents=True, exist_ok=True)
         return pairs.map(
@@ -109,10 +114,12 @@ class Tokenization:
 
     @cached_property
     def _template(self) -> ChatTemplate:
-        return ChatTemplate(self.tokenizer, self.score)
+        return ChatTemplate(self.tokenizer, self.score, self.chat_template_kwargs)
 
-    def _digest(self, pairs: Dataset) -> str:
-        settings = [_VERSION, self.max_length, self.on_overlong, self.score, *_facts(self.tokenizer)]
+    def _digest(self, pairs: Dataset, probe: str = "") -> str:
+        """What decides the result; the `probe` of a template, too, which may hold the date."""
+        settings = [_VERSION, self.max_length, self.on_overlong, self.score, probe, *_facts(self.tokenizer)]
+        settings.append(json.dumps(dict(self.chat_template_kwargs), sort_keys=True))
         digest = hashlib.sha256(json.dumps(settings).encode())
         for row in pairs:
             digest.update(json.dumps(row, sort_keys=True).encode())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from datasets import Dataset, Features, Value
 from rich.progress import track
 
-from lightning_dpo.data.messages import explicit_pair
+from lightning_dpo.data.messages import explicit_pair, without_null
 from lightning_dpo.data.pairs import PreferencePair
 from lightning_dpo.data.reading import Row
 from lightning_dpo.data.reasons import InvalidRow, meaning
@@ -73,7 +73,9 @@ def _checked(row: PreferencePair) -> dict[str, Any]:
     texts = explicit_pair(row.get("prompt"), row["chosen"], row["rejected"])
     pair: dict[str, Any] = {"chat": isinstance(texts["prompt"], list)}
     pair |= {name: _json(text) if pair["chat"] else text for name, text in texts.items()}
-    pair |= {name: _json(row[name]) for name in _JSON if row.get(name)}
+    pair |= {name: _json(_parsed(name, row[name])) for name in _JSON if row.get(name)}
+    if not pair["chat"] and any(name in pair for name in _JSON):
+        raise InvalidRow("wrong_type tools and template arguments are for messages")
     pair |= {"source": str(row["source"])} if row.get("source") is not None else {}
     if not all(_encodable(text) for text in pair.values() if isinstance(text, str)):
         raise InvalidRow("bad_utf8")
@@ -93,8 +95,20 @@ def _checked(row: PreferencePair) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    """As JSON; what is text already is that."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """Tools or arguments of the template, which may be JSON; fields that Arrow filled up with null are left out."""
+    try:
+        value = without_null(json.loads(value) if isinstance(value, str) else value)
+    except ValueError as error:
+        raise InvalidRow(f"wrong_type {name}") from error
+    # What the program itself gives the template is not a row's to say.
+    own = {"chat_template", "tokenize", "add_generation_prompt", "continue_final_message"}
+    if not isinstance(value, list if name == "tools" else dict) or (name != "tools" and own & value.keys()):
+        raise InvalidRow(f"wrong_type {name}")
+    return value
 
 
 def _encodable(text: str) -> bool:

@@ -38,3 +38,9 @@ def test_a_row_of_another_format_is_named(tmp_path):
     path = tmp_path / "se.jsonl"
     path.write_text(json.dumps({"question": "?"}))
     assert load_pairs("train", path)["invalid"][:] == ["missing_field answers"]
+
+
+def test_an_answer_without_a_score_is_named(tmp_path):
+    path = tmp_path / "se.jsonl"
+    path.write_text(json.dumps({"question": "?", "answers": [{"text": "a"}]}) + "\n" + json.dumps(question(0, 1, 2)))
+    assert load_pairs("train", path)["invalid"][:] == ["missing_field pm_score", ""]
