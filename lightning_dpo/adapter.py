@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from lightning_dpo.errors import UserError
 
-POLICY = "default"
 REFERENCE = "reference"
 
 
@@ -80,8 +79,11 @@ class LoRA(AdapterFactory):
             modules_to_save=self.modules_to_save and list(self.modules_to_save),
             task_type="CAUSAL_LM",
         )
+        modules = {name.rpartition(".")[2] for name, _ in policy.named_modules()}
+        if missing := set(self.modules_to_save or ()) - modules:
+            raise UserError(f"adapter.modules_to_save: the model has no module {', '.join(sorted(missing))}")
         try:
-            return get_peft_model(policy, config, adapter_name=POLICY)
+            return get_peft_model(policy, config)
         except ValueError as error:
             raise UserError(f"adapter.target_modules={self.target_modules}: {error}") from error
 
@@ -99,14 +101,14 @@ class Continue(AdapterFactory):
     def __call__(self, policy: PreTrainedModel | PeftModel) -> PeftModel:
         if not isinstance(policy, PeftModel):
             raise UserError("adapter=continue: model.name is no adapter; adapter=lora puts a new one on it")
-        policy.set_adapter(POLICY)  # makes it trainable
-        policy.peft_config[POLICY].inference_mode = False
+        policy.set_adapter(own_adapter(policy))  # makes it trainable
+        policy.peft_config[own_adapter(policy)].inference_mode = False
         return policy
 
 
 def merged(policy: PeftModel) -> PreTrainedModel:
     """The model with the adapter in its weights. It is made of the policy's own tensors, which is no use afterwards."""
-    return policy.merge_and_unload(adapter_names=[POLICY])
+    return policy.merge_and_unload(adapter_names=[own_adapter(policy)])
 
 
 def base_name(policy: PeftModel) -> str:
@@ -115,9 +117,22 @@ def base_name(policy: PeftModel) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() and name else name
 
 
+def own_adapter(policy: PeftModel) -> str:
+    """The name of the policy's adapter; peft's is `default`."""
+    return next(name for name in policy.peft_config if name != REFERENCE)
+
+
+def describe(policy: PeftModel) -> str:
+    """What must be the same for the weights of an adapter to mean the same, besides their names."""
+    config = policy.peft_config[own_adapter(policy)]
+    names = ("r", "lora_alpha", "use_rslora", "use_dora")
+    return " ".join([config.peft_type.value, *(f"{name}={getattr(config, name, None)}" for name in names)])
+
+
 def is_untrained(policy: PeftModel) -> bool:
-    """Whether the adapter changes nothing yet: every `B` of its LoRA layers is 0."""
-    return all(not value.any() for name, value in policy.named_parameters() if "lora_B." in name)
+    """Whether the adapter changes nothing yet: it is a LoRA, and one of each two factors is 0."""
+    zeros = [value for name, value in policy.named_parameters() if "lora_B." in name or "lora_embedding_A." in name]
+    return bool(zeros) and all(not value.any() for value in zeros)
 
 
 def has_dropout(policy: PeftModel) -> bool:
@@ -127,12 +142,13 @@ def has_dropout(policy: PeftModel) -> bool:
 
 def copy_adapter(policy: PeftModel) -> None:
     """Keep a frozen copy of the policy's adapter beside it, by the name `REFERENCE`."""
-    policy.add_adapter(REFERENCE, policy.peft_config[POLICY])
+    own = own_adapter(policy)
+    policy.add_adapter(REFERENCE, policy.peft_config[own])
     values = dict(policy.named_parameters())
     with torch.no_grad():
         for name, value in values.items():
             if f".{REFERENCE}." in name or name.endswith(f".{REFERENCE}"):
-                value.copy_(values[name.replace(f".{REFERENCE}", f".{POLICY}")]).requires_grad_(False)
+                value.copy_(values[name.replace(f".{REFERENCE}", f".{own}")]).requires_grad_(False)
 
 
 @contextmanager
@@ -152,7 +168,7 @@ def with_copy(policy: PeftModel) -> Iterator[None]:
         try:
             yield
         finally:
-            policy.set_adapter(POLICY)
+            policy.set_adapter(own_adapter(policy))
 
 
 @contextmanager

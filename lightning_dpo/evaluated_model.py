@@ -58,10 +58,10 @@ def make_module(config: DictConfig, model: CausalLM) -> tuple[DPOModule, str | N
     module.configure_model()
     if config.ckpt_path is not None:
         saved = torch.load(config.ckpt_path, mmap=True, weights_only=True)
-        if saved.get("preference_loss", repr(module.loss)) != repr(module.loss):
-            raise UserError(
-                f"ckpt_path: it was trained with {saved['preference_loss']}: set loss and loss.beta to that"
-            )
+        trained_with = saved.get("trained_with", {}).get("loss", repr(loss))
+        if trained_with != repr(loss):
+            raise UserError(f"ckpt_path: it was trained with {trained_with}: set loss and loss.beta to that")
+        module.on_load_checkpoint(saved)
         module.load_state_dict(saved["state_dict"])
     return module, why_ties
 

@@ -17,6 +17,7 @@ from lightning_dpo.reference import Reference
 Ids = list[int]
 
 _REPEATED = 4  # tokens in a row that make a repetition
+_SCORED = 256  # tokens whose next-token distributions are compared at once
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Writer:
         pad_token_id: Any token.
         max_new_tokens: Tokens after which an answer is cut off.
         greedy: Take the likeliest token every time, instead of drawing one at temperature 1.
-        batch_size: Answers that are written, or scored, side by side.
+        batch_size: Answers that are written side by side.
         seed: Of the draw; the global generator is left alone.
         devices: More than one: all of them write equally many answers, and wait for each other.
     """
@@ -91,8 +92,7 @@ class Writer:
         """
         layout, sums = PaddedLayout(self.pad_token_id, chosen_only=True), []
         pairs = [TokenizedPair(0, *both, [self.pad_token_id]) for both in zip(prompts, answers, strict=True)]
-        for start in range(0, len(pairs), self.batch_size):
-            chunk = pairs[start : start + self.batch_size]
+        for chunk in _chunks(pairs):
             batch = layout(MicroBatch(chunk, [True] * len(chunk), len(chunk), 1)).to(policy.device)
             logps = scored_logits(policy, batch).float().log_softmax(-1)
             with reference.active() as model:
@@ -114,6 +114,17 @@ def repetition(ids: Ids) -> float:
     """
     runs = [tuple(ids[start : start + _REPEATED]) for start in range(len(ids) - _REPEATED + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def _chunks(pairs: list[TokenizedPair]) -> Iterator[list[TokenizedPair]]:
+    """As many at once as have `_SCORED` tokens together: each needs several times the vocabulary in fp32."""
+    chunk: list[TokenizedPair] = []
+    for pair in pairs:
+        if chunk and sum(len(one.chosen_ids) for one in (*chunk, pair)) > _SCORED:
+            yield chunk
+            chunk = []
+        chunk.append(pair)
+    yield chunk
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """DPOModule: a batch of pairs in, a loss, rewards and an optimizer step out."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
-from lightning_dpo.adapter import AdapterFactory
+from lightning_dpo.adapter import AdapterFactory, base_name, describe
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps import completion_logps
@@ -139,20 +140,36 @@ class DPOModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over trainable parameters and its schedule by optimizer step."""
-        optimizer = self.make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        trained = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        if not trained:
+            raise UserError("nothing of the policy is trainable; to train an adapter it has, give adapter=Continue()")
+        optimizer = self.make_optimizer(trained)
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the loss, whose settings give every reward its scale."""
-        checkpoint["preference_loss"] = repr(self.loss)
+        """Note what decides what the weights mean: the loss, the scale of every reward, and what is trained of what."""
+        checkpoint["trained_with"] = self.settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another loss than the checkpoint was trained with."""
-        saved = checkpoint.get("preference_loss", repr(self.loss))
-        # Without a trainer, by load_from_checkpoint, the weights are wanted, whatever is done with them.
-        if self._trainer is not None and saved != repr(self.loss):
-            raise UserError(f"the checkpoint was trained with {saved}: give that loss instead of {self.loss!r}")
+        """Refuse to go on with another loss or adapter, or on another model, than the checkpoint was trained with.
+
+        Raises:
+            UserError: It is so.
+        """
+        now, saved = self.settings(), checkpoint.get("trained_with", {})
+        # Without a trainer, by load_from_checkpoint, the weights are wanted, whatever loss is used on them.
+        names = [name for name in saved if self._trainer is not None or name != "loss"]
+        changed = [f"{name} {saved[name]} instead of {now.get(name)}" for name in names if saved[name] != now.get(name)]
+        if changed:
+            raise UserError(f"the checkpoint was trained with {', '.join(changed)}: set that")
+
+    def settings(self) -> dict[str, str]:
+        """What a checkpoint of this module belongs to."""
+        settings = {"loss": repr(self.loss)}
+        if isinstance(self.policy, PeftModel):
+            settings |= {"adapter": describe(self.policy), "model": Path(base_name(self.policy)).name}
+        return settings
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DPOModule":
         """Move or cast the reference along: it is no submodule."""

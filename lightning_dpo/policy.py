@@ -9,11 +9,14 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import find_adapter_config_file
+from transformers.utils import cached_file, find_adapter_config_file
 
-from lightning_dpo.adapter import POLICY, base_name
+from lightning_dpo.adapter import base_name, own_adapter
 from lightning_dpo.errors import UserError
 
+# What opening a model raises, where something is wrong with its name, its files or its config.
+_CANNOT_OPEN = (ImportError, OSError, ValueError, KeyError, TypeError)
+_OPTIONAL = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -55,19 +58,24 @@ class CausalLM:
         Raises:
             UserError: There is no such model, or it cannot be reached, or its config is not one.
         """
+        base = self.base()
+        named = f"model.name={self.name}" if base == self.name else f"model.name={self.name}: its model {base}"
         options = {"attn_implementation": self.attention, "dtype": _DTYPES[self.dtype]}
-        remote = {"trust_remote_code": self.trust_remote_code}
         try:
-            base = self.base()
-            if not self.pretrained:
-                model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config), **options)
+            if self.pretrained:
+                model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=self.trust_remote_code, **options)
             else:
-                model = AutoModelForCausalLM.from_pretrained(base, **remote, **options)
-        except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"model.name={self.name}: {_reason(error)}") from error
+                model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config), **options)
+        except _CANNOT_OPEN as error:
+            raise UserError(f"{named}: {_reason(error)}") from error
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return model if base == self.name else PeftModel.from_pretrained(model, self.name)
+        if base == self.name:
+            return model
+        try:
+            return PeftModel.from_pretrained(model, self.name)
+        except (*_CANNOT_OPEN, RuntimeError) as error:
+            raise UserError(f"model.name={self.name}: the adapter does not fit {base}: {_reason(error)}") from error
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with a pad token; that of an adapter's model where the adapter brings none.
@@ -75,14 +83,24 @@ class CausalLM:
         Raises:
             UserError: There is no such tokenizer, or it has no end-of-sequence token.
         """
-        name = self.tokenizer_name or self.name
-        if name == self.name and Path(name).is_dir() and not Path(name, "tokenizer_config.json").exists():
-            name = self.base()
-        return load_tokenizer(name, self.trust_remote_code)
+        if self.tokenizer_name:
+            return load_tokenizer(self.tokenizer_name, self.trust_remote_code)
+        base = self.base()
+        brings_one = base == self.name or cached_file(self.name, "tokenizer_config.json", **_OPTIONAL)
+        return load_tokenizer(self.name if brings_one else base, self.trust_remote_code)
 
     def base(self) -> str:
-        """The model's name, or that of the model that the adapter belongs to."""
-        adapter = find_adapter_config_file(self.name) if self.pretrained else None
+        """The model's name, or that of the model that the adapter belongs to.
+
+        Raises:
+            UserError: The name is neither a folder nor one that the hub could have.
+        """
+        if not self.pretrained:
+            return self.name
+        try:
+            adapter = find_adapter_config_file(self.name)
+        except _CANNOT_OPEN as error:
+            raise UserError(f"model.name={self.name}: {_reason(error)}") from error
         return json.loads(Path(adapter).read_text())["base_model_name_or_path"] if adapter else self.name
 
 
@@ -162,9 +180,9 @@ def export(
     """
     policy.config.use_cache = True
     if isinstance(policy, PeftModel):
-        policy.peft_config[POLICY].base_model_name_or_path = base_name(policy)
+        policy.peft_config[own_adapter(policy)].base_model_name_or_path = base_name(policy)
         # Whether the model's embedding was resized, peft would ask the hub; it never is here.
-        policy.save_pretrained(folder, selected_adapters=[POLICY], save_embedding_layers=False)
+        policy.save_pretrained(folder, selected_adapters=[own_adapter(policy)], save_embedding_layers=False)
     else:
         policy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -134,14 +134,18 @@ class AnotherModel(ReferenceFactory):
 
     Args:
         name: Hub id or folder.
+        trust_remote_code: Run Python code that comes with it.
     """
 
     name: str
+    trust_remote_code: bool = False
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         dtype = str(policy.dtype).removeprefix("torch.")
         try:
-            model = CausalLM(self.name, dtype=dtype, attention=policy.config._attn_implementation).policy()
+            attention = policy.config._attn_implementation
+            opened = CausalLM(self.name, dtype=dtype, attention=attention, trust_remote_code=self.trust_remote_code)
+            model = opened.policy()
         except UserError as error:
             raise UserError(f"reference.name={self.name}: it cannot be opened: {error}") from error
         check_comparable(policy, model)
@@ -206,19 +210,26 @@ def check_comparable(policy: PreTrainedModel, reference: PreTrainedModel) -> Non
     """Refuse a reference whose log-probs do not mean the same as the policy's, to the last bit.
 
     Raises:
-        UserError: They differ in vocabulary size, special tokens, dtype or attention implementation.
+        UserError: They differ in vocabulary size, tokens that end an answer, dtype or attention implementation.
     """
     theirs = _facts(reference)
+    ends = [_ends(model) for model in (policy, reference)]
     differences = [f"{key} {value} and {theirs[key]}" for key, value in _facts(policy).items() if value != theirs[key]]
+    # A chat model ends its turns by more tokens than its base ends texts.
+    if all(ends) and not ends[0] & ends[1]:
+        differences.append(f"end-of-sequence ids {sorted(ends[0])} and {sorted(ends[1])}")
     if differences:
         raise UserError(f"policy and reference differ in {', '.join(differences)}: the log-ratio would mean nothing")
+
+
+def _ends(model: PreTrainedModel) -> set[int]:
+    ids = model.config.eos_token_id
+    return {ids} if isinstance(ids, int) else set(ids or ())
 
 
 def _facts(model: PreTrainedModel) -> dict[str, object]:
     return {
         "vocabulary size": model.config.vocab_size,
-        "beginning-of-sequence id": model.config.bos_token_id,
-        "end-of-sequence id": model.config.eos_token_id,
         "dtype": model.dtype,
         "attention implementation": model.config._attn_implementation,
     }

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
-from lightning_dpo.adapter import Continue, LoRA, NoAdapter, copy_adapter, with_copy, without_adapter
+from lightning_dpo.adapter import Continue, LoRA, NoAdapter, copy_adapter, is_untrained, with_copy, without_adapter
 from lightning_dpo.callbacks.checkpoints import LastCheckpoint
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.losses import DPO
@@ -167,9 +167,14 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path, pairs_fil
 
 def test_a_checkpoint_of_another_adapter_is_refused(tmp_path, pairs_file, tokenizer):
     fit(tmp_path, pairs_file, tokenizer, adapter=LoRA(r=4), callbacks=[LastCheckpoint(str(tmp_path))])
-    other = LoRA(r=4, target_modules=["q_proj"])
-    with pytest.raises(UserError, match=r"the checkpoint is of another adapter: it differs in \d+ tensors"):
-        DPOModule.load_from_checkpoint(tmp_path / "last.ckpt", policy=make_llama(), loss=DPO(0.3), adapter=other)
+    others = {
+        r"the checkpoint is of another adapter: it differs in \d+ tensors": LoRA(r=4, target_modules=["q_proj"]),
+        r"trained with adapter LORA r=4 lora_alpha=32 .* instead of LORA r=8 ": LoRA(r=8),
+        r"lora_alpha=32 .* instead of LORA r=4 lora_alpha=64 ": LoRA(r=4, alpha=64),
+    }
+    for message, other in others.items():
+        with pytest.raises(UserError, match=message):
+            DPOModule.load_from_checkpoint(tmp_path / "last.ckpt", policy=make_llama(), loss=DPO(0.3), adapter=other)
 
 
 def greedy(model) -> list[int]:
@@ -229,6 +234,8 @@ def test_what_cannot_be(model_folder, tmp_path, tokenizer):
         LoRA()(trained_lora())
     with pytest.raises(UserError, match=r"adapter.target_modules=\['nothing'\]: Target modules"):
         LoRA(target_modules=["nothing"])(make_llama())
+    with pytest.raises(UserError, match=r"adapter.modules_to_save: the model has no module lm_hed"):
+        LoRA(modules_to_save=["lm_hed"])(make_llama())
     with pytest.raises(UserError, match=r"reference=adapter_off: the policy has no adapter"):
         AdapterOff()(make_llama(), DPO())
     for name, value in (("r", 0), ("alpha", 0), ("dropout", 1)):
@@ -242,3 +249,23 @@ def test_a_policy_that_is_a_peft_model_needs_no_adapter_of_ours(tmp_path, pairs_
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
     reference = Auto()(copy.deepcopy(theirs), DPO())
     assert reference.switched is not without_adapter, "it is trained by now"
+
+
+def test_an_adapter_of_another_name_or_kind(tmp_path, pairs_file, tokenizer):
+    """A trained one by another name has a copy; of one that is no LoRA, nothing says that it is new."""
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    named = get_peft_model(make_llama(), config, adapter_name="mine")
+    with torch.no_grad():
+        for name, value in named.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.1)
+    module, losses, _ = fit(tmp_path, pairs_file, tokenizer, policy=named)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert module.reference.switched is with_copy
+    kinds = get_peft_model(make_llama(), IA3Config(task_type="CAUSAL_LM"))
+    assert not is_untrained(kinds)
+
+
+def test_a_policy_of_which_nothing_is_trained(tmp_path, pairs_file, tokenizer):
+    with pytest.raises(UserError, match=r"nothing of the policy is trainable; .* adapter=Continue\(\)"):
+        fit(tmp_path, pairs_file, tokenizer, policy=make_llama().requires_grad_(False))

@@ -26,7 +26,7 @@ def test_what_is_certain_is_what_a_step_then_holds():
     assert needed.logits == 40 * VOCABULARY * (4 + 4 + 4)
 
 
-@pytest.mark.parametrize(("name", "states"), [("SGD", 0), ("RMSprop", 1), ("AdamW", 2)])
+@pytest.mark.parametrize(("name", "states"), [("SGD", 0), ("RMSprop", 1), ("AdamW", 2), ("Adafactor", 0.03125)])
 def test_an_optimizers_state_is_found_by_trying(name, states):
     needed = estimated(make_llama(), lambda weights: getattr(torch.optim, name)(weights, lr=0.1))
     assert needed.optimizer == states * needed.gradients

@@ -154,7 +154,7 @@ def test_load_from_checkpoint(tmp_path, pairs_file, tokenizer):
     other = DPOModule.load_from_checkpoint(tmp_path / "last.ckpt", policy=make_llama())  # the weights are wanted
     assert torch.equal(parameters_of(other), parameters_of(module))
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=6, val_fraction=0.2)
-    with pytest.raises(UserError, match=r"was trained with DPO\(beta=0.3, .*instead of Hinge"):
+    with pytest.raises(UserError, match=r"was trained with loss DPO\(beta=0.3, .*instead of Hinge"):
         trainer_for(tmp_path, max_epochs=2).fit(
             DPOModule(make_llama(), Hinge(0.3)), data, ckpt_path=tmp_path / "last.ckpt", weights_only=True
         )

@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from lightning_dpo.adapter import LoRA
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.policy import CausalLM, check_fits, export, ready_policy, ready_tokenizer
@@ -107,5 +108,23 @@ def test_says_when_there_is_no_such_model(tmp_path):
     source = CausalLM(str(tmp_path / "absent"))
     with pytest.raises(UserError, match=r"model.name=.*absent: is neither a folder with a saved model nor a hub id"):
         source.policy()
-    with pytest.raises(UserError, match=r"the tokenizer of .*absent"):
+    with pytest.raises(UserError, match=r"model.name=.*absent: is neither a folder"):
         source.tokenizer()
+    named = CausalLM("x", pretrained=False, config={"model_type": "llama"}, tokenizer_name=str(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"the tokenizer of .*other"):
+        named.tokenizer()
+
+
+def test_an_adapter_whose_model_is_gone_or_whose_weights_are(tmp_path, model_folder, tokenizer):
+    adapter = tmp_path / "adapter"
+    export(LoRA(r=2)(CausalLM(str(model_folder)).policy()), tokenizer, adapter, "card")
+    for file in adapter.glob("tokenizer*"):
+        file.unlink()
+    assert len(CausalLM(str(adapter)).tokenizer()) == len(tokenizer), "its model's"
+    (adapter / "adapter_model.safetensors").rename(tmp_path / "away")
+    with pytest.raises(UserError, match=r"model.name=.*adapter: the adapter does not fit .*model: "):
+        CausalLM(str(adapter)).policy()
+    (tmp_path / "away").rename(adapter / "adapter_model.safetensors")
+    model_folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"model.name=.*adapter: its model .*model: is neither a folder"):
+        CausalLM(str(adapter)).policy()

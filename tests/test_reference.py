@@ -47,8 +47,8 @@ def test_another_model_takes_the_policys_dtype_and_attention(tmp_path):
     ("other", "difference"),
     [
         ({"vocab_size": 301}, "vocabulary size 300 and 301"),
-        ({"eos_token_id": 2}, "end-of-sequence id 0 and 2"),
-        ({"bos_token_id": 1}, "beginning-of-sequence id 0 and 1"),
+        ({"eos_token_id": 2}, r"end-of-sequence ids \[0\] and \[2\]"),
+        ({"eos_token_id": [2, 3]}, r"end-of-sequence ids \[0\] and \[2, 3\]"),
         ({"attn_implementation": "eager"}, "attention implementation sdpa and eager"),
     ],
 )
@@ -69,3 +69,7 @@ def test_a_reference_nobody_reads_and_one_that_is_missing():
         NoReference().check(DPO())
     Auto().check(SFT())
     NoReference().check(SFT())
+
+
+def test_a_chat_model_may_end_by_more_tokens_than_its_base():
+    check_comparable(make_llama(eos_token_id=[0, 5]), make_llama())

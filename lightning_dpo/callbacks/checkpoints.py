@@ -23,7 +23,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save within the budget alone."""
-        if self.max_kl is None or float(trainer.callback_metrics["val/kl"]) <= self.max_kl:
+        kl = trainer.callback_metrics.get("val/kl")
+        if self.max_kl is None or (kl is not None and float(kl) <= self.max_kl):
             super().on_validation_end(trainer, pl_module)
 
 

@@ -18,7 +18,7 @@ _TEXTS = {
     "nats, {before:.2f} in the {window} steps before): try a smaller optimizer.lr, a larger loss.beta, or supervised "
     "fine-tuning on the chosen answers first (loss=sft)",
     "kl": "val/kl is {now:.2f} nats, beyond callbacks.guard.max_kl={most}: try a larger loss.beta, a smaller "
-    "optimizer.lr or fewer epochs; best.ckpt is within the budget",
+    "optimizer.lr or fewer epochs; best.ckpt, where there is one, is within the budget",
     "length": "sampled answers have {now:.0f} tokens, the reference's {start:.0f}: compare val/length/chosen with "
     "val/length/rejected, for length may be what is learned, and try a larger loss.beta",
     "repetition": "sampled answers repeat themselves ({now:.0%} of their four-token runs, the reference's "
@@ -100,7 +100,7 @@ class Guards(Callback):
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         kl = metrics.get("val/kl")
-        if self.max_kl is not None and kl is not None and kl > self.max_kl:
+        if self.max_kl is not None and kl is not None and not kl <= self.max_kl:  # a NaN is too far as well
             self._say(trainer, "kl", now=kl, most=self.max_kl)
         now = {name: metrics[f"val/samples/{name}"] for name in _SAMPLES if f"val/samples/{name}" in metrics}
         self._start = self._start or {

@@ -1,6 +1,7 @@
 """What the policy writes, beside what the reference writes, and the KL between the two."""
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from rich.text import Text
 from torch import Tensor
 
 from lightning_dpo.generation import Ids, Writer
+
+log = logging.getLogger(__name__)
 
 _FACTS = ("length", "ended", "repetition")
 _COLUMNS = ("step", "prompt", "policy", "reference")
@@ -55,12 +58,19 @@ class Samples(Callback):
         self._reference: list[Ids] | None = None
         self._table: Any = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the prompts, once."""
+        if not self._prompts:
+            self._prompts, tokens = trainer.datamodule.sample_prompts(self.answers, self.max_new_tokens)
+            if tokens < self.max_new_tokens:
+                log.info("Sampled answers end after %d tokens: data.max_length leaves no room for more.", tokens)
+            self.max_new_tokens = tokens
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, measure, log and show."""
         if trainer.sanity_checking:
             return
         data = trainer.datamodule
-        self._prompts = self._prompts or data.sample_prompts(self.answers, self.max_new_tokens)
         writer = Writer(
             data.answer_ends(), data.tokenizer.pad_token_id, self.max_new_tokens, self.greedy, self.batch_size,
             self.seed + trainer.global_rank, trainer.world_size,

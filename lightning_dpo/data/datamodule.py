@@ -139,22 +139,20 @@ class PreferenceDataModule(LightningDataModule):
         scored = np.sort(sum(scored_lengths(self.train_pairs, side) for side in sides))
         return int(longest) * len(sides) * self.batch_size, int(scored[-self.batch_size :].sum())
 
-    def sample_prompts(self, count: int, max_new_tokens: int) -> list[list[int]]:
+    def sample_prompts(self, count: int, max_new_tokens: int) -> tuple[list[list[int]], int]:
         """`count` validation prompts as token ids, spread over the data; again from the first where there are fewer.
 
-        Raises:
-            UserError: None leaves room for an answer.
+        Returns:
+            The prompts, and how many tokens may follow: `max_new_tokens`, or what `max_length` leaves room for.
         """
-        prompts = dict.fromkeys(map(tuple, self.val_pairs["prompt_ids"][:]))
-        short = [list(prompt) for prompt in prompts if len(prompt) + max_new_tokens <= self.max_length]
-        if not short:
-            raise UserError(
-                f"callbacks.samples.max_new_tokens={max_new_tokens}: no validation prompt leaves room for that within "
-                f"data.max_length={self.max_length}; lower it"
-            )
+        prompts = list(dict.fromkeys(map(tuple, self.val_pairs["prompt_ids"][:])))
+        room = max(self.max_length - min(map(len, prompts)), 1)
+        # Half of the room, where all of it would leave the shortest prompts alone.
+        tokens = min(max_new_tokens, max(self.max_length // 2, 1), room)
+        short = [list(prompt) for prompt in prompts if len(prompt) + tokens <= self.max_length]
         few = min(count, len(short))
         spread = [short[place * len(short) // few] for place in range(few)]
-        return [spread[place % few] for place in range(count)]
+        return [spread[place % few] for place in range(count)], tokens
 
     def answer_ends(self) -> frozenset[int]:
         """Tokens that end an answer: the end of sequence, and what ends the answers that are trained on."""

@@ -108,6 +108,8 @@ def test_the_best_checkpoint_is_within_the_budget(tmp_path, monkeypatch):
     best = BestCheckpoint(str(tmp_path), "val/loss", "min", max_kl=2)
     for kl in (1.0, 3.0):
         best.on_validation_end(trainer(**{"val/kl": kl}), None)
+    best.on_validation_end(trainer(), None)  # a sanity validation has no samples
+    assert len(saved) == 1
     BestCheckpoint(str(tmp_path), "val/loss", "min").on_validation_end(trainer(), None)
     assert len(saved) == 2
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_dpo import DPOModule, PreferenceDataModule, UserError
+from lightning_dpo import DPOModule, PreferenceDataModule
 from lightning_dpo.callbacks.samples import Samples
 from lightning_dpo.losses import DPO, SFT
 from tests.conftest import make_llama
@@ -76,9 +76,22 @@ def test_sampling_changes_nothing_that_is_trained(tmp_path, pairs_file, tokenize
     assert torch.equal(*weights)
 
 
-def test_no_room_for_an_answer(tmp_path, pairs_file, tokenizer):
-    with pytest.raises(UserError, match=r"callbacks.samples.max_new_tokens=2000: no validation prompt leaves room"):
-        run(tmp_path, pairs_file, tokenizer, epochs=1, max_new_tokens=2000)
+def test_answers_are_as_long_as_there_is_room_for(tmp_path, pairs_file, tokenizer, caplog):
+    """Known before training, not at the first validation."""
+    with caplog.at_level("INFO"):
+        trainer = run(tmp_path, pairs_file, tokenizer, epochs=1, max_new_tokens=2000)
+    (callback,) = (one for one in trainer.callbacks if isinstance(one, Samples))
+    assert callback.max_new_tokens == 512
+    assert "Sampled answers end after 512 tokens: data.max_length leaves no room for more" in caplog.text
+
+
+@pytest.mark.parametrize(("length", "wanted", "given"), [(100, 20, 20), (100, 90, 50), (40, 90, 20)])
+def test_prompts_and_answers_fit(pairs_file, tokenizer, length, wanted, given):
+    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.9, max_length=length)
+    data.setup()
+    prompts, tokens = data.sample_prompts(7, wanted)
+    assert (len(prompts), tokens) == (7, given)
+    assert all(len(prompt) + tokens <= length for prompt in prompts)
 
 
 @pytest.mark.parametrize("name", ["answers", "max_new_tokens", "batch_size"])

@@ -203,7 +203,7 @@ def test_templates_of_real_models_give_trls_token_ids_and_every_turn_can_be_foun
     template = Path(trl.__file__).with_name("chat_templates") / f"{name}.jinja"
     if not template.exists():
         pytest.skip(f"this TRL has no {name}.jinja")
-    chat = chat_tokenizer(tokenizer, template.read_text(), bos_token=TEMPLATES[name][0])
+    chat = chat_tokenizer(tokenizer, template.read_text(), bos_token="<|begin_of_text|>")
     chat.add_special_tokens({"additional_special_tokens": TEMPLATES[name]})
     rows = [row | {"prompt": [turn for turn in row["prompt"] if turn["role"] != "system"]} for row in EXPLICIT]
     ours = tokens(chat, rows)
