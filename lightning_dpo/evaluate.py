@@ -1,5 +1,6 @@
 """`python -m lightning_dpo.evaluate`: what a model's implicit rewards are worth, without training it."""
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ from omegaconf import DictConfig
 
 from lightning_dpo.command_line import run, told
 from lightning_dpo.config import CONFIG_DIR, build, check_all_arguments, check_names
+from lightning_dpo.errors import UserError
 
 if TYPE_CHECKING:
     from lightning import Trainer
 
-    from lightning_dpo import DPOModule
+    from lightning_dpo import DPOModule, PreferenceDataModule
     from lightning_dpo.evaluation import ScoredPair
     from lightning_dpo.policy import CausalLM
 
@@ -38,7 +40,7 @@ def evaluate(config: DictConfig) -> None:
 
     from lightning import seed_everything
 
-    from lightning_dpo.evaluated_model import as_trained, make_module
+    from lightning_dpo.evaluated_model import as_trained, make_module, warn_of_trained_pairs
     from lightning_dpo.evaluation_report import report
     from lightning_dpo.loggers import join_lightning_logs
     from lightning_dpo.precision import default_precision
@@ -46,36 +48,49 @@ def evaluate(config: DictConfig) -> None:
     join_lightning_logs()
     seed_everything(config.seed, workers=True, verbose=False)
     config = as_trained(config)
-    model = build(config, "model")
     config.trainer.precision = config.trainer.precision or default_precision(config.trainer.accelerator)
-    module, why_ties = make_module(config, model)
-    folder = Path(config.run_folder)
+    model = build(config, "model")
+    data = build(config, "data", tokenizer=model.tokenizer(), chosen_only=False)
     if config.score is not None:
-        from lightning_dpo.scoring import score_file
-
-        trainer = build(config, "trainer", devices=1, logger=False, callbacks=[])
-        target, data = folder / "scores.jsonl", config.data
-        written = score_file(config.score, target, module, trainer, model.tokenizer(), data.max_length, data.batch_size)
-        log.info("Rewards of %d answers in %s.", written, target)
+        score(config, model, data)
         return
-    metrics, pairs = validated(config, module, model)
-    report(metrics, pairs, folder)
+    # Before a model is opened for data that cannot be read.
+    data.setup("validate")
+    warn_of_trained_pairs(config)
+    module, why_ties = make_module(config, model, data)
+    metrics, pairs = validated(config, module, data)
+    report(metrics, pairs, Path(config.run_folder))
     if why_ties and all(pair.margin == 0 for pair in pairs):
         log.warning("Every pair is a tie, and accuracy one half: %s.", why_ties)
 
 
+def score(config: DictConfig, model: "CausalLM", data: "PreferenceDataModule") -> None:
+    """Give rewards to the answers of a file."""
+    from lightning_dpo.evaluated_model import make_module
+    from lightning_dpo.scoring import AnswersFile
+
+    answers = AnswersFile(config.score, data.preparation.tokenization)
+    module, why_ties = make_module(config, model, data)
+    if why_ties:
+        raise UserError(f"every reward would be 0: {why_ties}")
+    trainer = build(config, "trainer", devices=1, logger=False, callbacks=[])
+    target = Path(config.run_folder, "scores.jsonl")
+    log.info("Rewards of %d answers in %s.", answers.write_rewards(target, module, trainer, data.batch_size), target)
+
+
 def validated(
-    config: DictConfig, module: "DPOModule", model: "CausalLM"
+    config: DictConfig, module: "DPOModule", data: "PreferenceDataModule"
 ) -> "tuple[dict[str, float], Sequence[ScoredPair]]":
     """Metrics as in training, and what is known of every validation pair."""
     from lightning_dpo.callbacks.scored_pairs import ScoredPairs
 
-    data = build(config, "data", tokenizer=model.tokenizer(), chosen_only=False)
     collected = ScoredPairs()
     callbacks = [collected] if config.samples is None else [collected, build(config, "samples")]
     trainer: Trainer = build(config, "trainer", devices=1, logger=False, callbacks=callbacks)
-    (metrics,) = trainer.validate(module, data, verbose=False)
-    return {name: float(value) for name, value in metrics.items()}, collected.pairs
+    trainer.validate(module, data, verbose=False)
+    if not collected.pairs:
+        raise UserError(f"trainer.limit_val_batches={config.trainer.limit_val_batches}: no pair is judged")
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}, collected.pairs
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="evaluate")
@@ -86,9 +101,10 @@ def job(config: DictConfig) -> None:
 
 def main() -> None:
     """The console script; `--score FILE` is the key `score`."""
-    if "--score" in sys.argv[:-1]:
-        place = sys.argv.index("--score")
-        sys.argv[place : place + 2] = [f"score={sys.argv[place + 1]}"]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--score", nargs="?", const="???")
+    known, rest = parser.parse_known_args()
+    sys.argv[1:] = rest if known.score is None else [*rest, f"score={known.score}"]
     run(job, "evaluate")
 
 

@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.adapter import NoAdapter
 from lightning_dpo.config import build, check_names
+from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.errors import UserError
-from lightning_dpo.exports import RECORD
+from lightning_dpo.exports import RECORD, data_settings
 from lightning_dpo.module import DPOModule
-from lightning_dpo.policy import CausalLM
+from lightning_dpo.policy import CausalLM, check_fits
 from lightning_dpo.reference import AdapterOff, AnotherModel, Auto, Frozen, LogProbAlone, ReferenceFactory
 
 log = logging.getLogger(__name__)
@@ -42,28 +43,64 @@ def record_of(config: DictConfig) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if config.ckpt_path is None and path.is_file() else None
 
 
-def make_module(config: DictConfig, model: CausalLM) -> tuple[DPOModule, str | None]:
+def warn_of_trained_pairs(config: DictConfig) -> None:
+    """Say so where an export was trained on the same file by another split: it may have seen what it is judged by."""
+    trained, now = (record_of(config) or {}).get("data", {}), data_settings(config)
+    if not trained or now["val_path"] or trained["path"] != now["path"]:
+        return
+    changed = [
+        f"data.{name} was {trained[name]} and is {value}" for name, value in now.items() if trained[name] != value
+    ]
+    if changed:
+        log.warning("Some of these pairs may have trained the model: %s.", ", ".join(changed))
+
+
+def make_module(config: DictConfig, model: CausalLM, data: PreferenceDataModule) -> tuple[DPOModule, str | None]:
     """Policy and reference; and where they are one model, why every pair will be a tie.
 
     Raises:
-        UserError: The checkpoint is not there, or the reference is not known.
+        UserError: The checkpoint is not there or of another model, or the reference is not known.
     """
-    if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
-        raise UserError(f"ckpt_path={config.ckpt_path}: there is no such file")
     loss, adapter = build(config, "loss"), build(config, "adapter")
     if not loss.needs_reference:
         raise UserError(f"loss: {loss!r} gives no rewards to judge by; choose another, such as loss=dpo")
+    if isinstance(adapter, NoAdapter):
+        adapter = None
+    elif config.ckpt_path is None:
+        raise UserError("adapter has no effect without ckpt_path: an adapter's export is opened by model.name alone")
+    saved = None if config.ckpt_path is None else opened(config.ckpt_path)
     reference, why_ties = make_reference(config, model)
-    module = DPOModule(model.policy, loss, reference, None if isinstance(adapter, NoAdapter) else adapter)
+    module = DPOModule(model.policy, loss, reference, adapter)
     module.configure_model()
-    if config.ckpt_path is not None:
-        saved = torch.load(config.ckpt_path, mmap=True, weights_only=True)
+    check_fits(module.policy, data.tokenizer, data.max_length)
+    if saved is not None:
         trained_with = saved.get("trained_with", {}).get("loss", repr(loss))
-        if trained_with != repr(loss):
+        if saved.get("has_rewards", True) and trained_with != repr(loss):
             raise UserError(f"ckpt_path: it was trained with {trained_with}: set loss and loss.beta to that")
         module.on_load_checkpoint(saved)
-        module.load_state_dict(saved["state_dict"])
+        try:
+            module.load_state_dict(saved["state_dict"])
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"ckpt_path={config.ckpt_path}: it is of another model or adapter ({reason})") from error
     return module, why_ties
+
+
+def opened(path: str) -> dict[str, Any]:
+    """A checkpoint's content.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"ckpt_path={path}: there is no such file")
+    try:
+        saved = torch.load(path, mmap=True, weights_only=True)
+    except Exception as error:  # what is no checkpoint fails in as many ways as there are files
+        raise UserError(f"ckpt_path={path}: it is no checkpoint ({type(error).__name__})") from error
+    if not isinstance(saved, dict) or "state_dict" not in saved:
+        raise UserError(f"ckpt_path={path}: it is no checkpoint of a run")
+    return saved
 
 
 def make_reference(config: DictConfig, model: CausalLM) -> tuple[ReferenceFactory, str | None]:

@@ -55,16 +55,20 @@ class Accuracy:
     high: float
 
 
-def accuracy(pairs: Sequence[ScoredPair]) -> Accuracy:
-    """Share of pairs whose chosen answer has the larger reward; a tie counts one half.
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count`: Wilson's, which stays within 0 and 1.
 
-    The interval is Wilson's (https://doi.org/10.1080/01621459.1927.10502953): it stays within 0 and 1.
+    Source: https://doi.org/10.1080/01621459.1927.10502953.
     """
-    count, share = len(pairs), sum(pair.right for pair in pairs) / len(pairs)
-    ties = sum(pair.margin == 0 for pair in pairs)
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    return Accuracy(count, ties, share, max(0.0, centre - half), min(1.0, centre + half))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def accuracy(pairs: Sequence[ScoredPair]) -> Accuracy:
+    """Share of pairs whose chosen answer has the larger reward; a tie counts one half."""
+    share = sum(pair.right for pair in pairs) / len(pairs)
+    return Accuracy(len(pairs), sum(pair.margin == 0 for pair in pairs), share, *wilson(share, len(pairs)))
 
 
 def by_source(pairs: Sequence[ScoredPair]) -> dict[str, Accuracy]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightning_dpo.evaluation import (
     ScoredPair,
@@ -32,7 +33,9 @@ def report(metrics: dict[str, float], pairs: Sequence[ScoredPair], folder: Path)
     calibrated, longer = calibration(pairs), length_baseline(pairs)
     table = Table("", "accuracy", "95 % interval", "ties", "pairs", title="Implicit rewards", title_justify="left")
     for name, part in parts.items():
-        table.add_row(name, f"{part.value:.3f}", f"{part.low:.3f} - {part.high:.3f}", str(part.ties), str(part.pairs))
+        table.add_row(
+            Text(name), f"{part.value:.3f}", f"{part.low:.3f} - {part.high:.3f}", str(part.ties), str(part.pairs)
+        )
     table.add_section()
     table.add_row("a judge of length alone", f"{longer:.3f}", "", "", str(len(pairs)))
     table.add_row("calibration error of σ(margin)", f"{calibrated.expected_error:.3f}")

@@ -1,11 +1,11 @@
 """`python -m lightning_dpo.export RUN`: the model of a run's checkpoint as a folder that transformers or peft opens."""
 
 import argparse
+import csv
 import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -50,7 +50,7 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool) -> Path:
     if missing := trained - state.keys():
         raise UserError(f"{path}: it lacks {len(missing)} tensors of the model, the first of them {min(missing)}")
     policy.load_state_dict(state, strict=not isinstance(policy, PeftModel))
-    metrics, counts = monitored(saved), counts_of(run)
+    metrics, counts = metrics_at(run, saved["global_step"]), counts_of(run)
     card = model_card(config, metrics, counts, saved["global_step"])
     name = f"export_{checkpoint}"
     export_run(policy, model.tokenizer(), run, card, record(config), merge, name)
@@ -70,10 +70,13 @@ def config_of(run: Path) -> DictConfig:
     return config
 
 
-def monitored(saved: dict[str, Any]) -> dict[str, float]:
-    """The metric that a checkpoint was taken for, where it is the best by one."""
-    states = (state for state in saved.get("callbacks", {}).values() if "current_score" in state)
-    return {state["monitor"]: float(state["current_score"]) for state in states if state["current_score"] is not None}
+def metrics_at(run: Path, step: int) -> dict[str, float]:
+    """What was validated after so many optimizer steps, as `metrics.csv` has it."""
+    path = run / "metrics.csv"
+    rows = list(csv.DictReader(path.open(newline=""))) if path.is_file() else []
+    # Steps are counted from 0 within training, and a validation after it stands at their number.
+    here = [row for row in rows if int(row["step"]) in (step - 1, step) and row.get("val/loss")]
+    return {name: float(value) for name, value in here[0].items() if value and name != "step"} if here else {}
 
 
 def counts_of(run: Path) -> dict[str, int]:

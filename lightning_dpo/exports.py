@@ -50,13 +50,24 @@ def export_run(
     elif isinstance(policy, PeftModel) and merge:
         folders[folder / f"{name}_merged"] = None
     for path, model in folders.items():
-        export(model or merged(policy), tokenizer, path, card)
+        # A merged model is one for plain transformers.
+        text = card.replace("library_name: peft", "library_name: transformers") if model is None else card
+        export(model or merged(policy), tokenizer, path, text)
         (path / RECORD).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def record(config: DictConfig) -> dict[str, Any]:
-    """What `evaluate` must know: the model that training began from, and the loss, whose β the rewards have."""
-    return {"base_model": base_model(config), "loss": OmegaConf.to_container(config.loss, resolve=True)}
+    """What `evaluate` must know: where training began, the loss, whose β rewards have, and what held pairs out."""
+    loss = OmegaConf.to_container(config.loss, resolve=True)
+    return {"base_model": base_model(config), "loss": loss, "data": data_settings(config)}
+
+
+def data_settings(config: DictConfig) -> dict[str, Any]:
+    """What decides which pairs validate."""
+    names = ("path", "val_path", "val_fraction", "max_pairs", "seed")
+    data = OmegaConf.to_container(config.data, resolve=True)
+    found = {name: data.get(name) for name in names}
+    return found | {name: str(Path(found[name]).resolve()) for name in names[:2] if isinstance(found[name], str)}
 
 
 def base_model(config: DictConfig) -> str | None:

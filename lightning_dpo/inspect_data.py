@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from lightning_dpo.command_line import run, told
 from lightning_dpo.config import CONFIG_DIR, build, check_all_arguments, check_names
+from lightning_dpo.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,6 +33,8 @@ def inspect_data(config: DictConfig) -> None:
     """
     check_names(config, KEYS)
     check_all_arguments(config)
+    if not isinstance(config.shown, int) or config.shown < 0:
+        raise UserError(f"shown={config.shown}: a number of pairs, 0 or more")
 
     from lightning_dpo.pictures import draw_lengths
 
@@ -46,38 +49,42 @@ def inspect_data(config: DictConfig) -> None:
     print_facts(facts)
     draw_lengths(lengths, data.max_length, folder / "lengths.png")
     (folder / "inspection.json").write_text(json.dumps(facts, indent=2) + "\n")
-    log.info("In %s: inspection.json, lengths.png, invalid_rows.jsonl.", folder)
+    written = ("inspection.json", "lengths.png", "invalid_rows.jsonl")
+    log.info("In %s: %s.", folder, ", ".join(name for name in written if (folder / name).exists()))
 
 
 def gathered(data: "PreferenceDataModule", folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """What is known of the data: facts by name, and lengths in tokens of prompts, answers and both together."""
+    """What is known of the data: facts by name, and lengths in tokens of prompts, answers and both together.
+
+    Of each training pair once, however often a mixture takes it, and of those too long as well, before anything is cut.
+    """
+    from datasets import concatenate_datasets
+
     from lightning_dpo.data.statistics import duplicates, longer_wins
 
-    train, val = data.train_pairs, data.val_pairs
     listed = folder / "invalid_rows.jsonl"
     invalid = [json.loads(line) for line in listed.open(encoding="utf-8")] if listed.exists() else []
-    columns = train.select_columns(["prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"])[:]
-    repeated, contradictory = duplicates(zip(columns["prompt"], columns["chosen"], columns["rejected"], strict=True))
-    prompts, chosen, rejected = (
-        [len(ids) for ids in columns[f"{name}_ids"]] for name in ("prompt", "chosen", "rejected")
-    )
+    names = ("where", "prompt", "chosen", "rejected", "prompt_length", "chosen_length", "rejected_length")
+    every = concatenate_datasets([data.train_pairs, data.prepared.overlong]).select_columns(list(names))[:]
+    once = {row[:4]: row for row in zip(*(every[name] for name in names), strict=True)}.values()
+    repeated, contradictory = duplicates(row[1:4] for row in once)
+    prompts, chosen, rejected = (list(column) for column in list(zip(*once, strict=True))[4:])
     left_out = data.counts.get("training_pairs_whose_prompt_is_in_validation_left_out", 0)
-    seen = set(val["prompt"])
+    seen = set(data.val_pairs["prompt"])
+    equal = sum(map(int.__eq__, chosen, rejected)) / len(chosen)
     facts = {
         "counts": data.counts,
         "invalid rows by reason": dict(Counter(row["reason"] for row in invalid).most_common()),
         "invalid rows": [f"{row['where']}: {row['reason']}" for row in invalid],
         "training pairs that stand there before": repeated,
         "training pairs that stand there with their answers exchanged": contradictory,
-        "training pairs whose prompt stands in validation": left_out + sum(p in seen for p in columns["prompt"]),
+        "training pairs whose prompt stands in validation": left_out + sum(row[1] in seen for row in once),
         "share of training pairs whose longer answer wins": round(longer_wins(chosen, rejected), 4),
-        "share of training pairs whose answers are equally long": round(
-            sum(map(int.__eq__, chosen, rejected)) / len(chosen), 4
-        ),
+        "share of training pairs whose answers are equally long": round(equal, 4),
     }
     both = [prompt + max(sides) for prompt, *sides in zip(prompts, chosen, rejected, strict=True)]
-    names = ("prompt", "chosen answer", "rejected answer", "prompt and longer answer")
-    return facts, dict(zip(names, (prompts, chosen, rejected, both), strict=True))
+    titles = ("prompt", "chosen answer", "rejected answer", "prompt and longer answer")
+    return facts, dict(zip(titles, (prompts, chosen, rejected, both), strict=True))
 
 
 def print_facts(facts: dict[str, Any], most: int = 20) -> None:

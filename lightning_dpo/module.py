@@ -149,7 +149,7 @@ class DPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what decides what the weights mean: the loss, the scale of every reward, and what is trained of what."""
-        checkpoint["trained_with"] = self.settings()
+        checkpoint |= {"trained_with": self.settings(), "has_rewards": self.loss.needs_reference}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another loss or adapter, or on another model, than the checkpoint was trained with.

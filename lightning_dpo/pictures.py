@@ -7,6 +7,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lightning_dpo.evaluation import wilson
+
 _PANELS = {
     "loss": ("train/loss", "val/loss"),
     "accuracy (a tie counts ½)": ("train/rewards/accuracies", "val/rewards/accuracies"),
@@ -81,8 +83,19 @@ def draw_calibration(rows: Sequence[tuple[float, float, int]], subtitle: str, pi
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     confidence, accuracy, count = zip(*rows, strict=True) if rows else ((), (), ())
     above.plot([0.5, 1], [0.5, 1], ":", color="black", label="calibrated")
-    error = [1.96 * (max(p * (1 - p), 1e-9) / n) ** 0.5 for p, n in zip(accuracy, count, strict=True)]
-    above.errorbar(confidence, accuracy, error, fmt="o-", color="0.3", markersize=4, capsize=2, label="measured, 95 %")
+    ends = [wilson(share, pairs) for share, pairs in zip(accuracy, count, strict=True)]
+    below_it = [max(0.0, share - low) for share, (low, _) in zip(accuracy, ends, strict=True)]
+    above_it = [max(0.0, high - share) for share, (_, high) in zip(accuracy, ends, strict=True)]
+    above.errorbar(
+        confidence,
+        accuracy,
+        [below_it, above_it],
+        fmt="o-",
+        color="0.3",
+        markersize=4,
+        capsize=2,
+        label="measured, 95 %",
+    )
     above.set(ylabel="share of pairs labelled like that", ylim=(0, 1.02), title=f"σ(reward margin)\n{subtitle}")
     above.title.set_fontsize("medium")
     above.legend(fontsize="small", loc="lower right")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -15,7 +16,7 @@ from lightning_dpo.adapter import base_name, own_adapter
 from lightning_dpo.errors import UserError
 
 # What opening a model raises, where something is wrong with its name, its files or its config.
-_CANNOT_OPEN = (ImportError, OSError, ValueError, KeyError, TypeError)
+_CANNOT_OPEN = (ImportError, OSError, ValueError, KeyError, TypeError, StrictDataclassError)
 _OPTIONAL = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -195,5 +196,7 @@ def _reason(error: Exception) -> str:
         return "the hub refuses it without permission: accept its licence on its page, then run `hf auth login`"
     if isinstance(error, OSError):
         return "is neither a folder with a saved model nor a hub id that can be reached from here"
+    if isinstance(error, StrictDataclassError):
+        return " ".join(text.split())
     first, *_ = text.strip().splitlines() or [type(error).__name__]
     return first

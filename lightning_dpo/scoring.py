@@ -6,107 +6,115 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from lightning import Trainer
 from rich.progress import track
-from transformers import PreTrainedTokenizerBase
 
-from lightning_dpo.data.chat import ChatTemplate
-from lightning_dpo.data.encoding import ChatEncoder, TextEncoder
-from lightning_dpo.data.messages import dialogue
-from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
-from lightning_dpo.data.reading import read_rows
+from lightning_dpo.data.messages import explicit_pair
+from lightning_dpo.data.pairs import MicroBatch, PreferencePair, TokenizedPair
+from lightning_dpo.data.reading import Row, read_rows
 from lightning_dpo.data.reasons import InvalidRow, meaning
+from lightning_dpo.data.tokenization import Tokenization
+from lightning_dpo.data.validation import to_pairs
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import PaddedLayout
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.module import DPOModule
 
 
-def score_file(
-    path: str,
-    target: Path,
-    module: DPOModule,
-    trainer: Trainer,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    batch_size: int,
-) -> int:
-    """Write every row of `path` again, with `rewards`: one for each of its answers.
+class AnswersFile:
+    """Answers to be scored: rows with `prompt` and `answers` (a list), `answer`, or `chosen` and `rejected`.
+
+    They have the forms of a data set's pairs, and are encoded like those.
 
     Args:
-        path: Rows with `prompt` and `answers` (a list), `answer`, or `chosen` and `rejected`; text, or messages.
-        target: Where to write, as JSON lines.
-        module: Policy, reference and loss; its β scales the rewards.
-        trainer: Its device and precision are used.
-        tokenizer: The policy's.
-        max_length: Tokens that a prompt and an answer may have together.
-        batch_size: Answers that are scored side by side.
-
-    Returns:
-        How many answers were scored.
+        path: A .jsonl, .jsonl.gz, .json or .parquet file.
+        tokenization: How pairs of the same kind become tokens.
 
     Raises:
-        UserError: A row has no answers, or cannot be encoded, or is too long.
+        UserError: There is no row, or one has no answers, cannot be encoded, or is too long.
     """
-    rows = list(read_rows(path))
-    answers = [(place, row, *pair) for place, row in rows for pair in _answers(place, row)]
-    encoded = [_encoded(place, prompt, answer, tokenizer, max_length) for place, _, prompt, answer in answers]
-    rewards = iter(_rewards(encoded, module, trainer, tokenizer.pad_token_id, batch_size))
-    with target.open("w", encoding="utf-8") as file:
-        for place, row in rows:
-            file.write(
-                json.dumps(row | {"rewards": [next(rewards) for _ in _answers(place, row)]}, ensure_ascii=False) + "\n"
-            )
-    return len(answers)
+
+    def __init__(self, path: str, tokenization: Tokenization) -> None:
+        if not Path(path).is_file():
+            raise UserError(f"score={path}: there is no such file")
+        self.rows = list(read_rows(path))
+        pairs = to_pairs(list(_answers(self.rows)), _beside_another, path)
+        _refuse_invalid(pairs)
+        self.answers = tokenization.tokenize(pairs)
+        self.pad_token_id = tokenization.tokenizer.pad_token_id
+        # The other answer is of our making: that the tokens of both are the same is no fault of this one.
+        _refuse_invalid(self.answers, but="identical_answers")
+        for row in self.answers:
+            if row["overlong"]:
+                tokens = row["prompt_length"] + row["chosen_length"]
+                raise UserError(f"{row['where']}: {tokens} tokens, more than data.max_length={tokenization.max_length}")
+
+    def write_rewards(self, target: Path, module: DPOModule, trainer: Trainer, batch_size: int) -> int:
+        """Write every row again, with `rewards`: one for each of its answers, in their order.
+
+        Args:
+            target: Where to write, as JSON lines.
+            module: Policy, reference and loss; its β scales the rewards.
+            trainer: Its device and precision are used.
+            batch_size: Answers that are scored side by side.
+
+        Returns:
+            How many answers were scored.
+        """
+        rewards = iter(_rewards(self.answers, module, trainer, self.pad_token_id, batch_size))
+        with target.open("w", encoding="utf-8") as file:
+            for row in self.rows:
+                scored = row[1] | {"rewards": [next(rewards) for _ in _answers([row])]}
+                file.write(json.dumps(scored, ensure_ascii=False) + "\n")
+        return len(self.answers)
 
 
-def _answers(place: str, row: dict[str, Any] | str) -> Iterator[tuple[Any, Any]]:
-    """Prompt and answer, for every answer of a row."""
-    if isinstance(row, str):
-        raise UserError(f"{place}: {meaning(row)}")
-    answers = row.get("answers") or [row[name] for name in ("answer", "chosen", "rejected") if name in row]
-    if "prompt" not in row or not answers:
-        raise UserError(f"{place}: a row to be scored has a prompt, and answers, answer, or chosen and rejected")
-    return ((row["prompt"], answer) for answer in answers)
+def _refuse_invalid(pairs: Dataset, but: str = "") -> None:
+    for where, reason in zip(pairs["where"], pairs["invalid"], strict=True):
+        if reason not in ("", but):
+            raise UserError(f"{where}: {meaning(reason)}")
 
 
-def _encoded(
-    place: str, prompt: Any, answer: Any, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> TokenizedPair:
-    """One prompt and answer as token ids."""
-    try:
-        if isinstance(prompt, str):
-            row, encoder = {"prompt": prompt, "chosen": answer, "rejected": answer}, TextEncoder(tokenizer)
-        else:
-            turn = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else dialogue(answer)
-            template = ChatTemplate(tokenizer)
-            template.check()
-            texts = {"prompt": dialogue(prompt), "chosen": turn, "rejected": turn}
-            row, encoder = {name: json.dumps(text) for name, text in texts.items()}, ChatEncoder(template)
-        (pair,) = encoder([row])
-    except (InvalidRow, TypeError) as error:
-        reason = str(error) if isinstance(error, InvalidRow) else "wrong_type"
-        raise UserError(f"{place}: {meaning(reason)}") from error
-    if pair.invalid:
-        raise UserError(f"{place}: {meaning(pair.invalid)}")
-    ids, mask = pair.chosen
-    if len(pair.prompt) + len(ids) > max_length:
-        raise UserError(f"{place}: {len(pair.prompt) + len(ids)} tokens, more than data.max_length={max_length}")
-    return TokenizedPair(0, pair.prompt, ids, ids, mask, mask)
+def _answers(rows: list[Row]) -> Iterator[Row]:
+    """A row for every answer."""
+    for place, row in rows:
+        if isinstance(row, str):
+            raise UserError(f"{place}: {meaning(row)}")
+        answers = row.get("answers", [row[name] for name in ("answer", "chosen", "rejected") if name in row])
+        if not isinstance(answers, list) or not answers:
+            raise UserError(f"{place}: a row to be scored has answers (a list), answer, or chosen and rejected")
+        for answer in answers:
+            yield place, row | {"answer": answer}
+
+
+def _beside_another(row: dict[str, Any]) -> PreferencePair:
+    """A pair of the answer and one that differs from it in its end, which is what tells prompt and answer apart."""
+    answer = row["answer"]
+    if isinstance(answer, str):
+        other: Any = f"{answer}."
+    elif isinstance(answer, list | dict) and answer:
+        *start, last = answer if isinstance(answer, list) else [answer]
+        other = [*start, {"role": "assistant", "content": f"{last.get('content', last.get('value'))}."}]
+    else:
+        raise InvalidRow("wrong_type")
+    carried = {name: row[name] for name in ("tools", "chat_template_kwargs") if row.get(name)}
+    if isinstance(answer, str) and "prompt" not in row:
+        raise InvalidRow("missing_field prompt")
+    return {**explicit_pair(row.get("prompt"), answer, other), **carried}
 
 
 @torch.no_grad()
 def _rewards(
-    pairs: list[TokenizedPair], module: DPOModule, trainer: Trainer, pad_token_id: int, batch_size: int
-) -> list[float]:
+    answers: Dataset, module: DPOModule, trainer: Trainer, pad_token_id: int, batch_size: int
+) -> Iterator[float]:
     """β(log π − log π_ref) of every answer."""
-    layout, rewards = PaddedLayout(pad_token_id, chosen_only=True), []
+    layout = PaddedLayout(pad_token_id, chosen_only=True)
     module.to(trainer.strategy.root_device).eval()
-    starts = range(0, len(pairs), batch_size)
-    for start in track(starts, description="Scoring", transient=True):
-        chunk = pairs[start : start + batch_size]
-        batch = layout(MicroBatch(chunk, [True] * len(chunk), len(chunk), 1)).to(module.device)
+    for start in track(range(0, len(answers), batch_size), description="Scoring", transient=True):
+        rows = answers.select(range(start, min(start + batch_size, len(answers))))
+        pairs = [TokenizedPair(0, row["prompt_ids"], row["chosen_ids"], [], row["chosen_scored"]) for row in rows]
+        batch = layout(MicroBatch(pairs, [True] * len(pairs), len(pairs), 1)).to(module.device)
         with trainer.precision_plugin.val_step_context():
             ratios = completion_logps(module.policy, batch).sums - module.reference.logps(batch).sums
-        rewards += (module.loss.beta * ratios).tolist()
-    return rewards
+        yield from (module.loss.beta * ratios).tolist()

@@ -30,11 +30,11 @@ def token_table(pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Tab
             shown.append("▏").append(words(token), style)
         return shown.append("▏")
 
-    table = Table("", "tokens", "ids at the boundary", title=str(pair["where"]), title_justify="left")
+    table = Table("", "tokens", "ids at the boundary", title=Text(pair["where"]), title_justify="left")
     prompt = pair["prompt_ids"]
     before = Text(f"... {len(prompt) - _SHOWN} more ... ", "italic") if len(prompt) > _SHOWN else Text("")
     end = prompt[-_SHOWN:]
-    table.add_row("prompt", before.append_text(text(end, [True] * len(end))), _ids(["...", *prompt[-3:]]))
+    table.add_row("prompt", before.append_text(text(end, [True] * len(end))), _ids(prompt, 0, 3))
     for side in ("chosen", "rejected"):
         ids = pair[f"{side}_ids"]
         scored = pair[f"{side}_scored"] or [True] * len(ids)
@@ -44,9 +44,12 @@ def token_table(pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Tab
             half = _SHOWN // 2
             shown = text(ids[:half], scored[:half]).append(f" ... {len(ids) - 2 * half} more ... ", "italic")
             shown.append_text(text(ids[-half:], scored[-half:]))
-        table.add_row(side, shown, _ids([*ids[:3], "...", *ids[-2:]]))
+        table.add_row(side, shown, _ids(ids, 3, 2))
     return table
 
 
-def _ids(ids: Sequence[int | str]) -> str:
-    return " ".join(map(str, ids))
+def _ids(ids: Sequence[int], first: int, last: int) -> str:
+    """The first and the last ids, with dots for those between."""
+    if len(ids) <= first + last:
+        return " ".join(map(str, ids))
+    return " ".join([*map(str, ids[:first]), "...", *map(str, ids[-last:])])

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 
 import pytest
 import torch
@@ -179,12 +178,18 @@ def test_messages_are_scored_and_what_cannot_be_is_named(tmp_path, tokenizer):
         evaluate(composed(tmp_path, *options, *more.get("overrides", ()), f"score={path}", config_name="evaluate"))
         return [json.loads(line)["rewards"] for line in (tmp_path / "scores.jsonl").open()]
 
-    (messages,), (text,) = score(
+    forms = [
         {"prompt": [user("Hi?")], "answer": [assistant("Hello")]},
-        {"prompt": "<Hi", "answer": "Hello"},
-    )
-    assert math.isfinite(messages)
-    assert messages != text
+        {"prompt": [user("Hi?")], "answer": "Hello"},
+        {"prompt": "Hi?", "answer": [user("Hi?"), assistant("Hello")]},
+        {"answer": [user("Hi?"), assistant("Hello")]},
+        {"prompt": [{"from": "human", "value": "Hi?"}], "answers": [{"from": "gpt", "value": "Hello"}]},
+    ]
+    rewards = [reward for (reward,) in score(*forms)]
+    assert rewards == pytest.approx([rewards[0]] * len(forms), abs=1e-6), "they are one question and one answer"
+    messages = rewards[0]
+    tool = {"type": "function", "function": {"name": "search"}}
+    assert score(forms[0] | {"tools": [tool]})[0][0] != pytest.approx(messages, abs=1e-3)
     ids = chat.apply_chat_template([user("Hi?"), assistant("Hello")])["input_ids"]
     start = len(chat.apply_chat_template([user("Hi?")], add_generation_prompt=True)["input_ids"])
     with torch.no_grad():
@@ -192,7 +197,9 @@ def test_messages_are_scored_and_what_cannot_be_is_named(tmp_path, tokenizer):
     known = sum(float(logits[place - 1, ids[place]]) for place in range(start, len(ids)))
     assert messages == pytest.approx(0.1 * known, abs=1e-4)
     for row, message in (
-        ({"prompt": "Hi?"}, r"answers.jsonl:1: a row to be scored has a prompt, and answers"),
+        ({"prompt": "Hi?"}, r"answers.jsonl:1: a row to be scored has answers \(a list\), answer, or chosen"),
+        ({"prompt": "Hi?", "answers": "No way"}, r"answers.jsonl:1: a row to be scored has answers \(a list\)"),
+        ({"answer": "No"}, r"answers.jsonl:1: a field is missing \(prompt\)"),
         ({"prompt": "Hi?", "answer": 3}, r"answers.jsonl:1: a field has the wrong type"),
         ({"prompt": "Hi?", "answer": "<|im_end|> no"}, r"answers.jsonl:1: the text contains one of the tokenizer's"),
     ):
@@ -200,3 +207,68 @@ def test_messages_are_scored_and_what_cannot_be_is_named(tmp_path, tokenizer):
             score(row)
     with pytest.raises(UserError, match=r"answers.jsonl:1: \d+ tokens, more than data.max_length=5"):
         score({"prompt": "Hello?", "answer": "a long answer"}, overrides=["data.max_length=5"])
+
+
+def test_a_held_out_file_is_judged_whole_and_what_trains_is_not_read(tmp_path, trained, hh_file):  # noqa: F811
+    run, shared = trained
+    apart = [value for value in shared if not value.startswith(("data.path", "data.val_fraction"))]
+    found = evaluated(
+        tmp_path / "new", *apart, f"model.name={run / 'export'}", f"data.val_path={hh_file}", "samples=null"
+    )
+    assert found["accuracy"]["all pairs"]["pairs"] == 24
+
+
+def test_pairs_that_may_have_trained_the_model_are_told(tmp_path, trained, caplog):
+    run, shared = trained
+    evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", "samples=null")
+    assert "may have trained" not in caplog.text
+    evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", "samples=null", "seed=1")
+    assert "Some of these pairs may have trained the model: data.seed was 0 and is 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["adapter=lora"], r"adapter has no effect without ckpt_path"),
+        (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: there is no such file"),
+        (["ckpt_path={file}"], r"ckpt_path=.*hh.jsonl: it is no checkpoint \("),
+        (
+            ["ckpt_path={checkpoint}", "model.pretrained=false", "model.config={small}"],
+            "is of another model or",
+        ),
+        (["trainer.limit_val_batches=0"], r"trainer.limit_val_batches=0: no pair is judged"),
+        (["score=nowhere.jsonl"], r"score=nowhere.jsonl: there is no such file"),
+        (["+trainer.devices=2"], r"trainer.devices follows from the rest of the config"),
+        (["model.name=no such model"], r"model.name=no such model: is neither a folder"),
+        (["data.path=nowhere.jsonl"], r"nowhere.jsonl: there is no such file"),
+    ],
+)
+def test_mistakes_are_told(tmp_path, trained, model_folder, hh_file, overrides, message):  # noqa: F811
+    run, shared = trained
+    small_model = "{model_type: llama, vocab_size: 300, hidden_size: 64, num_hidden_layers: 1, intermediate_size: 8}"
+    values = {"file": hh_file, "checkpoint": run / "checkpoints" / "last.ckpt", "small": small_model}
+    given = [override.format(**values) if "{" in override else override for override in overrides]
+    with pytest.raises(UserError, match=message):
+        evaluated(tmp_path / "new", *shared, f"model.name={model_folder}", "loss.beta=0.3", "samples=null", *given)
+
+
+def test_scoring_a_model_against_itself_says_nothing(tmp_path, trained, model_folder):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps({"prompt": "Hi", "answer": " yes"}))
+    with pytest.raises(UserError, match=r"every reward would be 0: policy and reference are one model"):
+        evaluated(tmp_path, "model=llama", f"model.name={model_folder}", f"score={path}")
+
+
+def test_the_flag_is_the_key(monkeypatch):
+    from lightning_dpo import evaluate as module
+
+    for arguments, expected in (
+        (["model=llama", "--score", "a b.jsonl"], ["model=llama", "score=a b.jsonl"]),
+        (["--score=f.jsonl", "--help"], ["--help", "score=f.jsonl"]),
+        (["--score"], ["score=???"]),
+        (["-m", "seed=1,2"], ["-m", "seed=1,2"]),
+    ):
+        monkeypatch.setattr(module.sys, "argv", ["evaluate", *arguments])
+        monkeypatch.setattr(module, "run", lambda *_: None)
+        module.main()
+        assert module.sys.argv[1:] == expected

@@ -1,3 +1,4 @@
+import csv
 import json
 import sys
 
@@ -55,7 +56,11 @@ def test_the_best_checkpoint_with_its_card(run, capsys, monkeypatch):
     assert all(torch.equal(value, saved["state_dict"][f"policy.{name}"]) for name, value in exported.items())
     card = (folder / "README.md").read_text()
     assert f"the weights are those of step {saved['global_step']}" in card
-    assert "| val/rewards/accuracies |" in card
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/loss"]]
+    row = next(row for row in rows if int(row["step"]) == saved["global_step"] - 1)
+    for name in ("val/rewards/accuracies", "val/loss"):
+        assert f"| {name} | {float(row[name]):.4f} |" in card
     assert "- train: 19" in card
     assert "Command: `python -m lightning_dpo.train model=llama data=hh logger=csv" in card
 
@@ -64,7 +69,11 @@ def test_the_best_checkpoint_with_its_card(run, capsys, monkeypatch):
 def test_merged_on_request(run):
     export_checkpoint(run, "last", merge=True)
     assert (run / "export_last" / "adapter_model.safetensors").exists()
-    assert AutoModelForCausalLM.from_pretrained(run / "export_last_merged").num_parameters() > 0
+    merged = run / "export_last_merged"
+    assert AutoModelForCausalLM.from_pretrained(merged).num_parameters() > 0
+    cards = ((path / "README.md").read_text() for path in (run / "export_last", merged))
+    libraries = ["peft" if "library_name: peft" in card else "transformers" for card in cards]
+    assert libraries == ["peft", "transformers"]
 
 
 def test_what_cannot_be_exported(run, tmp_path):

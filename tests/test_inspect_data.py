@@ -30,11 +30,11 @@ def test_everything_that_is_to_be_known(tmp_path, model_folder, capsys):
     assert facts["training pairs that stand there before"] == 1
     assert facts["training pairs that stand there with their answers exchanged"] == 3
     assert facts["training pairs whose prompt stands in validation"] == 1
-    assert facts["share of training pairs whose longer answer wins"] == round(2 / 3, 4)
+    assert facts["share of training pairs whose longer answer wins"] == 3 / 4  # the overlong one, too
     assert facts["counts"]["train_overlong_left_out"] == 1
     printed = capsys.readouterr().out
     assert "▏<|end|>▏" in printed
-    assert "66.7%: how far" in printed
+    assert "75.0%: how far" in printed
 
 
 def test_messages_show_their_control_tokens(tmp_path, tokenizer, capsys):

@@ -182,8 +182,8 @@ def stand_in(experiment: str, folder, model_folder, hh_file, tokenizer) -> list[
         make_llama(vocab_size=len(chat), max_position_embeddings=2048).save_pretrained(model_folder)
         chat.save_pretrained(model_folder)
         data.write_text("".join(json.dumps(ultrafeedback_row(f"{n}?", 9, n % 9)) + "\n" for n in range(30)))
-    validation = ["trainer.val_check_interval=null", "callbacks.samples.max_new_tokens=4"]
-    return [f"model.name={model_folder}", f"data.path={data}", "data.val_fraction=0.2", "model.config={}", *validation]
+    options = ["data.val_fraction=0.2", "model.config={}", "callbacks.samples.max_new_tokens=4"]
+    return [f"model.name={model_folder}", f"data.path={data}", *options]
 
 
 @pytest.mark.parametrize("experiment", [name for _, name in NAMED])

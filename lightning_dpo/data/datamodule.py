@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_dpo.data.jsonl import load_pairs
 from lightning_dpo.data.lengths import lengths, scored_lengths
 from lightning_dpo.data.loader import DrawnPairs, StepLoader
-from lightning_dpo.data.preparation import Part, Preparation, Source
+from lightning_dpo.data.preparation import Part, Preparation, PreparedPairs, Source
 from lightning_dpo.data.sampling import StepSampler, accumulation
 from lightning_dpo.data.tokenization import Tokenization
 from lightning_dpo.errors import UserError
@@ -92,21 +92,38 @@ class PreferenceDataModule(LightningDataModule):
         )
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
-        self.train_pairs: Dataset | None = None
-        self.val_pairs: Dataset | None = None
-        self.sources: list[str] = []
-        self.counts: dict[str, int] = {}
+        self.prepared: PreparedPairs | None = None
+        self.prepared_alone = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and tokenize everything, once.
+        """Read and tokenize, once: everything, or before a validation what validates.
 
         Raises:
             UserError: Rows are invalid, or nothing is left to train or validate on.
         """
-        if self.train_pairs is None:
-            prepared = self.preparation()
-            self.train_pairs, self.val_pairs = prepared.train, prepared.val
-            self.sources, self.counts = prepared.sources, prepared.counts
+        alone = stage == "validate"
+        if self.prepared is None or (not alone and self.prepared_alone):
+            self.prepared, self.prepared_alone = self.preparation(alone), alone
+
+    @property
+    def train_pairs(self) -> Dataset | None:
+        """The tokenized training pairs, after `setup`."""
+        return self.prepared and self.prepared.train
+
+    @property
+    def val_pairs(self) -> Dataset | None:
+        """The tokenized validation pairs, after `setup`."""
+        return self.prepared and self.prepared.val
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources, by the numbers that pairs have."""
+        return self.prepared.sources if self.prepared else []
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pairs by what became of them."""
+        return self.prepared.counts if self.prepared else {}
 
     def train_dataloader(self) -> StepLoader:
         """Micro-batches in a new order every epoch."""

@@ -59,16 +59,7 @@ def load_pairs(
 
     def to_pair(row: dict[str, Any]) -> PreferencePair:
         pair = {field: row[column] for field, column in named.items()}
-        # Whole dialogues hold their prompt; whole texts may, but that must be said: it could be a forgotten column.
-        texts = isinstance(pair["chosen"], str)
-        question = None if prompt is None else row[prompt] if texts else row.get(prompt)
-        if texts and prompt and question is None:
-            raise InvalidRow("wrong_type")
-        if query and row[query]:
-            if not isinstance(question, str):
-                raise InvalidRow("wrong_type query is for text")
-            question = f"{question}\n{row[query]}"
-        pair |= explicit_pair(question, pair["chosen"], pair["rejected"])
+        pair |= explicit_pair(_question(row, prompt, query, pair["chosen"]), pair["chosen"], pair["rejected"])
         if chat or isinstance(pair["prompt"], list):
             pair = as_chat(pair, row[system] if system else None)
         elif system:
@@ -76,3 +67,17 @@ def load_pairs(
         return pair | {name: row[name] for name in _CARRIED if row.get(name)}
 
     return to_pairs(read_rows(path), to_pair, str(path))
+
+
+def _question(row: dict[str, Any], prompt: str | None, query: str | None, answer: Any) -> Any:
+    """The prompt, and below it the query; None where whole dialogues, or texts of which that is said, hold it."""
+    # Texts may hold their prompt as well, but not unasked: it could be a forgotten column.
+    texts = isinstance(answer, str) and prompt is not None
+    question = row[prompt] if texts else row.get(prompt)
+    if texts and question is None:
+        raise InvalidRow("wrong_type")
+    if query and row[query]:
+        if not isinstance(question, str):
+            raise InvalidRow("wrong_type query is for text")
+        question = f"{question}\n{row[query]}"
+    return question

@@ -39,10 +39,11 @@ class Part:
 
 @dataclass(frozen=True)
 class PreparedPairs:
-    """Tokenized pairs; `source` is a number, the place of a name in `sources`."""
+    """Tokenized pairs; `source` is a number, the place of a name in `sources`; `overlong`: training pairs left out."""
 
     train: Dataset
     val: Dataset
+    overlong: Dataset
     sources: list[str]
     counts: dict[str, int]
 
@@ -60,43 +61,51 @@ class Preparation:
     max_pairs: int | None
     seed: int
     folder: Path | None
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict, init=False)
 
-    def __call__(self) -> PreparedPairs:
-        """Read and tokenize everything.
+    def __call__(self, validation_alone: bool = False) -> PreparedPairs:
+        """Read and tokenize.
+
+        Args:
+            validation_alone: Leave out what trains, and where it stands apart do not even read it.
 
         Raises:
             UserError: Rows are invalid, or nothing is left to train or validate on.
         """
+        self.counts = {}
         if self.folder:
             (self.folder / "invalid_rows.jsonl").unlink(missing_ok=True)
-        sides = {name: self._sides(name, part) for name, part in self.parts.items()}
+        sides = {name: self._sides(name, part, validation_alone) for name, part in self.parts.items()}
         val = concatenate_datasets([val for _, val in sides.values()])
-        if self.drop_seen_prompts:
+        if self.drop_seen_prompts and not validation_alone:
             seen = set(val["prompt"])
             sides = {name: (self._unseen(train, seen), val) for name, (train, val) in sides.items()}
-        train = [
-            repeat(sample(sides[name][0], self.max_pairs, self.seed), part.weight, self.seed)
-            for name, part in self.parts.items()
-        ]
+        train = [] if validation_alone else [self._taken(name, train) for name, (train, _) in sides.items()]
         pairs = concatenate_datasets([*train, val])
         names = [name or "other" for name in pairs["source"]] if any(pairs["source"]) else pairs["source"][:]
         sources = list(dict.fromkeys(names))
-        train, val = self._tokenized(pairs, sum(map(len, train)), [sources.index(name) for name in names])
+        trained, val, overlong = self._tokenized(pairs, sum(map(len, train)), [sources.index(name) for name in names])
         if len(sources) > 1:
-            for side, kept in (("train", train), ("val", val)):
+            for side, kept in (("train", trained), ("val", val)):
                 counts = Counter(kept["source"])
                 self.counts |= {f"{side}_of_{name}": counts[number] for number, name in enumerate(sources)}
         log.info("Pairs: %s.", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.counts.items()))
-        return PreparedPairs(train, val, sources, self.counts)
+        return PreparedPairs(trained, val, overlong, sources, self.counts)
 
-    def _sides(self, name: str, part: Part) -> tuple[Dataset, Dataset]:
+    def _taken(self, name: str, train: Dataset) -> Dataset:
+        return repeat(sample(train, self.max_pairs, self.seed), self.parts[name].weight, self.seed)
+
+    def _sides(self, name: str, part: Part, validation_alone: bool) -> tuple[Dataset | None, Dataset]:
         """Training and validation pairs of one source."""
-        train = self._read(name, part.source("train", part.path), "train")
         own = part.source("validation", part.val_path) if part.val_path or part.path is None else None
+        if own is not None:
+            own = sample(self._read(name, own, "validation"), self.max_pairs, self.seed)
+        train = None
+        if own is None or not validation_alone:
+            train = self._read(name, part.source("train", part.path), "train")
         if own is None:
             return split_by_prompt(sample(train, self.max_pairs, self.seed), self.val_fraction, self.seed)
-        return train, sample(self._read(name, own, "validation"), self.max_pairs, self.seed)
+        return train, own
 
     def _read(self, name: str, pairs: Dataset, split: str) -> Dataset:
         pairs = self._valid(checked_pairs(pairs, f"{name} {split}".strip()))
@@ -119,15 +128,18 @@ class Preparation:
             self.counts[name] = self.counts.get(name, 0) + len(train) - len(kept)
         return kept
 
-    def _tokenized(self, pairs: Dataset, train: int, numbers: list[int]) -> list[Dataset]:
-        """The first `train` pairs and the others as tokens; together, so that what is invalid is a share of all."""
+    def _tokenized(self, pairs: Dataset, train: int, numbers: list[int]) -> tuple[Dataset, Dataset, Dataset]:
+        """The first `train` pairs and the others as tokens, and what of the first is too long.
+
+        Together, so that what is invalid is a share of all.
+        """
         tokens = self.tokenization.tokenize(pairs)
         tokens = tokens.add_column("side", ["train"] * train + ["val"] * (len(pairs) - train))
         tokens = tokens.remove_columns("source").add_column("source", numbers)
         tokens = self._valid(tokens)
         of_side, overlong, truncated = tokens["side"][:], tokens["overlong"][:], tokens["truncated"][:]
-        kept = []
-        for name in ("train", "val"):
+        kept, left_out = [], []
+        for name in ("train", "val") if train else ("val",):
             rows = [row for row, side in enumerate(of_side) if side == name]
             short = [row for row in rows if not overlong[row]]
             if not short:
@@ -140,4 +152,5 @@ class Preparation:
             if cut := sum(truncated[row] for row in short):
                 self.counts[f"{name}_truncated"] = cut
             kept.append(tokens.select(short))
-        return kept
+            left_out.append(tokens.select([row for row in rows if overlong[row]]))
+        return (kept[0] if train else tokens.select([])), kept[-1], left_out[0]

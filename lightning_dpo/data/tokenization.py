@@ -17,11 +17,13 @@ from lightning_dpo.data.encoding import ChatEncoder, EncodedPair, Ids, Mask, Tex
 from lightning_dpo.errors import UserError
 
 # Part of the cache's key: raise it with every change of what becomes of a row.
-_VERSION = 3
+_VERSION = 4
 _COLUMNS = Features(
     {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
     | {"invalid": Value("string"), "overlong": Value("bool"), "truncated": Value("bool")}
+    # Before anything was cut off.
+    | {name: Value("int64") for name in ("prompt_length", "chosen_length", "rejected_length")}
 )
 
 
@@ -45,7 +47,7 @@ class Tokenization:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def tokenize(self, pairs: Dataset) -> Dataset:
-        """Columns of `TokenizedPair`, `invalid`, `overlong` and `truncated` beside the other columns of `pairs`.
+        """Columns of `TokenizedPair`, `invalid`, `overlong`, `truncated` and lengths beside the columns of `pairs`.
 
         Fast tokenizers use all cores. The result is cached on disk by content: rows, tokenizer and settings.
 
@@ -88,6 +90,7 @@ class Tokenization:
     def _fitted(self, pair: EncodedPair) -> dict[str, Any]:
         """The row of a pair, cut to length if that is wanted."""
         prompt, chosen, rejected, invalid = pair.prompt, pair.chosen, pair.rejected, pair.invalid
+        lengths = (len(prompt), len(chosen[0]), len(rejected[0]))
         longest = max(len(chosen[0]), len(rejected[0]))
         overlong = len(prompt) + longest > self.max_length
         truncated = overlong and self.on_overlong == "truncate"
@@ -98,8 +101,9 @@ class Tokenization:
         if not invalid and (chosen == rejected or not _scores(*chosen) or not _scores(*rejected)):
             invalid = "nothing_left" if overlong else "identical_answers"
         names = ("prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored")
-        values = (prompt, *chosen, *rejected, invalid, overlong and not truncated, truncated)
-        return dict(zip((*names, "invalid", "overlong", "truncated"), values, strict=True))
+        values = (prompt, *chosen, *rejected, invalid, overlong and not truncated, truncated, *lengths)
+        whole = ("prompt_length", "chosen_length", "rejected_length")
+        return dict(zip((*names, "invalid", "overlong", "truncated", *whole), values, strict=True))
 
     def _cut(self, prompt: Ids, room: int) -> Ids:
         """The prompt's end, and its beginning of sequence."""

@@ -59,3 +59,31 @@ def test_names_that_belong_to_no_source(tokenizer, options, message):
 def test_weights_are_for_several_sources(tokenizer):
     with pytest.raises(UserError, match=r"data.sources weighs several sources, and there is one"):
         PreferenceDataModule(source=source("a", 3), sources={"a": 1}, tokenizer=tokenizer)
+
+
+def test_before_a_validation_nothing_is_read_that_trains(tokenizer):
+    asked = []
+
+    def load_pairs(split, path):
+        asked.append(split)
+        return source("q", 10, own_validation=True)(split, path)
+
+    data = PreferenceDataModule(source=load_pairs, tokenizer=tokenizer)
+    data.setup("validate")
+    assert (asked, len(data.val_pairs), len(data.train_pairs)) == (["validation"], 3, 0)
+    data.setup("fit")
+    assert (len(data.val_pairs), len(data.train_pairs)) == (3, 8)
+    assert data.counts["train"] == 8
+    split = PreferenceDataModule(source=source("q", 10), tokenizer=tokenizer, val_fraction=0.3)
+    both = []
+    for stage in ("validate", "fit"):
+        split.setup(stage)
+        both.append(split.val_pairs["prompt"][:])
+    assert both[0] == both[1], "what training holds out"
+
+
+def test_rows_without_a_source_are_those_of_other(tokenizer):
+    rows = [{"prompt": f"{n}:", "chosen": " a", "rejected": " b", "source": "x" if n % 2 else None} for n in range(20)]
+    data = PreferenceDataModule(source=lambda *_: Dataset.from_list(rows), tokenizer=tokenizer, drop_seen_prompts=False)
+    data.setup()
+    assert set(data.sources) == {"x", "other"}
