@@ -98,9 +98,10 @@ def _unknown_key(key: str, overrides: list[str], config_name: str) -> str:
     choices = [
         override for override in overrides if "." not in override.partition("=")[0] and not override.startswith("-")
     ]
-    options = [
-        str(option) for option in OmegaConf.select(_composed(config_name, choices, key), parent or "", default={}) or ()
-    ]
+    node = OmegaConf.select(_composed(config_name, choices, key), parent or "", default={}) or {}
+    options = [str(option) for option in node]
+    if name in options and OmegaConf.is_dict(node[name]):
+        return f"{key} is no group of this command: set its keys, {', '.join(f'{key}.{inner}' for inner in node[name])}"
     keys = ", ".join(option for option in options if not option.startswith("_"))
     listed = f"; {parent or 'the config'} has {keys}" if keys else ""
     nearest = _nearest(name, options)

@@ -102,7 +102,7 @@ def job(config: DictConfig) -> None:
 def main() -> None:
     """The console script; `--score FILE` is the key `score`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--score", nargs="?", const="???")
+    parser.add_argument("--score", nargs="?", const="")
     known, rest = parser.parse_known_args()
     sys.argv[1:] = rest if known.score is None else [*rest, f"score={known.score}"]
     run(job, "evaluate")

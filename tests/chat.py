@@ -1,6 +1,12 @@
 """A tokenizer with a chat template, and dialogues in the forms that data sets have."""
 
+import json
+
+from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
+
+from lightning_dpo.data.tokenization import Tokenization
+from lightning_dpo.data.validation import checked_pairs
 
 CHATML = (
     "{% if tools %}<|im_start|>system\nTools: {{ tools | tojson }}<|im_end|>\n{% endif %}"
@@ -31,3 +37,45 @@ def user(text: str) -> dict:
 
 def assistant(text: str) -> dict:
     return {"role": "assistant", "content": text}
+
+
+ROWS = range(20)
+TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}]
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def asked(n: int) -> list[dict]:
+    """Questions with and without a system message and earlier turns."""
+    return [*[SYSTEM] * (n % 2), *[user("One?"), assistant("1")] * (n % 3), user(f"The film number {n}?")]
+
+
+def answers(n: int) -> tuple[str, str]:
+    return f"It was good, {n}." + " Better" * (n % 4), "no" * (n % 5 + 1)
+
+
+EXPLICIT = [
+    {"prompt": asked(n), "chosen": [assistant(answers(n)[0])], "rejected": [assistant(answers(n)[1])]} for n in ROWS
+]
+IMPLICIT = [{side: row["prompt"] + row[side] for side in ("chosen", "rejected")} for row in EXPLICIT]
+FORMATS = {
+    "explicit": EXPLICIT,
+    "implicit": IMPLICIT,
+    "tools": [row | {"tools": json.dumps(TOOLS)} for row in EXPLICIT],
+}
+
+
+def tokens(tokenizer, rows, score="last", max_length=400, on_overlong="drop"):
+    pairs = checked_pairs(Dataset.from_list(rows), "rows")
+    assert not any(pairs["invalid"])
+    return Tokenization(tokenizer, max_length, on_overlong, score).tokenize(pairs)
+
+
+def same_ids(ours, theirs) -> None:
+    for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        assert ours[name][:] == theirs[name][:]
+
+
+def decoded(tokenizer, row, side) -> str:
+    """The scored tokens of an answer as text."""
+    mask = row[f"{side}_scored"] or [True] * len(row[f"{side}_ids"])
+    return tokenizer.decode([token for token, scored in zip(row[f"{side}_ids"], mask, strict=True) if scored])

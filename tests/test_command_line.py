@@ -86,6 +86,12 @@ def test_help_imports_nothing_heavy(tmp_path, arguments):
     print(f"{' '.join(arguments)}: {time.perf_counter() - start:.2f} s")
 
 
+def test_a_block_of_keys_is_no_group():
+    error = HydraException("Could not override 'reference'. No match in the defaults list.")
+    told = explain(error, ["reference=none"], "evaluate")
+    assert told == "reference is no group of this command: set its keys, reference.name"
+
+
 def test_a_cause_deep_down_is_the_one_that_is_told():
     error = HydraException("wrapping")
     error.__cause__ = UserError("the sentence")

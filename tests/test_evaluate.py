@@ -238,6 +238,7 @@ def test_pairs_that_may_have_trained_the_model_are_told(tmp_path, trained, caplo
         ),
         (["trainer.limit_val_batches=0"], r"trainer.limit_val_batches=0: no pair is judged"),
         (["score=nowhere.jsonl"], r"score=nowhere.jsonl: there is no such file"),
+        (["score="], r"score=: there is no such file"),
         (["+trainer.devices=2"], r"trainer.devices follows from the rest of the config"),
         (["model.name=no such model"], r"model.name=no such model: is neither a folder"),
         (["data.path=nowhere.jsonl"], r"nowhere.jsonl: there is no such file"),
@@ -265,7 +266,7 @@ def test_the_flag_is_the_key(monkeypatch):
     for arguments, expected in (
         (["model=llama", "--score", "a b.jsonl"], ["model=llama", "score=a b.jsonl"]),
         (["--score=f.jsonl", "--help"], ["--help", "score=f.jsonl"]),
-        (["--score"], ["score=???"]),
+        (["--score"], ["score="]),
         (["-m", "seed=1,2"], ["-m", "seed=1,2"]),
     ):
         monkeypatch.setattr(module.sys, "argv", ["evaluate", *arguments])

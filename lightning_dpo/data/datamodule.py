@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_dpo.data.jsonl import load_pairs
 from lightning_dpo.data.lengths import lengths, scored_lengths
 from lightning_dpo.data.loader import DrawnPairs, StepLoader
-from lightning_dpo.data.preparation import Part, Preparation, PreparedPairs, Source
+from lightning_dpo.data.preparation import Preparation, PreparedPairs, Source, parts_of
 from lightning_dpo.data.sampling import StepSampler, accumulation
 from lightning_dpo.data.tokenization import Tokenization
 from lightning_dpo.errors import UserError
@@ -80,7 +80,7 @@ class PreferenceDataModule(LightningDataModule):
         _check(locals())
         tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else ready_tokenizer(tokenizer)
         self.preparation = Preparation(
-            _parts(source or load_pairs, sources, path, val_path),
+            parts_of(source or load_pairs, sources, path, val_path),
             Tokenization(tokenizer, max_length, on_overlong, score, chat_template_kwargs or {}),
             val_fraction,
             drop_seen_prompts,
@@ -207,32 +207,6 @@ class PreferenceDataModule(LightningDataModule):
         )
         layout = PaddedLayout(self.tokenizer.pad_token_id, self.chosen_only)
         return StepLoader(DrawnPairs(tokens), sampler, layout, self.num_workers, trained)
-
-
-def _parts(
-    source: Source | Mapping[str, Source],
-    sources: Mapping[str, float] | None,
-    path: str | Mapping[str, str] | None,
-    val_path: str | Mapping[str, str] | None,
-) -> dict[str, Part]:
-    """The sources by name; one alone has none.
-
-    Raises:
-        UserError: A name, a weight or a file belongs to no source.
-    """
-    if not isinstance(source, Mapping):
-        if sources is not None:
-            raise UserError("data.sources weighs several sources, and there is one: use data=mixture")
-        return {"": Part(source, path, val_path)}
-    sources, paths, val_paths = sources or dict.fromkeys(source, 1.0), path or {}, val_path or {}
-    for key, names in (("sources", sources), ("path", paths), ("val_path", val_paths)):
-        known = source if key == "sources" else sources
-        if not isinstance(names, Mapping) or not set(names) <= set(known):
-            raise UserError(f"data.{key}={names}: give it by the names of the sources: {', '.join(known)}")
-    for name, weight in sources.items():
-        if not 0 < weight < float("inf"):
-            raise UserError(f"data.sources.{name}={weight}: how often its pairs are taken must be a positive number")
-    return {name: Part(source[name], paths.get(name), val_paths.get(name), weight) for name, weight in sources.items()}
 
 
 def _check(arguments: dict[str, Any]) -> None:

@@ -37,6 +37,32 @@ class Part:
     weight: float = 1.0
 
 
+def parts_of(
+    source: Source | Mapping[str, Source],
+    sources: Mapping[str, float] | None,
+    path: str | Mapping[str, str] | None,
+    val_path: str | Mapping[str, str] | None,
+) -> dict[str, Part]:
+    """The sources by name; one alone has none.
+
+    Raises:
+        UserError: A name, a weight or a file belongs to no source.
+    """
+    if not isinstance(source, Mapping):
+        if sources is not None:
+            raise UserError("data.sources weighs several sources, and there is one: use data=mixture")
+        return {"": Part(source, path, val_path)}
+    sources, paths, val_paths = sources or dict.fromkeys(source, 1.0), path or {}, val_path or {}
+    for key, names in (("sources", sources), ("path", paths), ("val_path", val_paths)):
+        known = source if key == "sources" else sources
+        if not isinstance(names, Mapping) or not set(names) <= set(known):
+            raise UserError(f"data.{key}={names}: give it by the names of the sources: {', '.join(known)}")
+    for name, weight in sources.items():
+        if not 0 < weight < float("inf"):
+            raise UserError(f"data.sources.{name}={weight}: how often its pairs are taken must be a positive number")
+    return {name: Part(source[name], paths.get(name), val_paths.get(name), weight) for name, weight in sources.items()}
+
+
 @dataclass(frozen=True)
 class PreparedPairs:
     """Tokenized pairs; `source` is a number, the place of a name in `sources`; `overlong`: training pairs left out."""

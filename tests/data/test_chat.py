@@ -1,53 +1,28 @@
 """Messages through a chat template: TRL's token ids, and what TRL does not notice."""
 
 import json
-from pathlib import Path
 
 import pytest
-import trl
 from datasets import Dataset
 
 from lightning_dpo.data.jsonl import load_pairs
 from lightning_dpo.data.tokenization import Tokenization
-from lightning_dpo.data.validation import checked_pairs
 from lightning_dpo.errors import UserError
-from tests.chat import CHATML, assistant, chat_tokenizer, user
+from tests.chat import (
+    CHATML,
+    EXPLICIT,
+    FORMATS,
+    IMPLICIT,
+    ROWS,
+    answers,
+    assistant,
+    chat_tokenizer,
+    decoded,
+    same_ids,
+    tokens,
+    user,
+)  # fmt: skip
 from tests.trl_trainer import trl_trainer
-
-ROWS = range(20)
-TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}]
-SYSTEM = {"role": "system", "content": "Be brief."}
-
-
-def asked(n: int) -> list[dict]:
-    """Questions with and without a system message and earlier turns."""
-    return [*[SYSTEM] * (n % 2), *[user("One?"), assistant("1")] * (n % 3), user(f"The film number {n}?")]
-
-
-def answers(n: int) -> tuple[str, str]:
-    return f"It was good, {n}." + " Better" * (n % 4), "no" * (n % 5 + 1)
-
-
-EXPLICIT = [
-    {"prompt": asked(n), "chosen": [assistant(answers(n)[0])], "rejected": [assistant(answers(n)[1])]} for n in ROWS
-]
-IMPLICIT = [{side: row["prompt"] + row[side] for side in ("chosen", "rejected")} for row in EXPLICIT]
-FORMATS = {
-    "explicit": EXPLICIT,
-    "implicit": IMPLICIT,
-    "tools": [row | {"tools": json.dumps(TOOLS)} for row in EXPLICIT],
-}
-
-
-def tokens(tokenizer, rows, score="last", max_length=400, on_overlong="drop"):
-    pairs = checked_pairs(Dataset.from_list(rows), "rows")
-    assert not any(pairs["invalid"])
-    return Tokenization(tokenizer, max_length, on_overlong, score).tokenize(pairs)
-
-
-def same_ids(ours, theirs) -> None:
-    for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
-        assert ours[name][:] == theirs[name][:]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -105,12 +80,6 @@ def test_twenty_rows_of_sharegpt_and_alpaca_have_the_ids_of_their_messages(token
     ):
         ours = Tokenization(chat, 400, "drop").tokenize(pairs)
         same_ids(ours, trl_trainer(tmp_path, chat, Dataset.from_list(expected)).train_dataset)
-
-
-def decoded(tokenizer, row, side) -> str:
-    """The scored tokens of an answer as text."""
-    mask = row[f"{side}_scored"] or [True] * len(row[f"{side}_ids"])
-    return tokenizer.decode([token for token, scored in zip(row[f"{side}_ids"], mask, strict=True) if scored])
 
 
 DIALOGUE = {
@@ -185,77 +154,6 @@ def test_a_prompt_that_a_template_writes_otherwise_is_noticed(tokenizer):
     last = "{% if message.role == 'user' and loop.last %}Now: {% endif %}"
     moving = CHATML.replace("{{ message.content or '' }}", last + "{{ message.content or '' }}")
     assert tokens(chat_tokenizer(tokenizer, moving), EXPLICIT[:1])["invalid"][:] == ["prompt_not_prefix"]
-
-
-TEMPLATES = {
-    "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
-    "qwen2_5": ["<|im_start|>", "<|im_end|>"],
-    "qwen3": ["<|im_start|>", "<|im_end|>"],
-    "gemma3": ["<start_of_turn>", "<end_of_turn>"],
-    "phi3": ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"],
-    "deepseek_r1_distill": ["<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"],
-}
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_templates_of_real_models_give_trls_token_ids_and_every_turn_can_be_found(tokenizer, tmp_path, name):
-    """Single turns and several; a template without a system role is given none."""
-    template = Path(trl.__file__).with_name("chat_templates") / f"{name}.jinja"
-    if not template.exists():
-        pytest.skip(f"this TRL has no {name}.jinja")
-    chat = chat_tokenizer(tokenizer, template.read_text(), bos_token="<|begin_of_text|>")
-    chat.add_special_tokens({"additional_special_tokens": TEMPLATES[name]})
-    rows = [row | {"prompt": [turn for turn in row["prompt"] if turn["role"] != "system"]} for row in EXPLICIT]
-    ours = tokens(chat, rows)
-    assert set(ours["invalid"][:]) == {""}
-    same_ids(ours, trl_trainer(tmp_path, chat, Dataset.from_list(rows)).train_dataset)
-    every = tokens(chat, rows[:1], score="all")
-    assert decoded(chat, every[0], "chosen") == decoded(chat, ours[0], "chosen")
-
-
-def test_arguments_of_the_template_for_all_rows_and_for_one(tokenizer):
-    greeting = "{{ greeting | default('none') }}" + CHATML
-    chat = chat_tokenizer(tokenizer, greeting)
-    rows = [EXPLICIT[0] | {"chat_template_kwargs": options} for options in ("", json.dumps({"greeting": "own"}))]
-    pairs = checked_pairs(Dataset.from_list(rows), "rows")
-    plain, given = (Tokenization(chat, 400, "drop", "last", {"greeting": g} if g else {}) for g in ("", "all"))
-    starts = [[chat.decode(ids)[:4] for ids in one.tokenize(pairs)["prompt_ids"]] for one in (plain, given)]
-    assert starts == [["none", "own<"], ["all<", "own<"]]
-    assert plain._digest(pairs) != given._digest(pairs)
-    text = Dataset.from_dict({"prompt": ["a"], "chosen": [" b"], "rejected": [" c"]})
-    with pytest.raises(UserError, match=r"data.chat_template_kwargs has no effect: the data are text"):
-        given.tokenize(text)
-
-
-def test_a_template_with_a_date_is_warned_of_and_not_cached_over_days(tokenizer, caplog, monkeypatch):
-    dated = "{{ date_string | default(strftime_now('%d %b')) }}" + CHATML
-    tokens(chat_tokenizer(tokenizer, dated), EXPLICIT[:1])
-    assert "writes today's date" in caplog.text
-    chat = chat_tokenizer(tokenizer)
-    pairs = Dataset.from_dict({"prompt": ["a"]})
-    digests = {Tokenization(chat, 9, "drop")._digest(pairs, probe) for probe in ("21 Nov", "22 Nov")}
-    assert len(digests) == 2
-
-
-@pytest.mark.parametrize(
-    ("columns", "reason"),
-    [
-        ({"tools": "search(query)"}, "wrong_type tools"),
-        ({"tools": '{"name": "search"}'}, "wrong_type tools"),
-        ({"chat_template_kwargs": '{"chat_template": "x"}'}, "wrong_type chat_template_kwargs"),
-        ({"chat_template_kwargs": "[1]"}, "wrong_type chat_template_kwargs"),
-    ],
-)
-def test_tools_and_arguments_are_checked(columns, reason):
-    assert checked_pairs(Dataset.from_list([EXPLICIT[0] | columns]), "rows")["invalid"][:] == [reason]
-    text = {"prompt": "a", "chosen": "b", "rejected": "c", "tools": "[]"}
-    assert checked_pairs(Dataset.from_list([text | columns]), "rows")["invalid"][0].startswith("wrong_type")
-
-
-def test_fields_that_arrow_fills_up_are_no_part_of_a_tool():
-    first, second = ({"type": "function", "function": {"name": name, name: 1}} for name in "ab")
-    rows = Dataset.from_list([EXPLICIT[0] | {"tools": [first]}, EXPLICIT[1] | {"tools": [second]}])
-    assert [json.loads(tools) for tools in checked_pairs(rows, "rows")["tools"]] == [[first], [second]]
 
 
 def test_turns_that_a_template_rewrites_cannot_be_scored_and_the_last_can(tokenizer):
