@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from lightning_dpo.errors import UserError
 from lightning_dpo.generation import Ids, Writer
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,13 @@ class Samples(Callback):
         self._table: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the prompts, once."""
+        """Choose the prompts, once.
+
+        Raises:
+            UserError: The data module has none to offer.
+        """
+        if not hasattr(trainer.datamodule, "sample_prompts"):
+            raise UserError("the Samples callback takes its prompts from a PreferenceDataModule: give the Trainer one")
         if not self._prompts:
             self._prompts, tokens = trainer.datamodule.sample_prompts(self.answers, self.max_new_tokens)
             if tokens < self.max_new_tokens:
@@ -75,11 +82,7 @@ class Samples(Callback):
             data.answer_ends(), data.tokenizer.pad_token_id, self.max_new_tokens, self.greedy, self.batch_size,
             self.seed + trainer.global_rank, trainer.world_size,
         )  # fmt: skip
-        # Equally many on every device; what fills up is not counted.
-        mine = math.ceil(len(self._prompts) / trainer.world_size)
-        prompts = [
-            self._prompts[(trainer.global_rank + n * trainer.world_size) % len(self._prompts)] for n in range(mine)
-        ]
+        prompts = self._mine(trainer)
         with trainer.precision_plugin.val_step_context():
             policy = writer.answers(pl_module.policy, prompts)
             metrics = self._measured("val/samples/", writer.facts(policy), trainer)

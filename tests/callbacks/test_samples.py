@@ -1,12 +1,13 @@
 import json
 import math
+from types import SimpleNamespace
 
 import lightning
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_dpo import DPOModule, PreferenceDataModule
+from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.callbacks.samples import Samples
 from lightning_dpo.losses import DPO, SFT
 from tests.conftest import make_llama
@@ -98,3 +99,26 @@ def test_prompts_and_answers_fit(pairs_file, tokenizer, length, wanted, given):
 def test_values(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         Samples(str(tmp_path), **{name: 0})
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_devices_share_the_prompts_and_what_fills_up_is_not_counted(tmp_path, devices):
+    """Every device answers equally many, for they must wait for each other; together they answer each prompt once."""
+    callback = Samples(str(tmp_path))
+    callback._prompts = [[n] for n in range(5)]
+
+    def of_all(values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.tensor(callback._mine(device(rank))) for rank in range(devices)])
+
+    def device(rank: int) -> SimpleNamespace:
+        strategy = SimpleNamespace(all_gather=of_all, root_device="cpu")
+        return SimpleNamespace(global_rank=rank, world_size=devices, strategy=strategy)
+
+    mine = [callback._mine(device(rank)) for rank in range(devices)]
+    assert len({len(prompts) for prompts in mine}) == 1
+    assert callback._gathered(torch.tensor(mine[0]), device(0)).tolist() == callback._prompts
+
+
+def test_prompts_come_from_our_data_module(tmp_path):
+    with pytest.raises(UserError, match="takes its prompts from a PreferenceDataModule"):
+        Samples(str(tmp_path)).setup(SimpleNamespace(datamodule=None), None, "fit")
