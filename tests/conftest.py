@@ -89,6 +89,43 @@ def pairs_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def hh_file(tmp_path: Path) -> Path:
+    """Twenty-four pairs in HH's format."""
+    start = "\n\nHuman: Number {}?\n\nAssistant:"
+    rows = [
+        {"chosen": start.format(n) + " yes" * (n % 4 + 1), "rejected": start.format(n) + f" no {n}"} for n in range(24)
+    ]
+    path = tmp_path / "hh.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def trained(tmp_path: Path, model_folder: Path, hh_file: Path, request) -> tuple[Path, list[str]]:
+    """The folder of a short run, with the adapter asked for, and the overrides that an evaluation shares with it."""
+    from lightning_dpo.train import train
+    from tests.compose import composed
+
+    adapter = getattr(request, "param", "none")
+    shared = [
+        "model=llama", "data=hh", f"data.path={hh_file}", "data.val_fraction=0.4", "data.pairs_per_step=4",
+        "data.batch_size=2", "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    more = [
+        "optimizer.lr=1e-3",
+        "loss.beta=0.3",
+        "logger=csv",
+        f"adapter={adapter}",
+        f"model.name={model_folder}",
+        "callbacks.samples.max_new_tokens=4",
+        "callbacks.samples.answers=3",
+    ]
+    (tmp_path / "run").mkdir()
+    train(composed(tmp_path / "run", *shared, *more))
+    return tmp_path / "run", shared
+
+
 def random_pairs(count: int, seed: int = 0, vocabulary: int = VOCABULARY) -> list[TokenizedPair]:
     """Pairs of random tokens and unequal lengths; the offset is not 0, so that ignoring it shows."""
     generator = torch.Generator().manual_seed(seed)

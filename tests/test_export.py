@@ -11,11 +11,11 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.export import export_checkpoint, main
 from lightning_dpo.train import train
 from tests.compose import composed
-from tests.test_train import hh_file, small  # noqa: F401
+from tests.test_train import small
 
 
 @pytest.fixture
-def run(tmp_path, model_folder, hh_file, request):  # noqa: F811
+def run(tmp_path, model_folder, hh_file, request):
     folder = tmp_path / "outputs" / "name" / "time"
     (folder / ".hydra").mkdir(parents=True)
     overrides = [

@@ -21,17 +21,6 @@ from tests.data.test_ultrafeedback import row as ultrafeedback_row
 from tests.test_config import NAMED
 
 
-@pytest.fixture
-def hh_file(tmp_path):
-    start = "\n\nHuman: Number {}?\n\nAssistant:"
-    rows = [
-        {"chosen": start.format(n) + " yes" * (n % 4 + 1), "rejected": start.format(n) + f" no {n}"} for n in range(24)
-    ]
-    path = tmp_path / "hh.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def small(model_folder, hh_file, *more: str) -> list[str]:
     """Overrides for a run of seconds on the model and the pairs of the test."""
     return [

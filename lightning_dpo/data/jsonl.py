@@ -58,6 +58,7 @@ def load_pairs(
     named = {field: column for field, column in columns.items() if column is not None}
 
     def to_pair(row: dict[str, Any]) -> PreferencePair:
+        """The pair in the named columns of a row."""
         pair = {field: row[column] for field, column in named.items()}
         pair |= explicit_pair(_question(row, prompt, query, pair["chosen"]), pair["chosen"], pair["rejected"])
         if chat or isinstance(pair["prompt"], list):
