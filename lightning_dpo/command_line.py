@@ -39,7 +39,7 @@ def run(job: Callable[[], Any], config_name: str) -> None:
         job: The function under `hydra.main`.
         config_name: Its config's.
     """
-    register_folders()
+    register_folders(names_alone="--help" in sys.argv)
     register_resolvers()
     os.environ.setdefault(_TRACEBACK_WANTED, os.environ.get(_FULL_ERROR, "0"))
     # Otherwise Hydra prints what goes wrong by itself, and exits.

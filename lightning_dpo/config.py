@@ -21,11 +21,16 @@ CONFIG_DIR = ROOT / "conf"
 _OPTIONAL = ("suggested", "callbacks")
 
 
-def register_folders() -> None:
-    """Offer every file of experiments/ and sweeps/ as an option of the groups `experiment` and `sweep`."""
+def register_folders(names_alone: bool = False) -> None:
+    """Offer every file of experiments/ and sweeps/ as an option of the groups `experiment` and `sweep`.
+
+    Args:
+        names_alone: Without what is in them, for a list of options: Hydra copies all of it for each line of `--help`.
+    """
     for group in ("experiment", "sweep"):
         for file in sorted((ROOT / f"{group}s").glob("*.yaml")):
-            ConfigStore.instance().store(group=group, name=file.stem, node=OmegaConf.load(file), package="_global_")
+            node = OmegaConf.create() if names_alone else OmegaConf.load(file)
+            ConfigStore.instance().store(group=group, name=file.stem, node=node, package="_global_")
 
 
 def register_resolvers() -> None:
