@@ -155,7 +155,6 @@ def copy_adapter(policy: PeftModel) -> None:
 def without_adapter(policy: PeftModel) -> Iterator[None]:
     """Within, `policy` is the model under its adapter, in eval mode and without gradient."""
     with _untouched(policy), policy.disable_adapter():
-        policy.eval()
         yield
 
 
@@ -164,7 +163,6 @@ def with_copy(policy: PeftModel) -> Iterator[None]:
     """Within, `policy` uses the copy that `copy_adapter` made, in eval mode and without gradient."""
     with _untouched(policy):
         policy.set_adapter(REFERENCE)
-        policy.eval()
         try:
             yield
         finally:
@@ -173,7 +171,7 @@ def with_copy(policy: PeftModel) -> Iterator[None]:
 
 @contextmanager
 def _untouched(policy: PeftModel) -> Iterator[None]:
-    """Within, no gradient may be computed; afterwards every flag is what it was.
+    """Within, the policy is in eval mode and no gradient may be computed; afterwards every flag is what it was.
 
     peft's own contexts make frozen adapters trainable again, and a backward pass within them gives wrong gradients
     without a word.
@@ -183,18 +181,22 @@ def _untouched(policy: PeftModel) -> Iterator[None]:
     """
     if torch.is_grad_enabled():
         raise RuntimeError("the policy's adapter is switched only where no gradient is recorded: use torch.no_grad()")
-    training = [(module, module.training) for module in policy.modules()]
+    training = [module for module in policy.modules() if module.training]
     trainable = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
     hooks = [parameter.register_hook(_refuse) for parameter, trains in trainable if trains]
     try:
+        # Every step passes here: only what differs is touched.
+        for module in training:
+            module.training = False
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module, flag in training:
-            module.training = flag
+        for module in training:
+            module.training = True
         for parameter, flag in trainable:
-            parameter.requires_grad_(flag)
+            if parameter.requires_grad is not flag:
+                parameter.requires_grad_(flag)
 
 
 def _refuse(gradient: Tensor) -> None:

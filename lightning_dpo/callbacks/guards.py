@@ -84,10 +84,12 @@ class Guards(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Average the chosen answers' log-ratio."""
-        value = trainer.callback_metrics.get(_CHOSEN)
-        if value is None or trainer.global_step == self._step:
-            return
+        if trainer.global_step == self._step:
+            return  # a micro-batch; Lightning makes `callback_metrics` anew for whoever asks
         self._step = trainer.global_step
+        value = trainer.callback_metrics.get(_CHOSEN)
+        if value is None:
+            return
         self._sum, self._steps = self._sum.to(value.device) + value, self._steps + 1
         if self._steps == self.window:
             self._ratios = [*self._ratios[-2:], float(self._sum) / self._steps]
