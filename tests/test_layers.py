@@ -11,15 +11,16 @@ PACKAGE = Path(lightning_dpo.__file__).parent
 LAYERS = [
     {"train", "results", "config", "command_line", "without_effect", "targets", "exports", "export", "evaluate",
      "evaluated_model", "evaluation_report", "inspect_data"},
-    {"module", "callbacks.checkpoints", "callbacks.progress_bar", "callbacks.throughput", "data.datamodule", "loggers",
-     "callbacks.samples", "callbacks.guards", "callbacks.memory", "callbacks.scored_pairs",
+    {"module", "callbacks.checkpoints", "callbacks.progress_bar", "callbacks.throughput", "data.datamodule",
+     "data.loader", "loggers", "callbacks.samples", "callbacks.guards", "callbacks.memory", "callbacks.scored_pairs",
      "scoring"},
     {"token_table", "policy", "reference", "adapter", "generation", "memory", "data.hh", "data.jsonl", "data.shp",
      "data.stack_exchange", "data.ultrafeedback", "data.hub", "data.tokenization", "data.encoding", "data.chat",
-     "data.validation", "data.splitting", "data.preparation"},
+     "data.validation", "data.splitting", "data.preparation",
+     "data.forward_size"},
     {"batch", "layouts", "layouts.padded", "logps", "losses", "metrics", "schedules", "step_checks", "data.pairs",
      "data.messages", "data.reasons", "data.statistics", "data.lengths", "evaluation", "pictures", "precision",
-     "data.reading", "data.sampling", "data.loader", "errors"}
+     "data.reading", "data.sampling", "data.dealing", "errors"}
     | {f"losses.{name}" for name in ("interface", "dpo", "ipo", "hinge", "sft")},
 ]  # fmt: skip
 ALLOWED = {

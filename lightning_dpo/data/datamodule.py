@@ -1,24 +1,28 @@
 """Preference pairs for a Trainer: prepared once, dealt in an order that a resume goes on with, laid out in batches."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from datasets import Dataset
 from lightning import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
+from lightning_dpo.data.forward_size import check_max_tokens, largest_forward, pair_tokens
 from lightning_dpo.data.jsonl import load_pairs
-from lightning_dpo.data.lengths import lengths, scored_lengths
-from lightning_dpo.data.loader import DrawnPairs, StepLoader
+from lightning_dpo.data.lengths import scored_lengths
+from lightning_dpo.data.loader import DrawnPairs, StepLoader, devices_of, steps_done
 from lightning_dpo.data.preparation import Preparation, PreparedPairs, Source, parts_of
 from lightning_dpo.data.sampling import StepSampler, accumulation
 from lightning_dpo.data.tokenization import Tokenization
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import PaddedLayout
 from lightning_dpo.policy import load_tokenizer, ready_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 class PreferenceDataModule(LightningDataModule):
@@ -46,6 +50,7 @@ class PreferenceDataModule(LightningDataModule):
             split of its own, as many again. None: all.
         pairs_per_step: Pairs in one optimizer step on all devices; None: what the Trainer's own accumulation gives.
         batch_size: Pairs in one forward pass on one device.
+        max_tokens: Tokens, pads included, that one forward pass may have; None: however many.
         num_workers: Processes that lay batches out ahead of time; 0: none.
         chosen_only: Lay out chosen completions alone, for a loss that reads no others (SFT).
         seed: Of the sample, the split and the order.
@@ -71,6 +76,7 @@ class PreferenceDataModule(LightningDataModule):
         max_pairs: int | None = None,
         pairs_per_step: int | None = None,
         batch_size: int = 8,
+        max_tokens: int | None = None,
         num_workers: int = 0,
         chosen_only: bool = False,
         seed: int = 0,
@@ -92,6 +98,7 @@ class PreferenceDataModule(LightningDataModule):
         )
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
+        self.max_tokens = max_tokens
         self.prepared: PreparedPairs | None = None
         self.prepared_alone = False
 
@@ -99,11 +106,15 @@ class PreferenceDataModule(LightningDataModule):
         """Read and tokenize, once: everything, or before a validation what validates.
 
         Raises:
-            UserError: Rows are invalid, or nothing is left to train or validate on.
+            UserError: Rows are invalid, or nothing is left to train or validate on, or `max_tokens` is exceeded.
         """
         alone = stage == "validate"
         if self.prepared is None or (not alone and self.prepared_alone):
             self.prepared, self.prepared_alone = self.preparation(alone), alone
+            for tokens in (self.val_pairs, *([] if alone else [self.train_pairs])):
+                if self.max_tokens is not None:
+                    of_step = self.pairs_per_step or self.batch_size
+                    check_max_tokens(tokens, self.batch_size, self.max_tokens, of_step, self.chosen_only)
 
     @property
     def train_pairs(self) -> Dataset | None:
@@ -128,7 +139,7 @@ class PreferenceDataModule(LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         """Micro-batches in a new order every epoch."""
         accumulate = self.trainer.accumulate_grad_batches
-        devices = self.trainer.world_size
+        devices = devices_of(self.trainer)["num_replicas"]
         pairs_per_step = self.pairs_per_step or accumulate * self.batch_size * devices
         if (needed := accumulation(pairs_per_step, self.batch_size, devices)) != accumulate:
             raise UserError(
@@ -137,12 +148,17 @@ class PreferenceDataModule(LightningDataModule):
             )
         # It is told that batches would be repeated after a resume; ours are not.
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return self._loader(self.train_pairs, pairs_per_step, shuffle=True, trained=lambda: progress.ready)
+        sampler = self._sampler(self.train_pairs, pairs_per_step, self.seed)
+        if needed * devices > 1:
+            log.info(
+                "A step's %d micro-batches: the largest has %.2f times the tokens of the mean one (in order %.2f).",
+                needed * devices, *sampler.unevenness(),
+            )  # fmt: skip
+        return self._loader(self.train_pairs, sampler, partial(steps_done, self.trainer))
 
     def val_dataloader(self) -> StepLoader:
         """Every validation pair once, as one step: what is a mean over a step is then a mean over all of them."""
-        return self._loader(self.val_pairs, len(self.val_pairs), shuffle=False, trained=int)
+        return self._loader(self.val_pairs, self._sampler(self.val_pairs, len(self.val_pairs), None), int)
 
     def place(self, row: int) -> str:
         """Where a training pair comes from: `file:line`, or its row in what the source gave."""
@@ -150,11 +166,7 @@ class PreferenceDataModule(LightningDataModule):
 
     def largest_batch(self) -> tuple[int, int]:
         """Tokens, pads included, and scored positions of a micro-batch of the longest training pairs."""
-        sides = ("chosen",) if self.chosen_only else ("chosen", "rejected")
-        answers = [lengths(self.train_pairs, f"{side}_ids") for side in sides]
-        longest = (lengths(self.train_pairs, "prompt_ids") + np.max(answers, axis=0)).max()
-        scored = np.sort(sum(scored_lengths(self.train_pairs, side) for side in sides))
-        return int(longest) * len(sides) * self.batch_size, int(scored[-self.batch_size :].sum())
+        return largest_forward(self.train_pairs, self.batch_size, self.chosen_only)
 
     def sample_prompts(self, count: int, max_new_tokens: int) -> tuple[list[list[int]], int]:
         """`count` validation prompts as token ids, spread over the data; again from the first where there are fewer.
@@ -182,7 +194,8 @@ class PreferenceDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """What decides which pairs a micro-batch holds."""
         names = ("seed", "batch_size", "pairs_per_step", "max_length")
-        return {name: getattr(self, name) for name in names} | {"training_pairs": len(self.train_pairs)}
+        found = {"training_pairs": len(self.train_pairs), "devices": devices_of(self.trainer)["num_replicas"]}
+        return {name: getattr(self, name) for name in names} | found
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Refuse to go on in another order than the checkpoint was taken in.
@@ -195,18 +208,21 @@ class PreferenceDataModule(LightningDataModule):
         if changed:
             raise UserError(f"the checkpoint belongs to another order of pairs: {', '.join(changed)}; set it back")
 
-    def _loader(self, tokens: Dataset, pairs_per_step: int, shuffle: bool, trained: Callable[[], int]) -> StepLoader:
-        sampler = StepSampler(
+    def _sampler(self, tokens: Dataset, pairs_per_step: int, seed: int | None) -> StepSampler:
+        """Shuffled by `seed`, with even micro-batches; without one, in order."""
+        return StepSampler(
             scored_lengths(tokens, "chosen").tolist(),
             pairs_per_step,
             self.batch_size,
-            num_replicas=self.trainer.world_size,
-            rank=self.trainer.global_rank,
-            shuffle=shuffle,
-            seed=self.seed,
+            tokens=None if seed is None else pair_tokens(tokens, self.chosen_only).tolist(),
+            shuffle=seed is not None,
+            seed=seed or 0,
+            **devices_of(self.trainer),
         )
+
+    def _loader(self, tokens: Dataset, sampler: StepSampler, done: Callable[[], int]) -> StepLoader:
         layout = PaddedLayout(self.tokenizer.pad_token_id, self.chosen_only)
-        return StepLoader(DrawnPairs(tokens), sampler, layout, self.num_workers, trained)
+        return StepLoader(DrawnPairs(tokens), sampler, layout, self.num_workers, done)
 
 
 def _check(arguments: dict[str, Any]) -> None:
@@ -216,7 +232,7 @@ def _check(arguments: dict[str, Any]) -> None:
     for name, allowed in choices.items():
         if arguments[name] not in allowed:
             raise ValueError(f"{name} must be {' or '.join(allowed)}, got {arguments[name]!r}")
-    for name in ("max_length", "batch_size", "max_pairs", "pairs_per_step"):
+    for name in ("max_length", "batch_size", "max_pairs", "pairs_per_step", "max_tokens"):
         if arguments[name] is not None and not arguments[name] >= 1:
             raise ValueError(f"{name} must be at least 1, got {arguments[name]!r}")
     if not 0 < arguments["val_fraction"] < 1:

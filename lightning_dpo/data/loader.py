@@ -1,15 +1,18 @@
 """Micro-batches from tokenized pairs, and where a resumed run goes on."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 import datasets
 import torch
+from lightning import Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
 from lightning_dpo.data.sampling import Draw, StepSampler
+from lightning_dpo.errors import UserError
 
 
 class DrawnPairs(Dataset[MicroBatch]):
@@ -44,7 +47,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
         sampler: What is drawn.
         layout: Makes a batch of a micro-batch.
         num_workers: Processes that do so ahead of time; 0: none.
-        trained: Micro-batches of the epoch that were trained on when it begins: 0 but in a resumed epoch.
+        steps_done: Optimizer steps of the epoch that were done when it begins: 0 but in a resumed epoch.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
         sampler: StepSampler,
         layout: Callable[[MicroBatch], PreferenceBatch],
         num_workers: int,
-        trained: Callable[[], int] = int,
+        steps_done: Callable[[], int] = int,
     ) -> None:
         super().__init__(
             pairs,
@@ -66,7 +69,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
             # A loader without one of its own draws its workers' seeds from the global generator.
             generator=torch.Generator().manual_seed(sampler.seed),
         )
-        self.trained = trained
+        self.steps_done = steps_done
 
     def __iter__(self) -> Iterator[PreferenceBatch]:
         """The batches of an epoch; where it begins is asked when the first is wanted.
@@ -74,5 +77,27 @@ class StepLoader(DataLoader[PreferenceBatch]):
         Lightning makes this iterator while it sets the optimizer up, before it restores where a checkpoint was taken
         and before it tells the sampler the epoch; workers would have drawn by then.
         """
-        self.sampler.skip = self.trained()
+        self.sampler.steps = self.steps_done()
         yield from super().__iter__()
+
+
+def devices_of(trainer: Trainer | None) -> dict[str, int]:
+    """Over how many devices pairs are dealt, `num_replicas`, and which of them this is, `rank`."""
+    alone = {"num_replicas": 1, "rank": 0}
+    return alone if trainer is None else getattr(trainer.strategy, "distributed_sampler_kwargs", alone)
+
+
+def steps_done(trainer: Trainer) -> int:
+    """Optimizer steps of the epoch that were done when it begins: 0 but in a resumed epoch.
+
+    Raises:
+        UserError: The checkpoint was taken between two micro-batches of one step.
+    """
+    loop, accumulate = trainer.fit_loop, trainer.accumulate_grad_batches
+    trained = loop.epoch_loop.batch_progress.current.ready
+    if trained % accumulate and trained < loop.max_batches:
+        raise UserError(
+            "the checkpoint was taken in the middle of an optimizer step, whose gradients it does not hold: go on from "
+            "last.ckpt, which is taken between two steps"
+        )
+    return math.ceil(trained / accumulate)

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DistributedSampler
 
+from lightning_dpo.data.dealing import deal, unevenness
 from lightning_dpo.errors import UserError
+
+_MEASURED_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +28,26 @@ class Draw:
 class StepSampler(DistributedSampler[Draw]):
     """Deals the pairs of every optimizer step over devices and micro-batches; for a DataLoader with batch_size=None.
 
-    A step is `pairs_per_step` pairs on any number of devices; the last of an epoch has what is left. All devices get
-    equally many micro-batches: a pair that does not count fills up those that would have fewer. It subclasses
-    `DistributedSampler` because that is the one sampler which Lightning leaves alone and tells the epoch.
+    A step is `pairs_per_step` pairs on any number of devices; the last of an epoch has what is left. Its pairs are
+    dealt over micro-batches, and these over devices, so that both have even token counts. The micro-batches of a step
+    are the same on any number of devices; where they do not go round, a pair that does not count fills a device up, for
+    all must have equally many. The state of the order is `(epoch, steps)`.
+
+    It subclasses `DistributedSampler` because that is the one sampler which Lightning leaves alone and tells the epoch.
 
     Args:
         chosen_lengths: Scored tokens of every pair's chosen completion.
         pairs_per_step: Pairs in one optimizer step, all devices together.
         batch_size: Pairs in one forward pass on one device.
+        tokens: Tokens of every pair in a forward pass; None: nothing is made even, pairs keep their order.
         num_replicas: Devices.
         rank: This one.
         shuffle: Another order every epoch, by `seed`; otherwise the data's own.
         seed: Of the order.
-        skip: Micro-batches of the first epoch that were trained on before a resume; `len` counts them all the same.
+
+    Attributes:
+        steps: Optimizer steps of the epoch that were done when it begins, after a resume; `len` counts them all the
+            same, and the next epoch is whole again.
     """
 
     def __init__(
@@ -45,29 +55,41 @@ class StepSampler(DistributedSampler[Draw]):
         chosen_lengths: Sequence[int],
         pairs_per_step: int,
         batch_size: int,
+        tokens: Sequence[int] | None = None,
         num_replicas: int = 1,
         rank: int = 0,
         shuffle: bool = True,
         seed: int = 0,
-        skip: int = 0,
     ) -> None:
         super().__init__(chosen_lengths, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
-        self.chosen_lengths = chosen_lengths
-        self.pairs_per_step = pairs_per_step
-        self.batch_size = batch_size
-        self.skip = skip
+        self.chosen_lengths, self.tokens = chosen_lengths, tokens
+        self.pairs_per_step, self.batch_size = pairs_per_step, batch_size
+        self.steps = 0
 
     def __len__(self) -> int:
         """Micro-batches of one epoch on this device."""
         whole, rest = divmod(len(self.chosen_lengths), self.pairs_per_step)
-        return whole * self._micro_batches(self.pairs_per_step) + self._micro_batches(rest)
+        return whole * self._per_device(self.pairs_per_step) + self._per_device(rest)
 
     def __iter__(self) -> Iterator[Draw]:
         """The micro-batches of one epoch on this device, step after step."""
-        order, skip = self._order(), self.skip
-        self.skip = 0
-        steps = (order[start : start + self.pairs_per_step] for start in range(0, len(order), self.pairs_per_step))
-        yield from itertools.islice(itertools.chain.from_iterable(map(self._step, steps)), skip, None)
+        done, self.steps = self.steps, 0
+        for step in itertools.islice(self._steps(), done, None):
+            yield from self._mine(step)
+
+    def unevenness(self) -> tuple[float, float]:
+        """Tokens of a step's largest micro-batch over those of its mean one, dealt as it is, and in order.
+
+        The mean over the epoch's first whole steps, 100 at the most.
+        """
+        whole = [step for step in itertools.islice(self._steps(), _MEASURED_STEPS) if len(step) == self.pairs_per_step]
+        ways = (self._micro_batches, self._in_order)
+        ratios = [[unevenness([self._size(rows) for rows in way(step)]) for step in whole] for way in ways]
+        return tuple(sum(found) / len(found) if found else 1.0 for found in ratios)
+
+    def _steps(self) -> Iterator[list[int]]:
+        order = self._order()
+        return (order[start : start + self.pairs_per_step] for start in range(0, len(order), self.pairs_per_step))
 
     def _order(self) -> list[int]:
         if not self.shuffle:
@@ -77,17 +99,32 @@ class StepSampler(DistributedSampler[Draw]):
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
         return torch.randperm(len(self.chosen_lengths), generator=generator).tolist()
 
-    def _step(self, step: list[int]) -> Iterator[Draw]:
-        tokens = sum(self.chosen_lengths[row] for row in step)
-        mine = step[self.rank :: self.num_replicas]
-        fill = math.ceil(len(step) / self.num_replicas) - len(mine)
-        rows, counted = mine + step[:1] * fill, [True] * len(mine) + [False] * fill
-        for start in range(0, len(rows), self.batch_size):
-            chunk = slice(start, start + self.batch_size)
-            yield Draw(rows[chunk], counted[chunk], len(step), tokens)
+    def _mine(self, step: list[int]) -> Iterator[Draw]:
+        """This device's micro-batches of a step."""
+        pairs, tokens = len(step), sum(self.chosen_lengths[row] for row in step)
+        micro_batches = self._micro_batches(step)
+        if self.tokens is None:
+            mine = micro_batches[self.rank :: self.num_replicas]
+        else:
+            sizes = [self._size(rows) for rows in micro_batches]
+            mine = [micro_batches[place] for place in deal(sizes, self.num_replicas)[self.rank]]
+        yield from (Draw(rows, [True] * len(rows), pairs, tokens) for rows in mine)
+        yield from [Draw(step[:1], [False], pairs, tokens)] * (self._per_device(pairs) - len(mine))
 
-    def _micro_batches(self, pairs: int) -> int:
-        return math.ceil(math.ceil(pairs / self.num_replicas) / self.batch_size)
+    def _micro_batches(self, step: list[int]) -> list[list[int]]:
+        if self.tokens is None:
+            return self._in_order(step)
+        parts = deal([self.tokens[row] for row in step], math.ceil(len(step) / self.batch_size))
+        return [[step[place] for place in part] for part in parts]
+
+    def _in_order(self, step: list[int]) -> list[list[int]]:
+        return [step[start : start + self.batch_size] for start in range(0, len(step), self.batch_size)]
+
+    def _size(self, rows: list[int]) -> int:
+        return sum(self.tokens[row] for row in rows)
+
+    def _per_device(self, pairs: int) -> int:
+        return math.ceil(math.ceil(pairs / self.batch_size) / self.num_replicas)
 
 
 def accumulation(pairs_per_step: int, batch_size: int, devices: int) -> int:

@@ -123,6 +123,33 @@ def test_a_checkpoint_of_another_order_is_refused(pairs_file, tokenizer):
         module(batch_size=2, seed=1).load_state_dict(state)
 
 
+def test_a_forward_pass_of_more_than_max_tokens_is_refused_with_the_batch_size_that_fits(pairs_file, tokenizer):
+    def module(max_tokens: int) -> PreferenceDataModule:
+        return PreferenceDataModule(
+            str(pairs_file),
+            tokenizer=tokenizer,
+            val_fraction=0.2,
+            batch_size=6,
+            pairs_per_step=12,
+            max_tokens=max_tokens,
+        )
+
+    data = module(10**6)
+    data.setup()
+    longest = max(
+        2 * (len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"]))) for r in data.train_pairs
+    )
+    module(6 * longest).setup()
+    # Five would fit, but does not divide the step.
+    message = rf"max_tokens={6 * longest - 1}: the longest pair \(pairs.jsonl:\d+\) has {longest} tokens, and "
+    with pytest.raises(
+        UserError, match=message + rf"data.batch_size=6 of them {6 * longest} .*; set data.batch_size=4$"
+    ):
+        module(6 * longest - 1).setup()
+    with pytest.raises(UserError, match=r"no batch size would fit: lower data.max_length"):
+        module(longest - 1).setup()
+
+
 def test_a_training_pair_is_named_by_its_line(pairs_file, tokenizer):
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.2)
     data.setup()
