@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from datasets import Dataset
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.forward_size import check_max_tokens, largest_forward, pair_tokens
@@ -94,7 +95,7 @@ class PreferenceDataModule(LightningDataModule):
             max_invalid_fraction,
             max_pairs,
             seed,
-            Path(folder) if folder else None,
+            Path(folder) if folder and rank_zero_only.rank == 0 else None,
         )
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import datasets
 from datasets import Dataset, Features, List, Value
+from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.chat import ChatTemplate
@@ -64,15 +65,17 @@ class Tokenization:
         key = self._digest(pairs, self._template.probe() if chat else "")
         folder = Path(datasets.config.HF_DATASETS_CACHE, "lightning_dpo")
         folder.mkdir(parents=True, exist_ok=True)
-        return pairs.map(
-            self._batch,
-            batched=True,
-            cache_file_name=str(folder / f"{key}.arrow"),
-            new_fingerprint=key,
-            desc="Tokenizing",
-            # Said beforehand: a first batch in which everything is scored would not tell the type of the masks.
-            features=Features(pairs.features | _COLUMNS),
-        )
+        # Processes that start together, one for each device, encode once: the others wait and read.
+        with FileLock(folder / f"{key}.lock"):
+            return pairs.map(
+                self._batch,
+                batched=True,
+                cache_file_name=str(folder / f"{key}.arrow"),
+                new_fingerprint=key,
+                desc="Tokenizing",
+                # Said beforehand: a first batch in which everything is scored would not tell the type of the masks.
+                features=Features(pairs.features | _COLUMNS),
+            )
 
     def encode(self, prompt: str, chosen: str, rejected: str) -> tuple[Ids, Ids, Ids]:
         """Ids of one pair of texts before any truncation."""

@@ -136,9 +136,8 @@ def test_a_forward_pass_of_more_than_max_tokens_is_refused_with_the_batch_size_t
 
     data = module(10**6)
     data.setup()
-    longest = max(
-        2 * (len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"]))) for r in data.train_pairs
-    )
+    rows = [*data.train_pairs, *data.val_pairs]
+    longest = max(2 * (len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"]))) for r in rows)
     module(6 * longest).setup()
     # Five would fit, but does not divide the step.
     message = rf"max_tokens={6 * longest - 1}: the longest pair \(pairs.jsonl:\d+\) has {longest} tokens, and "
