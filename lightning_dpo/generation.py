@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, distributed
 from transformers import GenerationConfig, PreTrainedModel
 
 from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
@@ -92,14 +92,23 @@ class Writer:
         """
         layout, sums = PaddedLayout(self.pad_token_id, chosen_only=True), []
         pairs = [TokenizedPair(0, *both, [self.pad_token_id]) for both in zip(prompts, answers, strict=True)]
-        for chunk in _chunks(pairs):
+        chunks = list(_chunks(pairs))
+        for turn in range(self._turns(len(chunks), policy.device)):
+            chunk = chunks[min(turn, len(chunks) - 1)]
             batch = layout(MicroBatch(chunk, [True] * len(chunk), len(chunk), 1)).to(policy.device)
             logps = scored_logits(policy, batch).float().log_softmax(-1)
             with reference.active() as model:
                 others = scored_logits(model, batch).float().log_softmax(-1)
             tokens = (logps.exp() * (logps - others)).sum(-1)
             sums.append(tokens.new_zeros(len(chunk)).index_add(0, batch.completion_index, tokens).cpu())
-        return torch.cat(sums)
+        return torch.cat(sums[: len(chunks)])
+
+    def _turns(self, chunks: int, device: torch.device) -> int:
+        """As many forward passes as the device with the most needs: with sharded weights, all take part in each."""
+        turns = torch.tensor(chunks, device=device)
+        if self.devices > 1:
+            distributed.all_reduce(turns, distributed.ReduceOp.MAX)
+        return int(turns)
 
     def facts(self, answers: Sequence[Ids]) -> Tensor:
         """Length in tokens, whether it ended (0 or 1), and `repetition`. Shape: (answers, 3), float32."""

@@ -1,6 +1,6 @@
 """DPOModule: a batch of pairs in, a loss, rewards and an optimizer step out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
 from lightning_dpo.adapter import AdapterFactory, base_name, describe
+from lightning_dpo.agreement import check_dealt
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps import completion_logps
@@ -21,6 +22,7 @@ from lightning_dpo.metrics import preference_metrics
 from lightning_dpo.policy import CausalLM, ready_policy
 from lightning_dpo.reference import Auto, Reference, ReferenceFactory
 from lightning_dpo.schedules import Schedule, warmup_constant
+from lightning_dpo.sharding import full, shard
 from lightning_dpo.step_checks import StepRecord, check_finite, check_start
 
 PROGRESS_BAR = ("train/loss", "train/rewards/accuracies", "train/rewards/margins")
@@ -67,6 +69,7 @@ class DPOModule(LightningModule):
         self.val_metrics = self._metrics("val/")
         self.source_metrics = nn.ModuleList()
         self._record = StepRecord()
+        self._dealt = False
         self.validated_step: int | None = None
         self._hold_reference(None)
 
@@ -82,7 +85,16 @@ class DPOModule(LightningModule):
         policy = ready_policy(policy)
         # Afterwards: dropout of an adapter stays.
         self.policy = self.make_adapter(policy).train() if self.make_adapter else policy
+        # The frozen weights under an adapter are in no checkpoint; `load_state_dict` checks the others.
+        self.strict_loading = not isinstance(self.policy, PeftModel)
         self._hold_reference(self.make_reference(self.policy, self.loss))
+        if self.device_mesh is not None:
+            for model in filter(None, (self.policy, self.reference and self.reference.model)):
+                shard(model, self.device_mesh["data_parallel"], self.trainer.precision)
+
+    def on_fit_start(self) -> None:
+        """Look at the first batch of every fit."""
+        self._dealt = False
 
     def forward(self, batch: PreferenceBatch) -> PairLogps:
         """Log-probs of the pairs of `batch` under policy and reference."""
@@ -93,6 +105,9 @@ class DPOModule(LightningModule):
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the step's loss: over a step, they sum to `sum(weight * losses) / step_pairs`."""
+        if not self._dealt:
+            check_dealt(batch, self.trainer.strategy, self.global_rank)
+            self._dealt = True
         logps = self(batch)
         loss = self.loss(logps)
         if self.trainer.global_step == 0 and self.reference and self.reference.starts_equal:
@@ -105,7 +120,7 @@ class DPOModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop before an update that would ruin the weights, else log the step just computed."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
+        norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None]))
         # The loss scaler of fp16 meets infinite gradients by skipping the update and scaling less.
         scaled = self.trainer.precision == "16-mixed"
         check_finite(torch.zeros_like(norm) if scaled else norm, self._record, self._place)
@@ -150,6 +165,8 @@ class DPOModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what decides what the weights mean: the loss, the scale of every reward, and what is trained of what."""
         checkpoint |= {"trained_with": self.settings(), "has_rewards": self.loss.needs_reference}
+        if isinstance(self.policy, PeftModel):
+            checkpoint["tensors"] = self._trained()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another loss or adapter, or on another model, than the checkpoint was trained with.
@@ -163,6 +180,9 @@ class DPOModule(LightningModule):
         changed = [f"{name} {saved[name]} instead of {now.get(name)}" for name in names if saved[name] != now.get(name)]
         if changed:
             raise UserError(f"the checkpoint was trained with {', '.join(changed)}: set that")
+        # A sharded policy is loaded past `load_state_dict`.
+        if "tensors" in checkpoint:
+            self._check_tensors(checkpoint["tensors"])
 
     def settings(self) -> dict[str, str]:
         """What a checkpoint of this module belongs to."""
@@ -191,12 +211,15 @@ class DPOModule(LightningModule):
         """
         if not isinstance(self.policy, PeftModel):
             return super().load_state_dict(state_dict, strict, assign)
-        if different := set(self._trained()) ^ state_dict.keys():
+        self._check_tensors(state_dict)
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def _check_tensors(self, names: Iterable[str]) -> None:
+        if different := set(self._trained()) ^ set(names):
             raise UserError(
                 f"the checkpoint is of another adapter: it differs in {len(different)} tensors, the first "
                 f"of them {min(different)}; give the adapter.* that it was trained with"
             )
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def _trained(self) -> list[str]:
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]

@@ -11,6 +11,7 @@ from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.exports import export_run, model_card, record
 from lightning_dpo.module import DPOModule
 from lightning_dpo.pictures import draw_curves
+from lightning_dpo.sharding import is_sharded, make_whole
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: Prefere
         The metric that `sweep_objective` names; NaN, said in the log, where there is none.
     """
     metrics = final_metrics(trainer, module, data)
+    if is_sharded(module.policy):
+        make_whole(module.policy, keep=trainer.is_global_zero)
     if trainer.is_global_zero:
         folder = Path(config.run_folder)
         card = model_card(config, metrics, data.counts, trainer.global_step)

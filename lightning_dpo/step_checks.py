@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
@@ -86,7 +86,7 @@ def check_start(
 
 
 def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) -> None:
-    """Stop before the update when a loss or the gradient of the step is not finite.
+    """Stop before the update when a loss or the gradient of the step is not finite: on all devices, or on none.
 
     Args:
         norm: The gradient's norm over all parameters.
@@ -96,14 +96,31 @@ def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) 
     Raises:
         UserError: It is not finite; the message names the pairs.
     """
-    if norm.isfinite() & record.finite().to(norm.device):
+    finite = norm.isfinite() & record.finite().to(norm.device)
+    if _on_all_devices(finite):
         return
-    bad = record.non_finite()
-    what = f"the loss of {_named(bad, place)}" if bad else f"the gradient of {_named(record.all(), place)}"
+    bad, every = _of_all_devices(record.non_finite()), _of_all_devices(record.all())
+    what = f"the loss of {_named(bad, place)}" if bad else f"the gradient of {_named(every, place)}"
     raise UserError(
         f"{what} is not finite, so the update was not made and the last checkpoint is whole. Likely causes: a learning "
         "rate that is too large, fp16 (use bf16-mixed or 32-true), or a broken row"
     )
+
+
+def _on_all_devices(flag: Tensor) -> bool:
+    agreed = flag.int()
+    if distributed.is_available() and distributed.is_initialized():
+        # A device that went on alone would wait for the others until its patience ends.
+        distributed.all_reduce(agreed, distributed.ReduceOp.MIN)
+    return bool(agreed)
+
+
+def _of_all_devices(rows: list[int]) -> list[int]:
+    if not distributed.is_available() or not distributed.is_initialized():
+        return rows
+    everywhere: list[list[int]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(everywhere, rows)
+    return [row for found in everywhere for row in found]
 
 
 def _named(rows: list[int], place: Callable[[int], str], most: int = 16) -> str:

@@ -109,6 +109,7 @@ def checked_optimizer(config: DictConfig) -> "Callable[[Iterable[Parameter]], Op
 
 def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     """The Trainer with its loggers and callbacks, its precision and its accumulation."""
+    from lightning_dpo.callbacks.agreement import Agreement
     from lightning_dpo.data.sampling import accumulation
     from lightning_dpo.loggers import join_lightning_logs
     from lightning_dpo.precision import default_precision
@@ -122,7 +123,8 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     if config.trainer.precision is None:
         config.trainer.precision = default_precision(config.trainer.accelerator)
     loggers, callbacks = (list(build(config, key).values()) for key in ("logger", "callbacks"))
-    trainer = build(config, "trainer", logger=loggers, callbacks=callbacks)
+    alike = Agreement(OmegaConf.to_container(config, resolve=True))
+    trainer = build(config, "trainer", logger=loggers, callbacks=[*callbacks, alike])
     if data.pairs_per_step is not None:
         trainer.accumulate_grad_batches = accumulation(data.pairs_per_step, data.batch_size, trainer.world_size)
     return trainer

@@ -9,18 +9,17 @@ import lightning_dpo
 
 PACKAGE = Path(lightning_dpo.__file__).parent
 LAYERS = [
-    {"train", "results", "config", "command_line", "without_effect", "targets", "exports", "export", "evaluate",
-     "evaluated_model", "evaluation_report", "inspect_data"},
-    {"module", "callbacks.checkpoints", "callbacks.progress_bar", "callbacks.throughput", "data.datamodule",
-     "data.loader", "loggers", "callbacks.samples", "callbacks.guards", "callbacks.memory", "callbacks.scored_pairs",
-     "scoring"},
-    {"token_table", "policy", "reference", "adapter", "generation", "memory", "data.hh", "data.jsonl", "data.shp",
-     "data.stack_exchange", "data.ultrafeedback", "data.hub", "data.tokenization", "data.encoding", "data.chat",
-     "data.validation", "data.splitting", "data.preparation",
-     "data.forward_size"},
-    {"batch", "layouts", "layouts.padded", "logps", "losses", "metrics", "schedules", "step_checks", "data.pairs",
-     "data.messages", "data.reasons", "data.statistics", "data.lengths", "evaluation", "pictures", "precision",
-     "data.reading", "data.sampling", "data.dealing", "errors"}
+    {"command_line", "config", "evaluate", "evaluated_model", "evaluation_report", "export", "exports", "inspect_data",
+     "results", "targets", "train", "without_effect"},
+    {"agreement", "callbacks.agreement", "callbacks.checkpoints", "callbacks.guards", "callbacks.memory",
+     "callbacks.progress_bar", "callbacks.samples", "callbacks.scored_pairs", "callbacks.throughput",
+     "data.datamodule", "data.loader", "loggers", "module", "scoring", "strategies"},
+    {"adapter", "data.chat", "data.encoding", "data.forward_size", "data.hh", "data.hub", "data.jsonl",
+     "data.preparation", "data.shp", "data.splitting", "data.stack_exchange", "data.tokenization",
+     "data.ultrafeedback", "data.validation", "generation", "memory", "policy", "reference", "sharding", "token_table"},
+    {"batch", "data.dealing", "data.lengths", "data.messages", "data.pairs", "data.reading", "data.reasons",
+     "data.sampling", "data.statistics", "errors", "evaluation", "layouts", "layouts.padded", "logps", "losses",
+     "metrics", "pictures", "precision", "schedules", "step_checks"}
     | {f"losses.{name}" for name in ("interface", "dpo", "ipo", "hinge", "sft")},
 ]  # fmt: skip
 ALLOWED = {

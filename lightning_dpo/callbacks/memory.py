@@ -29,8 +29,8 @@ class MemoryCheck(Callback):
         needed, device = self._estimate(trainer, pl_module), trainer.strategy.root_device
         there = device_memory(device)
         log.info("Memory, estimated: %s; %s of the device's %s.", needed, gigabytes(needed.total), gigabytes(there))
-        # On the CPU, the system may make room; and several devices may share what is counted here as one's own.
-        if needed.certain > there and device.type == "cuda" and trainer.world_size == 1:
+        # On the CPU, the system may make room.
+        if needed.certain > there and device.type == "cuda":
             raise UserError(
                 f"the device has {gigabytes(there)}, and {needed} are needed: set {self._advice(needed, trainer)}"
             )

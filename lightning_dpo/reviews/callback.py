@@ -55,15 +55,18 @@ class ClosedFormReport(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table and the reviews, once the progress bar is gone."""
-        if stage != "fit" or self.world is None or not trainer.is_global_zero:
+        if stage != "fit" or self.world is None:
             return
         tokenizer = trainer.datamodule.tokenizer
         values = self.world.report(all_logps(pl_module.policy, tokenizer))
         current = pl_module.validated_step == trainer.global_step
         accuracy = trainer.callback_metrics.get("val/rewards/accuracies") if current else None
+        after = sample_reviews(pl_module.policy, tokenizer, self.samples)
+        if not trainer.is_global_zero:  # all devices take part in a forward pass
+            return
         console = Console()
         console.print(_table(values, None if accuracy is None else float(accuracy)))
-        console.print(_reviews(self.before, sample_reviews(pl_module.policy, tokenizer, self.samples)))
+        console.print(_reviews(self.before, after))
 
 
 @torch.no_grad()

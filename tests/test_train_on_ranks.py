@@ -1,0 +1,87 @@
+"""Whole runs from a config on two ranks: what they leave is what one process leaves."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from lightning_dpo.logps import completion_logps
+from lightning_dpo.train import train
+from tests.compose import composed
+from tests.conftest import padded_batch, random_pairs
+from tests.ranks import on_ranks
+from tests.test_train import small
+
+
+def _train(folder, overrides):
+    train(composed(folder, *overrides))
+
+
+def on(devices: int, folder, *overrides: str) -> dict:
+    folder.mkdir()
+    on_ranks(devices, _train, folder, [*overrides, f"trainer.devices={devices}"])
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_run_on_two_ranks_leaves_what_one_leaves(tmp_path, model_folder, hh_file, strategy, adapter):
+    """Metrics, val/kl and the export: opened by plain transformers, equal to one process's."""
+    options = ["model=llama", "data=hh", "logger=csv", f"adapter={adapter}", *small(model_folder, hh_file)]
+    options += ["callbacks.samples.greedy=true", "callbacks.samples.max_new_tokens=4", "callbacks.samples.answers=3"]
+    options += ["adapter.merge=true"] if adapter == "lora" else []
+    alone = on(1, tmp_path / "alone", *options)
+    ranks = on(2, tmp_path / "ranks", f"strategy={strategy}", *options)
+    assert alone.keys() == ranks.keys()
+    for name in alone.keys() - {"seconds", "data", "train/pairs_per_second", "train/tokens_per_second"}:
+        assert ranks[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-5), name
+    assert ranks["data"] == alone["data"]
+    batch = padded_batch(random_pairs(4))
+    exports = [tmp_path / name / "export" for name in ("alone", "ranks")]
+    one, other = (completion_logps(opened(path, model_folder), batch).sums for path in exports)
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+    if adapter == "lora":
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "ranks" / "export_merged")
+        torch.testing.assert_close(completion_logps(merged, batch).sums, other, rtol=0, atol=1e-4)
+        names = torch.load(tmp_path / "ranks" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        assert names
+        assert all("lora" in name for name in names)
+    else:
+        config = json.loads((exports[1] / "config.json").read_text())
+        assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+def opened(export, model_folder):
+    if (export / "adapter_config.json").exists():
+        return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), export)
+    return AutoModelForCausalLM.from_pretrained(export)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_samples_and_the_closed_form_on_two_ranks(tmp_path, strategy):
+    """Ranks draw answers of unequal lengths, and nobody waits for anybody for ever."""
+    options = ["model.teaching_steps=20", "data.source.pairs=512", "data.source.val_pairs=64", "logger=csv"]
+    options += ["data.batch_size=64", "trainer.max_epochs=1", "trainer.accelerator=cpu", "callbacks.samples.answers=10"]
+    metrics = on(2, tmp_path / "run", f"strategy={strategy}", *options)
+    assert metrics["val/kl"] >= 0
+    assert 0 <= metrics["closed_form/mass_on_reviews"] <= 1
+    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 10
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
+def _differently(folder, overrides):
+    import os
+
+    train(composed(folder, *overrides, f"loss.beta=0.{os.environ['RANK']}1"))
+
+
+def test_ranks_that_were_started_differently_stop(tmp_path, model_folder, hh_file):
+    options = ["model=llama", "data=hh", "logger=csv", "trainer.devices=2", *small(model_folder, hh_file)]
+    with pytest.raises(AssertionError) as stopped:
+        on_ranks(2, _differently, tmp_path, options)
+    assert "this device was not started like the first one: loss.beta is 0.11 and there 0.01; give all" in str(
+        stopped.value
+    )
+    assert "another device was not started like this one" in str(stopped.value)
