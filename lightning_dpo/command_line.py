@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -20,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_dpo.config import CONFIG_DIR, register_folders, register_resolvers
 from lightning_dpo.errors import UserError
+from lightning_dpo.launch import process_rank
+from lightning_dpo.sweep_jobs import SWEPT_VARIABLE
 from lightning_dpo.targets import targets
 from lightning_dpo.without_effect import refuse_without_effect
 
@@ -64,6 +67,7 @@ def traceback_wanted() -> bool:
 
 def told(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     """Do a Hydra job. A mistake ends a single run here, in one sentence; in a sweep, it is the launcher's to record."""
+    quieten(process_rank())
     try:
         refuse_without_effect(config, HydraConfig.get().overrides.task)
         return job(config)
@@ -72,6 +76,13 @@ def told(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
         if HydraConfig.get().mode == RunMode.MULTIRUN or traceback_wanted():
             raise
         sys.exit(1)
+
+
+def quieten(rank: int) -> None:
+    """Of several processes, the first one tells how it goes; the others what goes wrong, and all in their log files."""
+    for handler in logging.getLogger().handlers:
+        if rank and type(handler) is logging.StreamHandler:
+            handler.setLevel(logging.WARNING)
 
 
 def explain(error: BaseException, overrides: list[str], config_name: str = "train") -> str:
@@ -150,6 +161,10 @@ def _check_hydra(arguments: list[str], config_name: str) -> None:
     for key, target in targets(node, "hydra"):
         if not str(target["_target_"]).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
             raise UserError(f"{key}._target_={target['_target_']} is not allowed: it is neither Hydra's nor a plugin's")
+        if find_spec(".".join(target["_target_"].split(".")[:2])) is None:
+            raise UserError(f"{key} needs a plugin that is not installed: pip install 'lightning-dpo[sweep]'")
+    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
+    os.environ[SWEPT_VARIABLE] = ",".join([*swept, *(node["sweeper"].get("params") or ())])
     for name in ("job_logging", "hydra_logging"):
         if "'()'" in repr(node[name]):
             raise UserError(f"hydra.{name}: a logging config may not name a function to call, as its () key does")

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from lightning_dpo.errors import UserError
+from lightning_dpo.launch import process_rank, start_time
+from lightning_dpo.sweep_jobs import job_folder
 from lightning_dpo.targets import check_arguments, check_name, nearest, resolved, targets
 
 PACKAGE = Path(__file__).parent
@@ -34,15 +36,27 @@ def register_folders(names_alone: bool = False) -> None:
 
 
 def register_resolvers() -> None:
-    """Let a config ask where a run writes, `${run_folder:...}`, and which option of a group it has, `${choice:...}`."""
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("choice", _choice, replace=True)
+    """What a config may ask: where and when a run writes, which option of a group it has, what rank this process is."""
+    cached = {"run_folder": run_folder, "sweep_folder": sweep_folder, "start_time": start_time}
+    for name, function in cached.items():
+        OmegaConf.register_new_resolver(name, function, replace=True, use_cache=True)
+    others = {"job_folder": job_folder, "choice": _choice, "first_rank_alone": _first_rank_alone, "of_rank": _of_rank}
+    for name, function in others.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
 
 
 def _choice(group: str, *, _root_: DictConfig) -> str:
     """Hydra's own `${hydra:runtime.choices}` knows no answer while the folder of a sweep is made."""
     hydra = _root_.get("hydra") or HydraConfig.get()
     return hydra.runtime.choices[group]
+
+
+def _first_rank_alone(value: str) -> str | None:
+    return None if process_rank() else value
+
+
+def _of_rank(name: str) -> str:
+    return f"{name}_rank{process_rank()}" if process_rank() else name
 
 
 def run_folder(run_name: str, now: str, ckpt_path: str | None, root: str = "outputs") -> str:
@@ -56,7 +70,8 @@ def run_folder(run_name: str, now: str, ckpt_path: str | None, root: str = "outp
     parent = Path(root, run_name)
     if ckpt_path != "last":
         return str(parent / now)
-    started = sorted(path.parents[1] for path in parent.glob("*/checkpoints/last.ckpt"))
+    checkpoints = sorted(parent.glob("*/checkpoints/last.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path))
+    started = [path.parents[1] for path in checkpoints]
     unfinished = [folder for folder in started if not (folder / "metrics.json").exists()]
     if not unfinished:
         raise UserError(
@@ -64,6 +79,11 @@ def run_folder(run_name: str, now: str, ckpt_path: str | None, root: str = "outp
             "leave ckpt_path out to begin a new one"
         )
     return str(unfinished[-1])
+
+
+def sweep_folder(given: str | None, run_name: str, now: str) -> str:
+    """The folder of a sweep: the one that was given, or a new one."""
+    return given or run_folder(run_name, now, None)
 
 
 def check_names(config: DictConfig, keys: Collection[str]) -> None:

@@ -4,19 +4,17 @@ import csv
 import hashlib
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-log = logging.getLogger(__name__)
+from lightning_dpo.run_state import sweep_of
 
-_SECRET = re.compile(r"api_?key|secret|password|passwd|credential|(^|_)(access_?)?token$", re.IGNORECASE)
+log = logging.getLogger(__name__)
 
 
 def csv_logger(folder: str, flush_every_n_steps: int = 20) -> CSVLogger:
@@ -59,9 +57,9 @@ def wandb_logger(
     Args:
         folder: The run's folder; wandb's files go into it.
         project: wandb project.
-        name: Name of the run.
+        name: Name of the run; in a sweep, that of the job's folder follows.
         entity: Team or user; None: the key's own.
-        group: Group of runs, a sweep's for example.
+        group: Group of runs; None: of a job, its sweep.
         tags: Tags of the run.
     """
     import wandb
@@ -73,6 +71,9 @@ def wandb_logger(
         # wandb would say so again, at the start and at the end.
         wandb.setup(wandb.Settings(silent=True))
         log.info("wandb: offline, in %s; `wandb login` before a run makes it online, `wandb sync` uploads one.", folder)
+    if sweep := sweep_of(Path(folder)):
+        group = group or f"{sweep.parent.name}-{sweep.name}"
+        name = f"{name} {Path(folder).name}" if name else Path(folder).name
     # The folder's own id, so that a run that goes on in it goes on in wandb, too.
     identity = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:12]
     return WandbLogger(
@@ -90,6 +91,8 @@ def end_wandb() -> None:
 def join_lightning_logs() -> None:
     """Let Lightning's log records go where Hydra's go, once, without advertisements and deprecations of its own."""
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # Lightning's way to gather tensors of all devices.
+    warnings.filterwarnings("ignore", message=r"torch.distributed.nn.functional.all_gather is deprecated")
     # peft asks for the old name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
@@ -97,26 +100,3 @@ def join_lightning_logs() -> None:
         logging.getLogger(name).propagate = True
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "💡 Tip" not in record.getMessage())
-
-
-def without_secrets(config: Any) -> Any:
-    """`config` with the value of every key that sounds like a secret replaced.
-
-    >>> without_secrets({"logger": {"api_key": "abc", "project": "p"}})
-    {'logger': {'api_key': '(secret)', 'project': 'p'}}
-    """
-    if isinstance(config, dict):
-        return {
-            key: "(secret)" if is_secret(key) and isinstance(value, str) else without_secrets(value)
-            for key, value in config.items()
-        }
-    return [without_secrets(value) for value in config] if isinstance(config, list) else config
-
-
-def is_secret(key: object) -> bool:
-    """Whether a config key sounds like a secret.
-
-    >>> is_secret("api_key"), is_secret("max_tokens"), is_secret("tokenizer")
-    (True, False, False)
-    """
-    return bool(_SECRET.search(str(key)))

@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.command_line import run, told
 from lightning_dpo.config import CONFIG_DIR, build, call, check_all_arguments, check_names
 from lightning_dpo.errors import UserError
+from lightning_dpo.launch import process_rank
+from lightning_dpo.run_state import CONFIG, ERROR, record_failure
+from lightning_dpo.settings import without_secrets
+from lightning_dpo.sweep_jobs import run_in_sweep
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -31,7 +37,7 @@ log = logging.getLogger(__name__)
 
 KEYS = {
     "model", "adapter", "reference", "data", "loss", "optimizer", "scheduler", "trainer", "logger", "callbacks",
-    "suggested", "seed", "run_name", "run_folder", "ckpt_path", "sweep_objective",
+    "suggested", "seed", "run_name", "run_folder", "ckpt_path", "sweep_folder", "sweep_objective",
 }  # fmt: skip
 
 
@@ -48,6 +54,7 @@ def train(config: DictConfig) -> float:
     # The loss first: it is what people set most, and needs the fewest imports.
     loss = build(config, "loss")
     check_all_arguments(config)
+    note_config(config)
     started = time.perf_counter()
 
     from lightning import seed_everything
@@ -132,8 +139,6 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
 
 def log_config(config: DictConfig, trainer: "Trainer") -> None:
     """Give the loggers the whole config; with this wandb's run begins."""
-    from lightning_dpo.loggers import without_secrets
-
     for logger in trainer.loggers:
         logger.log_hyperparams(without_secrets(OmegaConf.to_container(config, resolve=True)))
 
@@ -153,10 +158,34 @@ def checkpoint(config: DictConfig) -> str | None:
     return path
 
 
+def alone(config: DictConfig) -> float:
+    """A run by itself; where it fails, why stands in its `error.txt`."""
+    if config.sweep_folder is not None:
+        raise UserError("sweep_folder has no effect without a sweep: choose one by sweep=..., or give values with -m")
+    folder = Path(config.run_folder)
+    (folder / ERROR).unlink(missing_ok=True)  # of the attempt that this one goes on from
+    try:
+        return train(config)
+    except Exception as error:
+        record_failure(folder, error, process_rank())
+        raise
+
+
+def note_config(config: DictConfig) -> None:
+    """Write `config.yaml`, resolved: with it, the run has begun."""
+    if process_rank() == 0:
+        folder = Path(config.run_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = without_secrets(OmegaConf.to_container(config, resolve=True))
+        OmegaConf.save(OmegaConf.create(plain), folder / CONFIG)
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def job(config: DictConfig) -> float:
-    """The Hydra job."""
-    return told(train, config)
+    """The Hydra job: a run alone, or one of a sweep."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_in_sweep(partial(told, train), config)
+    return told(alone, config)
 
 
 def main() -> None:

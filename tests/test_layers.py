@@ -10,7 +10,8 @@ import lightning_dpo
 PACKAGE = Path(lightning_dpo.__file__).parent
 LAYERS = [
     {"command_line", "config", "evaluate", "evaluated_model", "evaluation_report", "export", "exports", "inspect_data",
-     "results", "targets", "train", "without_effect"},
+     "report", "results", "sweep_jobs", "sweep_pictures", "sweep_runs", "sweep_tables", "targets", "train",
+     "without_effect"},
     {"agreement", "callbacks.agreement", "callbacks.checkpoints", "callbacks.guards", "callbacks.memory",
      "callbacks.progress_bar", "callbacks.samples", "callbacks.scored_pairs", "callbacks.throughput",
      "data.datamodule", "data.loader", "loggers", "module", "scoring", "strategies"},
@@ -18,8 +19,8 @@ LAYERS = [
      "data.preparation", "data.shp", "data.splitting", "data.stack_exchange", "data.tokenization",
      "data.ultrafeedback", "data.validation", "generation", "memory", "policy", "reference", "sharding", "token_table"},
     {"batch", "data.dealing", "data.lengths", "data.messages", "data.pairs", "data.reading", "data.reasons",
-     "data.sampling", "data.statistics", "errors", "evaluation", "layouts", "layouts.padded", "logps", "losses",
-     "metrics", "pictures", "precision", "schedules", "step_checks"}
+     "data.sampling", "data.statistics", "errors", "evaluation", "launch", "layouts", "layouts.padded", "logps",
+     "losses", "metrics", "pictures", "precision", "run_state", "schedules", "settings", "step_checks"}
     | {f"losses.{name}" for name in ("interface", "dpo", "ipo", "hinge", "sft")},
 ]  # fmt: skip
 ALLOWED = {

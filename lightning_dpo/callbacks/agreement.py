@@ -9,6 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from lightning_dpo.agreement import check_same
+from lightning_dpo.settings import flat
 
 _PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets")
 
@@ -40,15 +41,3 @@ def code() -> dict[str, str]:
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return {"the code of lightning_dpo": digest.hexdigest()[:12]} | {name: version(name) for name in _PACKAGES}
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names.
-
-    >>> flat({"loss": {"beta": 0.1}, "seed": 0})
-    {'loss.beta': 0.1, 'seed': 0}
-    """
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found

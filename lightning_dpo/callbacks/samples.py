@@ -27,8 +27,8 @@ class Samples(Callback):
     """After every validation, answers to the same validation prompts, drawn from the same seed.
 
     Logs `val/kl` (nats per answer) and `val/kl_stderr`, its standard error over the answers; of the answers
-    `val/samples/{length,ended,repetition}`, and of the reference's `val/samples/reference/...`. Some of them are shown
-    on the console, all in `samples.jsonl` and in a table on wandb. Devices share the prompts.
+    `val/samples/{length,length_stderr,ended,repetition}`, and of the reference's `val/samples/reference/...`. Some of
+    them are shown on the console, all in `samples.jsonl` and in a table on wandb. Devices share the prompts.
 
     Args:
         folder: Where `samples.jsonl` is written.
@@ -108,13 +108,13 @@ class Samples(Callback):
         return [self._prompts[place % count] for place in places]
 
     def _measured(self, prefix: str, facts: Tensor, trainer: Trainer) -> dict[str, Tensor]:
-        means = self._gathered(facts, trainer).mean(0)
-        return {f"{prefix}{name}": mean for name, mean in zip(_FACTS, means, strict=True)}
+        facts = self._gathered(facts, trainer)
+        measured = {f"{prefix}{name}": mean for name, mean in zip(_FACTS, facts.mean(0), strict=True)}
+        return measured | {f"{prefix}length_stderr": _standard_error(facts[:, _FACTS.index("length")])}
 
     def _kl(self, kls: Tensor, trainer: Trainer) -> dict[str, Tensor]:
         kls = self._gathered(kls, trainer).double()
-        spread = kls.std() / math.sqrt(len(kls)) if len(kls) > 1 else torch.tensor(math.nan)
-        return {"val/kl": kls.mean(), "val/kl_stderr": spread}
+        return {"val/kl": kls.mean(), "val/kl_stderr": _standard_error(kls)}
 
     def _gathered(self, values: Tensor, trainer: Trainer) -> Tensor:
         """The values of all devices, in the order of the prompts, without what fills up."""
@@ -163,3 +163,8 @@ class Samples(Callback):
                 for row in rows:
                     self._table.add_data(*row.values())
                 logger.experiment.log({"samples": self._table, "trainer/global_step": trainer.global_step})
+
+
+def _standard_error(values: Tensor) -> Tensor:
+    """Of the mean of `values`; NaN where there is but one."""
+    return values.std() / math.sqrt(len(values)) if len(values) > 1 else torch.tensor(math.nan)

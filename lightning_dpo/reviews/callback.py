@@ -1,6 +1,8 @@
 """Reports, after every validation and at the end of a run, how far the policy is from the optimum that is known."""
 
+import csv
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -32,10 +34,11 @@ class ClosedFormReport(Callback):
 
     Args:
         samples: Reviews per film to show before and after training.
+        folder: Where `frontier.csv` is written: β, KL and expected reward of the best policies; None: nowhere.
     """
 
-    def __init__(self, samples: int = 3) -> None:
-        self.samples = samples
+    def __init__(self, samples: int = 3, folder: str | None = None) -> None:
+        self.samples, self.folder = samples, folder
         self.before: list[list[str]] = []
         self.world: ClosedForm | None = None
 
@@ -45,6 +48,9 @@ class ClosedFormReport(Callback):
         with pl_module.reference.active() if pl_module.reference else nullcontext(pl_module.policy) as start:
             self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), getattr(pl_module.loss, "beta", None))
             self.before = sample_reviews(start, tokenizer, self.samples)
+        if self.folder and trainer.is_global_zero:
+            with Path(self.folder, "frontier.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([("beta", "kl", "reward"), *self.world.frontier()])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the policy as it is now; it goes to the loggers and into `metrics.json`."""

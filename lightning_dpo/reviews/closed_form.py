@@ -1,5 +1,6 @@
 """What can be known exactly of a policy in a world that can be enumerated."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,30 @@ class ClosedForm:
     @property
     def optimum(self) -> Tensor:
         """log π*: the Gibbs policy π_ref exp(r/β) / Z, Eq. 4 of https://arxiv.org/abs/2305.18290. (films, reviews)."""
-        return (self.reference.double() + self.rewards / self.beta).log_softmax(-1)
+        return self._gibbs(self.beta)
+
+    def frontier(self) -> list[tuple[float, float, float]]:
+        """β, KL from the reference and expected reward of the Gibbs policies, from the reference to the best reviews.
+
+        No policy has more reward at the same KL: each maximises E[r] − β KL for its β.
+        """
+        return [(beta, *self._kl_and_reward(beta)) for beta in torch.logspace(2.5, -2.5, 101).tolist()]
+
+    def frontier_reward(self, kl: float) -> float:
+        """The largest expected reward of any policy at most `kl` nats from the reference."""
+        low, high = -12.0, 12.0  # of log β; the KL falls as β grows
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._kl_and_reward(math.exp(middle))[0] > kl else (low, middle)
+        return self._kl_and_reward(math.exp(high))[1]
+
+    def _gibbs(self, beta: float) -> Tensor:
+        return (self.reference.double() + self.rewards / beta).log_softmax(-1)
+
+    def _kl_and_reward(self, beta: float) -> tuple[float, float]:
+        gibbs = self._gibbs(beta)
+        reference = self.reference.double().log_softmax(-1)
+        return float(_kl(gibbs, reference)), float(_mean(gibbs, self.rewards))
 
     def report(self, policy: Tensor) -> dict[str, float]:
         """Everything that is known of `policy`.
@@ -43,6 +67,7 @@ class ClosedForm:
             "mass_on_reviews": policy.double().exp().sum(-1).mean(),
             "best_accuracy": best_accuracy(self.rewards),
         }
+        values["frontier_reward"] = self.frontier_reward(float(values["kl_reference"]))
         if self.beta is not None:
             values |= {
                 "optimal_reward": _mean(self.optimum, self.rewards),

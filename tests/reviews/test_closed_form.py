@@ -55,6 +55,19 @@ def test_dpos_loss_on_all_pairs_is_least_at_the_optimum():
     torch.testing.assert_close(logits.grad, torch.zeros_like(logits), rtol=0, atol=1e-10)
 
 
+def test_no_policy_is_above_the_frontier_and_the_optima_are_on_it():
+    exact = small_world()
+    generator = torch.Generator().manual_seed(1)
+    for spread in (0.1, 1.0, 10.0):
+        noise = spread * torch.randn(3, 7, generator=generator, dtype=torch.float64)
+        report = exact.report((exact.reference + noise).log_softmax(-1))
+        assert report["reward"] < report["frontier_reward"] == exact.frontier_reward(report["kl_reference"])
+    for beta, kl, reward in exact.frontier()[::10]:
+        report = small_world(beta).report(small_world(beta).optimum)
+        assert (kl, reward) == pytest.approx((report["kl_reference"], report["reward"]))
+        assert exact.frontier_reward(kl) == pytest.approx(reward, abs=1e-9)
+
+
 def test_what_the_optimum_itself_is_told():
     exact = small_world()
     report = exact.report(exact.optimum + torch.tensor(0.9).log())

@@ -1,0 +1,118 @@
+"""`python -m lightning_dpo.report FOLDER`: a sweep, or any folder of runs, as tables and pictures."""
+
+import argparse
+import base64
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from omegaconf import OmegaConf
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.sweep_pictures import draw_frontier, draw_run_curves
+from lightning_dpo.sweep_runs import Run, read_runs
+from lightning_dpo.sweep_tables import runs_table, seeds_table, write_csv
+
+_PICTURES = {
+    "frontier.png": (draw_frontier, "What was won, against the KL from the reference that it took."),
+    "curves.png": (draw_run_curves, "All runs, by optimizer step."),
+}
+_OF_RUNS = (
+    "± is half of a 95 % interval by what one run knows: of accuracies over the validation pairs (Wilson), of KL and "
+    "lengths over the sampled answers."
+)
+_OF_SEEDS = "± is half of Student's 95 % interval around the mean over seeds."
+
+
+def report(folder: Path) -> list[Path]:
+    """Write `report.md`, `report.html`, `sweep.csv` and pictures of the runs right below `folder`.
+
+    Args:
+        folder: Of a sweep, or of several runs.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: There are no runs.
+    """
+    runs = read_runs(folder)
+    if not runs:
+        raise UserError(f"{folder} has no folders of runs right below it: give that of a sweep, or outputs/RUN_NAME")
+    # Jobs of a sweep may end at the same time.
+    with FileLock(folder / ".report.lock"):
+        write_csv(runs, folder / "sweep.csv")
+        drawn = {name: text for name, (draw, text) in _PICTURES.items() if draw(runs, folder / name)}
+        facts = _facts(folder, runs)
+        (folder / "report.md").write_text(_markdown(facts, drawn), encoding="utf-8")
+        (folder / "report.html").write_text(_html(facts, drawn, folder), encoding="utf-8")
+    return [folder / name for name in ("report.md", "report.html", "sweep.csv", *drawn)]
+
+
+def _facts(folder: Path, runs: list[Run]) -> dict[str, Any]:
+    counts = Counter(run.state.value for run in runs)
+    seeds = seeds_table(runs)
+    absolute = folder.resolve()
+    return {
+        "title": f"{absolute.parent.name} {absolute.name}",
+        "summary": f"{len(runs)} runs: {', '.join(f'{count} {state}' for state, count in counts.items())}.",
+        "command": _command(folder),
+        "tables": [
+            *([("Over seeds", seeds, _OF_SEEDS)] if seeds else []),
+            ("Runs", runs_table(runs), _OF_RUNS),
+        ],
+        "failures": [(run.folder.name, run.error) for run in runs if run.error],
+    }
+
+
+def _command(folder: Path) -> str:
+    """That of the sweep, as Hydra noted it; empty for any other folder."""
+    noted = folder / "multirun.yaml"
+    if not noted.exists():
+        return ""
+    overrides = OmegaConf.load(noted).hydra.overrides
+    return " ".join(["python -m lightning_dpo.train", *overrides.hydra, *overrides.task])
+
+
+def _markdown(facts: dict[str, Any], drawn: dict[str, str]) -> str:
+    parts = [f"# {facts['title']}", facts["summary"]]
+    if facts["command"]:
+        parts.append(f"    {facts['command']}")
+    for heading, table, note in facts["tables"]:
+        parts += [f"## {heading}", table.markdown().rstrip(), note]
+    parts += [f"![{text}]({name})" for name, text in drawn.items()]
+    if facts["failures"]:
+        lines = (f"- `{name}`: {error.replace('<', '&lt;')}" for name, error in facts["failures"])
+        parts += ["## What failed", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(facts: dict[str, Any], drawn: dict[str, str], folder: Path) -> str:
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    pictures = [(base64.b64encode((folder / name).read_bytes()).decode(), text) for name, text in drawn.items()]
+    return templates.get_template("report.html").render(facts, pictures=pictures)
+
+
+def main() -> None:
+    """The console script."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_dpo.report",
+        description="Compares the runs of a sweep, or any runs side by side in a folder: tables, sweep.csv, pictures. "
+        "A sweep writes its report by itself, after every job.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a sweep, outputs/NAME/TIME, or of runs")
+    arguments = parser.parse_args()
+    try:
+        print("\n".join(map(str, report(arguments.folder))))
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

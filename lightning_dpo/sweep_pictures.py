@@ -1,0 +1,167 @@
+"""The pictures of a sweep: what reward or accuracy costs in KL, and the curves of its runs. Readable in grey."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lightning_dpo.sweep_runs import SEED, Run, by_all_but_the_seed, differing, label
+from lightning_dpo.sweep_tables import interval
+
+_EXACT = ("closed_form/kl_reference", "closed_form/reward")
+_NAMES = {
+    "closed_form/kl_reference": "exact KL($\\pi\\,\\|\\,\\pi_{ref}$), nats",
+    "closed_form/reward": "exact expected reward",
+    "val/kl": "KL($\\pi\\,\\|\\,\\pi_{ref}$) on samples, nats per answer",
+    "val/rewards/accuracies": "accuracy on held-out pairs",
+    "val/samples/length": "length of sampled answers, tokens",
+}
+_CURVES = {
+    "val/rewards/accuracies": "accuracy on held-out pairs",
+    "val/rewards/margins": "reward margin on held-out pairs",
+    "val/kl": "KL($\\pi\\,\\|\\,\\pi_{ref}$) on samples, nats per answer",
+    "val/samples/length": "length of sampled answers, tokens",
+    "closed_form/reward": "exact expected reward",
+    "closed_form/kl_optimum": "KL to the optimum, nats",
+}
+_MARKERS = "osD^vP*X<>"
+_LINES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run, or the mean of those that differ in their seed alone.
+
+    Attributes:
+        x: One metric.
+        y: Another.
+        x_error: Half of a 95 % interval; NaN where none is known.
+        y_error: The same for `y`.
+        label: What it was.
+        number: Its place among the runs, by which all pictures mark it.
+    """
+
+    x: float
+    y: float
+    x_error: float
+    y_error: float
+    label: str
+    number: int
+
+
+def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
+    """Draw what is won against the KL it took: where the optimum is known, reward; else accuracy and length.
+
+    Args:
+        runs: Of the sweep.
+        picture: Where.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    panels = [_EXACT] if any(_EXACT[1] in run.metrics for run in runs) else [
+        ("val/kl", name) for name in ("val/rewards/accuracies", "val/samples/length")
+    ]  # fmt: skip
+    drawn = [(names, points(runs, *names)) for names in panels]
+    drawn = [(names, found) for names, found in drawn if found]
+    if not drawn:
+        return False
+    figure = Figure(figsize=(6.2 * len(drawn), 4.6), layout="constrained")
+    for axes, ((x, y), found) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        if (x, y) == _EXACT:
+            _draw_limits(axes, runs, max(point.x for point in found))
+        _draw_points(axes, found)
+        axes.set(xlabel=_NAMES[x], ylabel=_NAMES[y])
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small", loc="lower right")
+    figure.savefig(picture, dpi=200)
+    return True
+
+
+def points(runs: Sequence[Run], x: str, y: str) -> list[Point]:
+    """The runs by two of their metrics; several seeds become their mean and Student's interval."""
+    names, found = differing(runs), []
+    for number, group in enumerate(by_all_but_the_seed(runs, names).values()):
+        both = [run for run in group if x in run.metrics and y in run.metrics]
+        if len(both) == 1:
+            (run,) = both
+            values = (run.metrics[x], run.metrics[y], run.error_of(x), run.error_of(y))
+            found.append(Point(*values, label(run, names), number))
+        elif both:
+            (x_mean, x_error), (y_mean, y_error) = (interval([run.metrics[name] for run in both]) for name in (x, y))
+            text = label(both[0], [name for name in names if name != SEED]) if len(names) > 1 else "mean"
+            found.append(Point(x_mean, y_mean, x_error, y_error, f"{text} ({len(both)} seeds)", number))
+    return sorted(found, key=lambda point: point.x)
+
+
+def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
+    for place, point in enumerate(found):
+        errors = {"xerr": point.x_error, "yerr": point.y_error}
+        axes.errorbar(
+            point.x, point.y, **{side: value for side, value in errors.items() if not math.isnan(value)},
+            fmt=_MARKERS[point.number % len(_MARKERS)], color="black", markersize=6, capsize=3, linewidth=1, zorder=3,
+        )  # fmt: skip
+        # Left of its point where the next one would stand on the text.
+        left = place % 2 == 0 and place > 0
+        axes.annotate(
+            point.label, (point.x, point.y), textcoords="offset points", xytext=(-8, 6) if left else (8, -12),
+            ha="right" if left else "left", fontsize="small",
+        )  # fmt: skip
+    axes.margins(x=0.16, y=0.14)
+
+
+def _draw_limits(axes: Axes, runs: Sequence[Run], furthest: float) -> None:
+    """The best that any policy can have at each KL; one line for every reference, which a seed draws."""
+    limits = {path.read_text(): path for run in runs if (path := run.folder / "frontier.csv").exists()}
+    for number, path in enumerate(limits.values()):
+        rows = [(float(row["kl"]), float(row["reward"])) for row in csv.DictReader(path.open(newline=""))]
+        # No further than what is compared with it.
+        near = [row for row in rows if row[0] <= 1.15 * furthest] or rows
+        style = {"color": "0.5", "linewidth": 1.5, "zorder": 1}
+        axes.plot(*zip(*near, strict=True), label=None if number else "best possible at this KL", **style)
+        start = {"marker": "o", "markerfacecolor": "white", "color": "0.5", "linestyle": "none", "zorder": 2}
+        axes.plot(0, rows[0][1], label=None if number else "reference", **start)
+
+
+def draw_run_curves(runs: Sequence[Run], picture: Path) -> bool:
+    """Draw what was validated of all runs by optimizer step, one panel a metric.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    names = differing(runs)
+    curves = {name: [(run, curve) for run in runs if (curve := _curve(run, name))] for name in _CURVES}
+    curves = {name: found for name, found in curves.items() if found}
+    if not curves:
+        return False
+    across = min(3, len(curves))
+    down = -(-len(curves) // across)
+    figure = Figure(figsize=(4.6 * across, 3.4 * down + 0.5), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False).flatten()
+    styles = {run.folder: number for number, run in enumerate(runs)}
+    for axes, (name, found) in zip(grid, curves.items(), strict=False):
+        for run, curve in found:
+            number = styles[run.folder]
+            axes.plot(
+                *zip(*curve, strict=True), linestyle=_LINES[number % len(_LINES)], linewidth=1, markersize=4,
+                marker=_MARKERS[number % len(_MARKERS)], color=str(0.6 * number / max(len(runs) - 1, 1)),
+                label=label(run, names),
+            )  # fmt: skip
+        axes.set(xlabel="optimizer step", ylabel=_CURVES[name])
+        axes.grid(alpha=0.3)
+    for axes in grid[len(curves) :]:
+        axes.remove()
+    handles = {text: handle for axes in grid for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    columns = min(4, len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
+    figure.savefig(picture, dpi=150)
+    return True
+
+
+def _curve(run: Run, name: str) -> list[tuple[int, float]]:
+    return [(int(row["step"]), float(row[name])) for row in run.history if row.get(name)]

@@ -1,0 +1,118 @@
+"""The runs below a folder, read from what they left: what differs between them, and what came of each."""
+
+import csv
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from lightning_dpo.evaluation import wilson
+from lightning_dpo.run_state import CONFIG, RunState, failure, final_metrics, run_state
+
+SEED = "seed"
+_SYMBOLS = {"loss.beta": "β", "optimizer.lr": "learning rate"}
+SHARE = "closed_form/frontier_share"
+
+# What says where or how a run was done, and not what was done.
+_NO_SETTINGS = {"sweep", "run_folder", "run_name", "sweep_folder", "ckpt_path", "logger"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        folder: Where it wrote.
+        state: How far it came.
+        settings: What its command line set, by key.
+        metrics: Its last ones, if it is finished.
+        pairs: Its validation pairs.
+        error: Why it failed, in one sentence; empty where it did not.
+    """
+
+    folder: Path
+    state: RunState
+    settings: dict[str, str]
+    metrics: dict[str, float]
+    pairs: int
+    error: str
+
+    @cached_property
+    def history(self) -> list[dict[str, str]]:
+        """The rows of `metrics.csv`."""
+        path = self.folder / "metrics.csv"
+        return list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+
+    def error_of(self, name: str) -> float:
+        """Half the width of a 95 % interval around a metric, by what this run alone knows; NaN where it knows nothing.
+
+        Accuracies: Wilson's interval over the validation pairs. KL and lengths: over the sampled answers.
+        """
+        if name == "val/rewards/accuracies" and self.pairs and name in self.metrics:
+            low, high = wilson(self.metrics[name], self.pairs)
+            return (high - low) / 2
+        return 1.96 * self.metrics.get(f"{name}_stderr", math.nan)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs in the folders right below `folder`, by number where their names begin with one."""
+    found = [path.parent for path in folder.glob(f"*/{CONFIG}")]
+    # Those that failed before they began have no config of their own.
+    found += [path.parent for path in folder.glob("*/error.txt") if path.parent not in found]
+    return [_run(path) for path in sorted(found, key=_by_number)]
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The settings in which the runs differ."""
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    return [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+
+
+def by_all_but_the_seed(runs: Sequence[Run], names: Sequence[str]) -> dict[tuple[str, ...], list[Run]]:
+    """Finished runs that differ in nothing but the seed, together; by the values of the other settings in `names`."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        if run.state is RunState.FINISHED:
+            values = tuple(run.settings.get(name, "") for name in names if name != SEED)
+            groups.setdefault(values, []).append(run)
+    return groups
+
+
+def label(run: Run, names: Sequence[str]) -> str:
+    """The run by its settings, short.
+
+    >>> label(Run(Path("0"), RunState.NEW, {"loss.beta": "0.1", "seed": "3"}, {}, 0, ""), ["loss.beta", "seed"])
+    'β 0.1, seed 3'
+    """
+    known = (name for name in names if name in run.settings)
+    short = (f"{_SYMBOLS.get(name, name.rpartition('.')[2])} {run.settings[name]}" for name in known)
+    return ", ".join(short) or run.folder.name
+
+
+def _by_number(path: Path) -> tuple[int, str]:
+    number = re.match(r"\d+(?=_|$)", path.name)
+    return (int(number[0]) if number else 0, path.name)
+
+
+def _run(folder: Path) -> Run:
+    state, noted = run_state(folder), folder / ".hydra" / "overrides.yaml"
+    overrides = OmegaConf.to_container(OmegaConf.load(noted)) if noted.exists() else []
+    parts = [override.lstrip("+~").partition("=") for override in overrides]
+    settings = {key: value for key, _, value in parts if key.partition(".")[0] not in _NO_SETTINGS}
+    values = final_metrics(folder) if state is RunState.FINISHED else {}
+    metrics = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+    return Run(
+        folder, state, settings, metrics | _share(metrics), int(values.get("data", {}).get("val", 0)),
+        failure(folder) if state is RunState.FAILED else "",
+    )  # fmt: skip
+
+
+def _share(metrics: dict[str, float]) -> dict[str, float]:
+    """Of the reward that is possible at the policy's KL, above the reference's: how much it has."""
+    names = ("closed_form/reward", "closed_form/reference_reward", "closed_form/frontier_reward")
+    reward, start, possible = (metrics.get(name, math.nan) for name in names)
+    return {SHARE: (reward - start) / (possible - start)} if possible > start else {}
