@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -161,6 +162,8 @@ def _check_hydra(arguments: list[str], config_name: str) -> None:
     for key, target in targets(node, "hydra"):
         if not str(target["_target_"]).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
             raise UserError(f"{key}._target_={target['_target_']} is not allowed: it is neither Hydra's nor a plugin's")
+        if str(target["_target_"]).endswith("SlurmLauncher") and shutil.which("srun") is None:
+            raise UserError(f"{key} starts jobs by SLURM, and there is no srun here: log in where there is")
         if find_spec(".".join(target["_target_"].split(".")[:2])) is None:
             raise UserError(f"{key} needs a plugin that is not installed: pip install 'lightning-dpo[sweep]'")
     swept = [override.key_or_group for override in overrides if override.is_sweep_override()]

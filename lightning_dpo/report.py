@@ -12,9 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
 from lightning_dpo.errors import UserError
+from lightning_dpo.run_state import RunState
 from lightning_dpo.sweep_pictures import draw_frontier, draw_run_curves
 from lightning_dpo.sweep_runs import Run, read_runs
-from lightning_dpo.sweep_tables import runs_table, seeds_table, write_csv
+from lightning_dpo.sweep_tables import plain, runs_table, seeds_table, write_csv
 
 _PICTURES = {
     "frontier.png": (draw_frontier, "What was won, against the KL from the reference that it took."),
@@ -53,12 +54,12 @@ def report(folder: Path) -> list[Path]:
 
 
 def _facts(folder: Path, runs: list[Run]) -> dict[str, Any]:
-    counts = Counter(run.state.value for run in runs)
+    counts = Counter(run.state for run in runs)
     seeds = seeds_table(runs)
     absolute = folder.resolve()
     return {
         "title": f"{absolute.parent.name} {absolute.name}",
-        "summary": f"{len(runs)} runs: {', '.join(f'{count} {state}' for state, count in counts.items())}.",
+        "summary": f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in RunState if counts[state])}.",
         "command": _command(folder),
         "tables": [
             *([("Over seeds", seeds, _OF_SEEDS)] if seeds else []),
@@ -85,7 +86,7 @@ def _markdown(facts: dict[str, Any], drawn: dict[str, str]) -> str:
         parts += [f"## {heading}", table.markdown().rstrip(), note]
     parts += [f"![{text}]({name})" for name, text in drawn.items()]
     if facts["failures"]:
-        lines = (f"- `{name}`: {error.replace('<', '&lt;')}" for name, error in facts["failures"])
+        lines = (f"- `{name}`: {plain(error)}" for name, error in facts["failures"])
         parts += ["## What failed", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 

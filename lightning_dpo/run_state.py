@@ -16,10 +16,10 @@ _OF_THIS_ATTEMPT = (".hydra", "*.log", "attempt_*")
 class RunState(StrEnum):
     """How far a run came."""
 
-    NEW = "not begun"
     FINISHED = "finished"
-    FAILED = "failed"
     INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    NEW = "not begun"
 
 
 def run_state(folder: Path) -> RunState:

@@ -44,12 +44,13 @@ def job_folder(number: int, overrides: Sequence[str]) -> str:
 
     >>> os.environ[SWEPT_VARIABLE] = "loss.beta,model.name"
     >>> job_folder(3, ["data=hh", "loss.beta=0.1", "model.name=org/small"])
-    '3_beta-0.1_name-org-small'
+    '3_beta-0.1_name-small'
     """
     swept = os.environ.get(SWEPT_VARIABLE, "").split(",")
     parts = (override.lstrip("+~").partition("=") for override in overrides)
-    values = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, _, value in parts if key in swept)
-    short = re.sub(r"[^A-Za-z0-9._-]+", "-", values)
+    # Of a path or a hub id, what it ends with.
+    values = "_".join(f"{key.rpartition('.')[2]}-{value.rpartition('/')[2]}" for key, _, value in parts if key in swept)
+    short = re.sub(r"[^A-Za-z0-9._-]+", "-", values).strip("-")
     if len(short) > _LONGEST_NAME:
         short = f"{short[:_LONGEST_NAME]}-{hashlib.sha256(values.encode()).hexdigest()[:6]}"
     return f"{number}_{short}" if short else str(number)

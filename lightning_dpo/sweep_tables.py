@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Table:
     def markdown(self) -> str:
         """As a Markdown table; what is in a cell is no markup."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "".join(f"| {' | '.join(map(_plain, line))} |\n" for line in lines)
+        return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
@@ -108,5 +109,6 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.3f}"
 
 
-def _plain(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+def plain(text: str) -> str:
+    """`text` as it is in Markdown: no markup, no link, no image."""
+    return re.sub(r"([\\|\[\]`*_])", r"\\\1", text.replace("<", "&lt;").replace("\n", " "))

@@ -94,7 +94,8 @@ class Samples(Callback):
                 if not self.greedy:
                     kls = writer.kl(pl_module.policy, pl_module.reference, prompts, policy)
                     metrics |= self._kl(kls, trainer)
-        pl_module.log_dict(metrics, batch_size=1)
+        # Equal on all devices; Lightning asks for it all the same.
+        pl_module.log_dict(metrics, batch_size=1, sync_dist=True)
         rows = self._rows(trainer, policy)
         if trainer.is_global_zero:
             self._write(rows)

@@ -1,0 +1,60 @@
+"""The command `python -m lightning_dpo.train`, in a process that has imported everything already."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.ranks import forked, on_ranks
+
+TINY = (
+    "model.teaching_steps=5", "data.source.pairs=256", "data.source.val_pairs=16", "trainer.max_epochs=1",
+    "data.batch_size=64", "logger=csv", "trainer.accelerator=cpu", "callbacks.samples.answers=4",
+)  # fmt: skip
+"""A run of two steps in the reviews world."""
+
+
+def command(folder: Path, *arguments: str, kill_before_job: int | None = None) -> tuple[int, str]:
+    """Exit status and output of the command, run in `folder`.
+
+    Args:
+        folder: Working directory; made if it is not there.
+        arguments: Of the command.
+        kill_before_job: The sweep is killed, as by SIGKILL, when its job of this number begins.
+    """
+    folder.mkdir(exist_ok=True)
+    status = forked(_main, folder, list(arguments), kill_before_job)
+    return status, (folder / "output.txt").read_text()
+
+
+def command_on_ranks(folder: Path, *arguments: str) -> None:
+    """The command on two ranks, as torchrun starts it."""
+    folder.mkdir(exist_ok=True)
+    on_ranks(2, _on_a_rank, folder, list(arguments))
+
+
+def _on_a_rank(folder: Path, arguments: list[str]) -> None:
+    from lightning_dpo.train import main
+
+    os.chdir(folder)
+    sys.argv = ["lightning-dpo-train", *arguments]
+    main()
+
+
+def _main(folder: Path, arguments: list[str], kill_before_job: int | None) -> None:
+    from lightning_dpo import train as module
+
+    os.chdir(folder)
+    output = os.open("output.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    whole = module.train
+
+    def killed(config):
+        if Path(config.run_folder).name.startswith(f"{kill_before_job}_"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(config)
+
+    module.train = killed
+    sys.argv = ["lightning-dpo-train", *arguments]
+    module.main()

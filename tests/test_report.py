@@ -1,0 +1,65 @@
+import base64
+import subprocess
+import sys
+
+import pytest
+from bs4 import BeautifulSoup
+
+from lightning_dpo import UserError
+from lightning_dpo.report import report
+from tests.fake_runs import fake_run
+
+PAYLOADS = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}", "javascript:alert(1)", "</style>"]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    folder = tmp_path / "reviews-dpo" / "2026-01-02"
+    for number, beta in enumerate((0.1, 0.5)):
+        metrics = {"val/rewards/accuracies": 0.6, "val/kl": 1.0 + number, "val/kl_stderr": 0.1}
+        fake_run(folder, f"{number}_beta-{beta}", [f"loss.beta={beta}"], metrics, [{"step": 1, "val/kl": 1.0}])
+    return folder
+
+
+def test_what_a_report_leaves(sweep):
+    written = report(sweep)
+    assert [path.name for path in written] == ["report.md", "report.html", "sweep.csv", "frontier.png", "curves.png"]
+    assert all(path.exists() for path in written)
+    text = (sweep / "report.md").read_text()
+    assert text.startswith("# reviews-dpo 2026-01-02\n\n2 runs: 2 finished.\n")
+    assert "| 1\\_beta-0.5 | 0.5 | 0.600 ± 0.048 | 2.000 ± 0.196 | 1.5 | finished |" in text
+    assert "![What was won, against the KL from the reference that it took.](frontier.png)" in text
+
+
+def test_the_page_needs_nothing_else(sweep):
+    report(sweep)
+    page = BeautifulSoup((sweep / "report.html").read_text(), "html.parser")
+    assert "default-src 'none'" in page.find("meta", {"http-equiv": "Content-Security-Policy"})["content"]
+    sources = [tag["src"] for tag in page.find_all(src=True)]
+    assert len(sources) == 2
+    for source in sources:
+        assert base64.b64decode(source.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
+    assert not page.find_all(["script", "link", "iframe"])
+    assert [cell.text for cell in page.find_all("tr")[1].find_all("td")][:3] == ["0_beta-0.1", "0.1", "0.600 ± 0.048"]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_whatever_a_run_says_is_text(sweep, payload):
+    fake_run(sweep, "2_x", [f"loss.beta={payload}", f"{payload}=1"], error=payload)
+    report(sweep)
+    page = BeautifulSoup((sweep / "report.html").read_text(), "html.parser")
+    assert not page.find_all("script")
+    assert len(page.find_all("img")) == 2
+    assert page.find("li").text == f"2_x: {payload}"
+    assert "<script>" not in (sweep / "report.md").read_text()
+
+
+def test_a_folder_without_runs_is_told(tmp_path):
+    with pytest.raises(UserError, match="has no folders of runs right below it: give that of a sweep"):
+        report(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_dpo.report", str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: {tmp_path} has no folders of runs")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,112 @@
+"""Sweeps by their command: what each job leaves, what is done again, and what is not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.command import TINY, command, command_on_ranks
+
+
+def jobs(sweep) -> list[str]:
+    return sorted(path.name for path in sweep.iterdir() if path.is_dir())
+
+
+def test_a_sweep_that_was_killed_between_jobs_is_finished_by_the_same_command(tmp_path):
+    overrides = ("-m", "loss.beta=0.1,0.5,1", *TINY, "sweep_folder=sweep")
+    status, _ = command(tmp_path, *overrides, kill_before_job=1)
+    assert status == -9
+    first = tmp_path / "sweep" / "0_beta-0.1" / "metrics.json"
+    finished = first.stat().st_mtime_ns
+    status, output = command(tmp_path, *overrides)
+    assert status == 0
+    assert output.count("is finished; skipped") == 1
+    assert first.stat().st_mtime_ns == finished
+    assert jobs(tmp_path / "sweep") == ["0_beta-0.1", "1_beta-0.5", "2_beta-1"]
+    for name in jobs(tmp_path / "sweep"):
+        job = tmp_path / "sweep" / name
+        assert json.loads((job / "metrics.json").read_text())["steps"] == 2
+        assert f"beta-{OmegaConf.load(job / 'config.yaml').loss.beta:g}" in name
+    report = (tmp_path / "sweep" / "report.md").read_text()
+    assert "3 runs: 3 finished." in report
+    assert "| 1\\_beta-0.5 | 0.5 |" in report
+
+
+def test_a_failed_job_is_recorded_and_alone_repeated(tmp_path, model_folder, hh_file):
+    """The file of the second job comes too late for the first attempt."""
+    options = ("model=llama", f"model.name={model_folder}", "data=hh", "logger=csv", "trainer.accelerator=cpu")
+    options += ("data.pairs_per_step=4", "data.batch_size=2", "data.val_fraction=0.2", "trainer.max_steps=1")
+    options += ("callbacks.samples.max_new_tokens=2", "sweep_folder=sweep")
+    overrides = ("-m", f"data.path={hh_file},late.jsonl,{hh_file}", *options)
+    status, output = command(tmp_path, *overrides)
+    assert status == 1
+    assert output.splitlines()[-1].startswith("Error: ")
+    assert "1_path-late.jsonl failed: late.jsonl: there is no such file" in output.splitlines()[-1]
+    assert "sweep_folder=" in output.splitlines()[-1]
+    failed, last = tmp_path / "sweep" / "1_path-late.jsonl", tmp_path / "sweep" / jobs(tmp_path / "sweep")[2]
+    assert (failed / "error.txt").read_text().startswith("late.jsonl: there is no such file")
+    assert (last / "metrics.json").exists()
+    assert "3 runs: 2 finished, 1 failed." in (tmp_path / "sweep" / "report.md").read_text()
+
+    shutil.copy(hh_file, tmp_path / "late.jsonl")
+    finished = (last / "metrics.json").stat().st_mtime_ns
+    status, output = command(tmp_path, *overrides)
+    assert status == 0
+    assert output.count("is finished; skipped") == 2
+    assert (last / "metrics.json").stat().st_mtime_ns == finished
+    assert (failed / "metrics.json").exists()
+    assert not (failed / "error.txt").exists()
+    assert (failed / "attempt_1" / "error.txt").exists()
+
+
+def test_a_finished_job_of_other_settings_is_not_taken_for_this_one(tmp_path):
+    overrides = ("-m", "loss.beta=0.1,0.5", *TINY, "sweep_folder=sweep")
+    assert command(tmp_path, *overrides)[0] == 0
+    status, output = command(tmp_path, *overrides, "optimizer.lr=1e-3")
+    assert status == 1
+    assert "holds a finished job of other settings: optimizer.lr was 0.0005 and is 0.001; give" in output
+    assert OmegaConf.load(tmp_path / "sweep" / "0_beta-0.1" / ".hydra" / "config.yaml").optimizer.lr == 0.0005
+
+
+def test_two_devices_for_each_job(tmp_path):
+    """Lightning starts the second rank itself: of the job, not of the sweep."""
+    status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2")
+    assert status == 0, output
+    (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    assert jobs(sweep) == ["0_beta-0.1", "1_beta-0.5"]
+    for name, beta in (("0_beta-0.1", 0.1), ("1_beta-0.5", 0.5)):
+        checkpoint = torch.load(sweep / name / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["PreferenceDataModule"]["devices"] == 2
+        assert checkpoint["trained_with"]["loss"] == f"DPO(beta={beta}, label_smoothing=0.0)"
+        assert "GLOBAL_RANK: 1" in (sweep / name / "train_ddp_process_1.log").read_text()
+
+
+def test_two_ranks_of_torchrun_go_through_a_sweep_together(tmp_path):
+    """A job that both refuse, and then one that both do."""
+    arguments = ("-m", "loss.beta=-1,0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2", "sweep_folder=sweep")
+    with pytest.raises(AssertionError, match="SystemExit: 1"):
+        command_on_ranks(tmp_path, *arguments)
+    assert jobs(tmp_path / "sweep") == ["0_beta--1", "1_beta-0.1", "2_beta-0.5"]
+    for name, beta in (("1_beta-0.1", 0.1), ("2_beta-0.5", 0.5)):
+        checkpoint = torch.load(tmp_path / "sweep" / name / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["PreferenceDataModule"]["devices"] == 2
+        assert checkpoint["trained_with"]["loss"] == f"DPO(beta={beta}, label_smoothing=0.0)"
+        assert (tmp_path / "sweep" / name / "train_rank1.log").exists()
+    assert "3 runs: 2 finished, 1 failed." in (tmp_path / "sweep" / "report.md").read_text()
+
+
+def test_jobs_by_submitit(tmp_path):
+    status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "hydra/launcher=submitit_local")
+    assert status == 0, output
+    (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    assert jobs(sweep) == [".submitit", "0_beta-0.1", "1_beta-0.5"]
+    assert all((sweep / name / "metrics.json").exists() for name in jobs(sweep)[1:])
+    assert "2 runs: 2 finished." in (sweep / "report.md").read_text()
+
+
+def test_slurm_is_asked_for_where_it_is(tmp_path):
+    status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "hydra/launcher=submitit_slurm")
+    assert status == 1
+    assert "hydra.launcher starts jobs by SLURM, and there is no srun here" in output
