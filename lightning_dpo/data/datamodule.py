@@ -151,10 +151,8 @@ class PreferenceDataModule(LightningDataModule):
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
         sampler = self._sampler(self.train_pairs, pairs_per_step, self.seed)
         if needed * devices > 1:
-            log.info(
-                "A step's %d micro-batches: the largest has %.2f times the tokens of the mean one (in order %.2f).",
-                needed * devices, *sampler.unevenness(),
-            )  # fmt: skip
+            ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in sampler.unevenness().items())
+            log.info("Tokens of a step, the largest over the mean: %s.", ratios)
         return self._loader(self.train_pairs, sampler, partial(steps_done, self.trainer))
 
     def val_dataloader(self) -> StepLoader:

@@ -77,15 +77,21 @@ class StepSampler(DistributedSampler[Draw]):
         for step in itertools.islice(self._steps(), done, None):
             yield from self._mine(step)
 
-    def unevenness(self) -> tuple[float, float]:
-        """Tokens of a step's largest micro-batch over those of its mean one, dealt as it is, and in order.
+    def unevenness(self) -> dict[str, float]:
+        """How even the token counts of a step are: the largest over the mean, 1 at best.
 
-        The mean over the epoch's first whole steps, 100 at the most.
+        Of its `micro-batches`, of its `devices`, and of micro-batches filled `in order`, to compare with. The mean over
+        the epoch's first whole steps, 100 at the most.
         """
-        whole = [step for step in itertools.islice(self._steps(), _MEASURED_STEPS) if len(step) == self.pairs_per_step]
-        ways = (self._micro_batches, self._in_order)
-        ratios = [[unevenness([self._size(rows) for rows in way(step)]) for step in whole] for way in ways]
-        return tuple(sum(found) / len(found) if found else 1.0 for found in ratios)
+        found: dict[str, list[float]] = {"micro-batches": [], "devices": [], "in order": []}
+        whole = len(self.chosen_lengths) // self.pairs_per_step
+        for step in itertools.islice(self._steps(), min(_MEASURED_STEPS, whole)):
+            sizes = [self._size(rows) for rows in self._micro_batches(step)]
+            devices = [sum(sizes[place] for place in part) for part in deal(sizes, self.num_replicas)]
+            ways = (sizes, devices, [self._size(rows) for rows in self._in_order(step)])
+            for ratios, sums in zip(found.values(), ways, strict=True):
+                ratios.append(unevenness(sums))
+        return {name: sum(ratios) / len(ratios) if ratios else 1.0 for name, ratios in found.items()}
 
     def _steps(self) -> Iterator[list[int]]:
         order = self._order()
