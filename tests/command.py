@@ -45,6 +45,7 @@ def _main(folder: Path, arguments: list[str], kill_before_job: int | None) -> No
     from lightning_dpo import train as module
 
     os.chdir(folder)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that it starts
     output = os.open("output.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)

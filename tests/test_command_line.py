@@ -104,7 +104,7 @@ def test_a_sweep_is_one_folder_and_one_wandb_run_per_job(tmp_path):
     result = run(tmp_path, "sweep=beta", "loss.beta=0.1,0.7", "trainer.accelerator=cpu", *small)
     assert result.returncode == 0, result.stderr[-2000:]
     (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
-    for job, beta in (("0", "0.1"), ("1", "0.7")):
+    for job, beta in (("0_beta-0.1", "0.1"), ("1_beta-0.7", "0.7")):
         assert f"beta: {beta}" in (sweep / job / "export" / "README.md").read_text()
         assert len(list((sweep / job / "wandb").glob("offline-run-*"))) == 1
 

@@ -57,6 +57,17 @@ def test_a_run_that_goes_on_in_its_folder_goes_on_in_wandb(tmp_path):
     assert first._wandb_init["resume"] == "allow"
 
 
+def test_the_jobs_of_a_sweep_are_one_group_and_have_names_of_their_own(tmp_path):
+    sweep = tmp_path / "reviews-dpo" / "2026-01-02"
+    sweep.mkdir(parents=True)
+    alone = wandb_logger(str(sweep / "0_beta-0.1"), project="p", name="n")
+    assert (alone._wandb_init["name"], alone._wandb_init["group"]) == ("n", None)
+    (sweep / "multirun.yaml").touch()
+    job, own = (wandb_logger(str(sweep / "0_beta-0.1"), project="p", name="n", group=group) for group in (None, "g"))
+    assert (job._wandb_init["name"], job._wandb_init["group"]) == ("n 0_beta-0.1", "reviews-dpo-2026-01-02")
+    assert own._wandb_init["group"] == "g"
+
+
 def test_lightnings_records_come_once_and_without_advertisements(caplog):
     join_lightning_logs()
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
