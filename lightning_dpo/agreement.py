@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import Strategy
+from torch import distributed
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
@@ -42,15 +43,16 @@ def check_same(facts: Mapping[str, Any], strategy: Strategy) -> None:
         strategy: The Trainer's.
 
     Raises:
-        UserError: Names what differs, with this device's value and the first one's.
+        UserError: Names what differs, with a device's value and the first one's; the same on all devices.
     """
     first = strategy.broadcast(dict(facts))
     names = sorted(name for name in facts.keys() | first.keys() if facts.get(name) != first.get(name))
     if strategy.reduce_boolean_decision(not names):
         return
     here = ", ".join(f"{name} is {facts.get(name)!r} and there {first.get(name)!r}" for name in names[:8])
+    everywhere: list[str] = [""] * distributed.get_world_size()
+    distributed.all_gather_object(everywhere, here)
+    device, differs = next((device, said) for device, said in enumerate(everywhere) if said)
     raise UserError(
-        f"this device was not started like the first one: {here}; give all nodes one command and one checkout"
-        if names
-        else "another device was not started like this one; its own log says what differs"
+        f"device {device} was not started like the first one: {differs}; give all nodes one command and one checkout"
     )

@@ -43,6 +43,8 @@ def run(job: Callable[[], Any], config_name: str) -> None:
         job: The function under `hydra.main`.
         config_name: Its config's.
     """
+    # argparse takes no override behind a flag that stands among them, as -m may.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     register_folders(names_alone="--help" in sys.argv)
     register_resolvers()
     os.environ.setdefault(_TRACEBACK_WANTED, os.environ.get(_FULL_ERROR, "0"))
@@ -162,8 +164,8 @@ def _check_hydra(arguments: list[str], config_name: str) -> None:
     for key, target in targets(node, "hydra"):
         if not str(target["_target_"]).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
             raise UserError(f"{key}._target_={target['_target_']} is not allowed: it is neither Hydra's nor a plugin's")
-        if str(target["_target_"]).endswith("SlurmLauncher") and shutil.which("srun") is None:
-            raise UserError(f"{key} starts jobs by SLURM, and there is no srun here: log in where there is")
+        if str(target["_target_"]).endswith("SlurmLauncher"):
+            _check_slurm(key, config)
         if find_spec(".".join(target["_target_"].split(".")[:2])) is None:
             raise UserError(f"{key} needs a plugin that is not installed: pip install 'lightning-dpo[sweep]'")
     swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
@@ -171,6 +173,14 @@ def _check_hydra(arguments: list[str], config_name: str) -> None:
     for name in ("job_logging", "hydra_logging"):
         if "'()'" in repr(node[name]):
             raise UserError(f"hydra.{name}: a logging config may not name a function to call, as its () key does")
+
+
+def _check_slurm(key: str, config: DictConfig) -> None:
+    if shutil.which("srun") is None:
+        raise UserError(f"{key} starts jobs by SLURM, and there is no srun here: log in where there is")
+    devices = OmegaConf.select(config, "trainer.devices")
+    if not isinstance(devices, int):
+        raise UserError(f"{key} asks for a task for every device: trainer.devices={devices} must be a number")
 
 
 def _refuse_secrets(overrides: list[str]) -> None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.config import build, check_all_arguments, check_names, register_resolvers
 from lightning_dpo.errors import UserError
+from lightning_dpo.run_state import CONFIG
 from lightning_dpo.train import KEYS
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool) -> Path:
 
 def config_of(run: Path) -> DictConfig:
     """The config of a run, checked like any other: a file can be edited."""
-    path = run / ".hydra" / "config.yaml"
+    path = run / CONFIG
     if not path.is_file():
         raise UserError(f"{run} is no folder of a run: {path} is not there")
     register_resolvers()

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_dpo.adapter import base_name, merged
 from lightning_dpo.policy import export
+from lightning_dpo.run_state import COMMAND
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +80,9 @@ def base_model(config: DictConfig) -> str | None:
 
 
 def command(folder: Path) -> str:
-    """The command of the run in `folder`, as Hydra noted it; of a sweep's job, its own."""
-    noted = folder / ".hydra" / "overrides.yaml"
-    overrides = OmegaConf.to_container(OmegaConf.load(noted)) if noted.exists() else []
-    return " ".join(["python -m lightning_dpo.train", *overrides])
+    """The command of the run in `folder`; of a sweep's job, its own."""
+    noted = folder / COMMAND
+    return noted.read_text(encoding="utf-8").strip() if noted.exists() else "python -m lightning_dpo.train"
 
 
 def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, int], step: int) -> str:

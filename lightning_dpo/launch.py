@@ -2,6 +2,10 @@
 
 import os
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
 
 _FORMAT = "%Y-%m-%d_%H-%M-%S"
 
@@ -25,7 +29,7 @@ def start_time() -> str:
     torchrun's agents hold a store that all processes reach. SLURM tells each of them about the job.
     """
     now = datetime.now().strftime(_FORMAT)
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and "RANK" in os.environ:
+    if _has_store():
         return _first_ones(now)
     if _by_slurm():
         step = os.environ.get("SLURM_STEP_ID", "0")
@@ -36,18 +40,46 @@ def start_time() -> str:
     return now
 
 
+def done_by_all(what: str, within: timedelta) -> bool:
+    """Say that this process did `what`; whether all others of torchrun's have said so within that time."""
+    if not _has_store():
+        return True
+    from torch.distributed import DistStoreError
+
+    store = _store()
+    store.set(_key(f"{what}/{process_rank()}"), "done")
+    try:
+        store.wait([_key(f"{what}/{rank}") for rank in range(int(os.environ["WORLD_SIZE"]))], within)
+    except DistStoreError:
+        return False
+    return True
+
+
 def _by_slurm() -> bool:
-    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    # An interactive shell on a node is no task of several, and Lightning takes it for none.
+    shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and not shell
+
+
+def _has_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and "RANK" in os.environ
+
+
+def _store() -> "TCPStore":
+    """That of torchrun's agent."""
+    from torch.distributed import TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, is_master=False, timeout=timedelta(minutes=10))
+
+
+def _key(name: str) -> str:
+    return f"lightning_dpo/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _first_ones(value: str) -> str:
-    """The value of rank 0, by way of torchrun's store."""
-    from torch.distributed import TCPStore
-
-    store = TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(minutes=10)
-    )
-    key = f"lightning_dpo/start_time/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    """The value of rank 0."""
+    store = _store()
     if process_rank() == 0:
-        store.set(key, value)
-    return store.get(key).decode()
+        store.set(_key("start_time"), value)
+    return store.get(_key("start_time")).decode()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_dpo.run_state import sweep_of
+from lightning_dpo.run_state import attempts, sweep_of
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def csv_logger(folder: str, flush_every_n_steps: int = 20) -> CSVLogger:
         flush_every_n_steps: Logged steps from one write to the next.
     """
     path = Path(folder, "metrics.csv")
-    rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+    # Of several processes, the first one writes.
+    rows = list(csv.DictReader(path.open(newline=""))) if path.exists() and rank_zero_only.rank == 0 else []
     checkpoint = Path(folder, "checkpoints", "last.ckpt")
     if checkpoint.exists():
         done = torch.load(checkpoint, mmap=True, weights_only=True)["global_step"]
@@ -74,8 +76,10 @@ def wandb_logger(
     if sweep := sweep_of(Path(folder)):
         group = group or f"{sweep.parent.name}-{sweep.name}"
         name = f"{name} {Path(folder).name}" if name else Path(folder).name
-    # The folder's own id, so that a run that goes on in it goes on in wandb, too.
-    identity = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:12]
+    # The folder's own id, so that a run that goes on in it goes on in wandb, too, and one that begins anew does not.
+    begun_before = attempts(Path(folder))
+    place = f"{Path(folder).resolve()}{f' {begun_before}' if begun_before else ''}"
+    identity = hashlib.sha256(place.encode()).hexdigest()[:12]
     return WandbLogger(
         name=name, id=identity, save_dir=folder, project=project, entity=entity, group=group, tags=list(tags),
         mode=mode, job_type="train", settings=wandb.Settings(console="off"),

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_state import RunState
+from lightning_dpo.run_state import CONFIG, ERROR, RunState
 from lightning_dpo.sweep_pictures import draw_frontier, draw_run_curves
 from lightning_dpo.sweep_runs import Run, read_runs
 from lightning_dpo.sweep_tables import plain, runs_table, seeds_table, write_csv
@@ -40,11 +40,11 @@ def report(folder: Path) -> list[Path]:
     Raises:
         UserError: There are no runs.
     """
-    runs = read_runs(folder)
-    if not runs:
+    if not any(folder.glob(f"*/{CONFIG}")) and not any(folder.glob(f"*/{ERROR}")):
         raise UserError(f"{folder} has no folders of runs right below it: give that of a sweep, or outputs/RUN_NAME")
     # Jobs of a sweep may end at the same time.
     with FileLock(folder / ".report.lock"):
+        runs = read_runs(folder)
         write_csv(runs, folder / "sweep.csv")
         drawn = {name: text for name, (draw, text) in _PICTURES.items() if draw(runs, folder / name)}
         facts = _facts(folder, runs)

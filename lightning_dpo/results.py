@@ -11,6 +11,7 @@ from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.exports import export_run, model_card, record
 from lightning_dpo.module import DPOModule
 from lightning_dpo.pictures import draw_curves
+from lightning_dpo.run_state import METRICS, write_whole
 from lightning_dpo.sharding import is_sharded, make_whole
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ def write(config: DictConfig, trainer: Trainer, module: DPOModule, data: Prefere
         if (folder / "metrics.csv").exists():
             draw_curves(folder / "metrics.csv", folder / "curves.png")
         run = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
-        # Written last: a folder with a metrics.json is a finished run.
-        Path(folder, "metrics.json").write_text(json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
+        # Last: a folder with a metrics.json is a finished run.
+        write_whole(folder / METRICS, json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
         log.info("Results in %s: export/, checkpoints/, metrics.json, curves.png.", folder)
     if config.sweep_objective not in metrics:
         log.warning("sweep_objective=%s: the run has %s.", config.sweep_objective, ", ".join(sorted(metrics)))

@@ -1,16 +1,25 @@
-"""What a run's folder says of the run: finished, failed, interrupted, or not begun."""
+"""What a run's folder says of the run: how far it came, why it stopped, and whether a process is at work in it."""
 
 import json
 import os
 import shutil
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
-METRICS, ERROR, CONFIG, LAST = "metrics.json", "error.txt", "config.yaml", "checkpoints/last.ckpt"
+from filelock import FileLock, Timeout
 
-# Made anew by Hydra before a job looks at its folder.
-_OF_THIS_ATTEMPT = (".hydra", "*.log", "attempt_*")
+from lightning_dpo.errors import UserError
+
+METRICS, ERROR, CONFIG, COMMAND = "metrics.json", "error.txt", "config.yaml", "command.txt"
+LAST = "checkpoints/last.ckpt"
+
+# Made anew by Hydra, or held, before a job looks at its folder.
+_OF_THIS_ATTEMPT = (".hydra", ".lock", "*.log", "attempt_*")
+_ANEW = "Given again, the run begins anew."
+_GOES_ON = "Given again, the run goes on from its last checkpoint, where it has one."
 
 
 class RunState(StrEnum):
@@ -18,26 +27,36 @@ class RunState(StrEnum):
 
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
+    CRASHED = "crashed"
     FAILED = "failed"
     NEW = "not begun"
 
 
 def run_state(folder: Path) -> RunState:
-    """How far the run in `folder` came. `metrics.json` is written last, `error.txt` when it fails."""
+    """How far the run in `folder` came.
+
+    `config.yaml` is written when it begins, `metrics.json` last; `error.txt` says whether it failed by a mistake, which
+    it would make again, or crashed.
+    """
     if (folder / METRICS).exists():
         return RunState.FINISHED
     if (folder / ERROR).exists():
-        return RunState.FAILED
+        return RunState.CRASHED if _GOES_ON in (folder / ERROR).read_text(encoding="utf-8") else RunState.FAILED
     return RunState.INTERRUPTED if (folder / CONFIG).exists() else RunState.NEW
 
 
-def record_failure(folder: Path, error: BaseException, rank: int) -> None:
-    """Write `error.txt`: one sentence, then how it came to it. Of several processes, the first one's stays."""
-    sentence = " ".join(str(error).split()) or type(error).__name__
-    text = f"{sentence}\n\n{''.join(traceback.format_exception(error))}"
-    if rank == 0 or not (folder / ERROR).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).write_text(text, encoding="utf-8")
+def record_failure(folder: Path, error: BaseException) -> None:
+    """Write `error.txt`: one sentence, what will be done about it, and how it came to it.
+
+    Of several processes the first word stands first: what others say is mostly that they lost it.
+    """
+    mistake = isinstance(error, UserError)
+    sentence = " ".join(str(error).split())
+    sentence = sentence if mistake else f"{type(error).__name__}: {sentence}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ERROR).open("a", encoding="utf-8") as file:
+        trace = "".join(traceback.format_exception(error))
+        file.write(f"{sentence}\n{_ANEW if mistake else _GOES_ON}\n\n{trace}\n")
 
 
 def failure(folder: Path) -> str:
@@ -45,23 +64,50 @@ def failure(folder: Path) -> str:
     return (folder / ERROR).read_text(encoding="utf-8").partition("\n")[0]
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Within, no other process may work in `folder`.
+
+    Raises:
+        UserError: Another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"{folder}: another process is at work here; wait for it, or stop it") from error
+
+
 def set_aside(folder: Path) -> None:
     """Move what an earlier attempt left into `attempt_1/` (2, 3, ...), so that the next one begins anew.
 
     `error.txt` goes last: another process that looks meanwhile sees either a failed run or none.
     """
-    number = next(n for n in range(1, 10_000) if not (folder / f"attempt_{n}").exists())
     stays = {path for pattern in _OF_THIS_ATTEMPT for path in folder.glob(pattern)}
     left = sorted((path for path in folder.iterdir() if path not in stays), key=lambda path: path.name == ERROR)
+    attempt = folder / f"attempt_{attempts(folder) + 1}"
     if left:
-        (folder / f"attempt_{number}").mkdir()
+        attempt.mkdir()
     for path in left:
-        shutil.move(path, folder / f"attempt_{number}" / path.name)
+        shutil.move(path, attempt / path.name)
+
+
+def attempts(folder: Path) -> int:
+    """How many earlier attempts `set_aside` moved away."""
+    return len(list(folder.glob("attempt_*")))
 
 
 def final_metrics(folder: Path) -> dict[str, object]:
     """What `metrics.json` says."""
     return json.loads((folder / METRICS).read_text(encoding="utf-8"))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, all of it or nothing: whoever reads it meanwhile, or after a crash, sees no half of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def sweep_of(folder: Path) -> Path | None:

@@ -6,6 +6,8 @@ from typing import Any
 
 _SECRET = re.compile(r"api_?key|secret|password|passwd|credential|(^|_)(access_?)?token$", re.IGNORECASE)
 
+_OF_AN_ATTEMPT = ("run_folder", "run_name", "ckpt_path", "sweep_folder", "logger")
+
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings under dotted names.
@@ -17,6 +19,15 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return found
+
+
+def compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's settings says what it does, without what says where or how often it was begun, or who watches.
+
+    >>> compared({"run_folder": "outputs/x", "loss": {"beta": 0.1}})
+    {'loss': {'beta': 0.1}}
+    """
+    return {name: value for name, value in settings.items() if name not in _OF_AN_ATTEMPT}
 
 
 def without_secrets(config: Any) -> Any:

@@ -73,16 +73,18 @@ def check_start(
     tolerance = tokens.sqrt() * _TOLERANCE.get(precision.split("-")[0], _TOLERANCE_BELOW_FP32)
     off = (ratios.abs() > tolerance).any(0)
     start = function(logps.at_start()).losses
-    wrong = ratios.abs().max() == 0 and not torch.allclose(loss.losses.detach(), start)
-    if off.any() or wrong:
-        worst = ratios.abs().max().item()
-        raise UserError(
-            f"before the first update the policy is not its reference: the largest log-ratio is {worst:.3g} nats "
-            f"instead of 0, the mean loss {loss.losses.mean().item():.6f} instead of {start.mean().item():.6f} "
-            f"({_named(batch.pair_index[off].tolist(), place)}). Likely causes: dropout that is still on, a "
-            "model whose forward pass is random, weights loaded after the reference was copied, or another dtype or "
-            "attention kernel for one of the two"
-        )
+    wrong = (ratios.abs().max() == 0) & (not torch.allclose(loss.losses.detach(), start))
+    if _on_all_devices(~(off.any() | wrong)):
+        return
+    worst = ratios.abs().max().item()
+    bad = _of_all_devices(batch.pair_index[off].tolist())
+    raise UserError(
+        f"before the first update the policy is not its reference: the largest log-ratio is {worst:.3g} nats "
+        f"instead of 0, the mean loss {loss.losses.mean().item():.6f} instead of {start.mean().item():.6f} "
+        f"({_named(bad, place)}). Likely causes: dropout that is still on, a "
+        "model whose forward pass is random, weights loaded after the reference was copied, or another dtype or "
+        "attention kernel for one of the two"
+    )
 
 
 def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) -> None:

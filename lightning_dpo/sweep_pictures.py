@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from lightning_dpo.sweep_runs import SEED, Run, by_all_but_the_seed, differing, label
 from lightning_dpo.sweep_tables import interval
 
+_ACCURACY = "val/rewards/accuracies"
 _EXACT = ("closed_form/kl_reference", "closed_form/reward")
 _NAMES = {
     "closed_form/kl_reference": "exact KL($\\pi\\,\\|\\,\\pi_{ref}$), nats",
@@ -43,6 +44,7 @@ class Point:
         y_error: The same for `y`.
         label: What it was.
         number: Its place among the runs, by which all pictures mark it.
+        seeds: `x` and `y` of each of several seeds.
     """
 
     x: float
@@ -51,6 +53,7 @@ class Point:
     y_error: float
     label: str
     number: int
+    seeds: Sequence[tuple[float, float]] = ()
 
 
 def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
@@ -64,7 +67,7 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
         Whether there was anything to draw.
     """
     panels = [_EXACT] if any(_EXACT[1] in run.metrics for run in runs) else [
-        ("val/kl", name) for name in ("val/rewards/accuracies", "val/samples/length")
+        ("val/kl", name) for name in (_ACCURACY, "val/samples/length")
     ]  # fmt: skip
     drawn = [(names, points(runs, *names)) for names in panels]
     drawn = [(names, found) for names, found in drawn if found]
@@ -76,9 +79,11 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
             _draw_limits(axes, runs, max(point.x for point in found))
         _draw_points(axes, found)
         axes.set(xlabel=_NAMES[x], ylabel=_NAMES[y])
+        axes.set_xlim(left=max(axes.get_xlim()[0], -0.05 * axes.get_xlim()[1]))  # no KL is negative, whatever its error
+        if y == _ACCURACY:
+            axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 1))
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small", loc="lower right")
+    _draw_legend(figure)
     figure.savefig(picture, dpi=200)
     return True
 
@@ -86,7 +91,7 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
 def points(runs: Sequence[Run], x: str, y: str) -> list[Point]:
     """The runs by two of their metrics; several seeds become their mean and Student's interval."""
     names, found = differing(runs), []
-    for number, group in enumerate(by_all_but_the_seed(runs, names).values()):
+    for number, group in enumerate(by_all_but_the_seed(runs)):
         both = [run for run in group if x in run.metrics and y in run.metrics]
         if len(both) == 1:
             (run,) = both
@@ -95,24 +100,30 @@ def points(runs: Sequence[Run], x: str, y: str) -> list[Point]:
         elif both:
             (x_mean, x_error), (y_mean, y_error) = (interval([run.metrics[name] for run in both]) for name in (x, y))
             text = label(both[0], [name for name in names if name != SEED]) if len(names) > 1 else "mean"
-            found.append(Point(x_mean, y_mean, x_error, y_error, f"{text} ({len(both)} seeds)", number))
+            seeds = [(run.metrics[x], run.metrics[y]) for run in both]
+            found.append(Point(x_mean, y_mean, x_error, y_error, f"{text} ({len(both)} seeds)", number, seeds))
     return sorted(found, key=lambda point: point.x)
 
 
 def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
-    for place, point in enumerate(found):
+    for point in found:
+        marker = _MARKERS[point.number % len(_MARKERS)]
         errors = {"xerr": point.x_error, "yerr": point.y_error}
         axes.errorbar(
             point.x, point.y, **{side: value for side, value in errors.items() if not math.isnan(value)},
-            fmt=_MARKERS[point.number % len(_MARKERS)], color="black", markersize=6, capsize=3, linewidth=1, zorder=3,
+            fmt=marker, color="black", markersize=6, capsize=3, linewidth=1, zorder=3, label=point.label,
         )  # fmt: skip
-        # Left of its point where the next one would stand on the text.
-        left = place % 2 == 0 and place > 0
-        axes.annotate(
-            point.label, (point.x, point.y), textcoords="offset points", xytext=(-8, 6) if left else (8, -12),
-            ha="right" if left else "left", fontsize="small",
-        )  # fmt: skip
-    axes.margins(x=0.16, y=0.14)
+        if point.seeds:
+            axes.plot(*zip(*point.seeds, strict=True), marker, color="0.55", markersize=3, zorder=2)
+    axes.margins(x=0.08, y=0.1)
+
+
+def _draw_legend(figure: Figure) -> None:
+    """One for all panels, below them."""
+    found = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = {text: handle for some in found for handle, text in zip(*some, strict=True)}
+    columns = min(4, len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def _draw_limits(axes: Axes, runs: Sequence[Run], furthest: float) -> None:
@@ -156,12 +167,11 @@ def draw_run_curves(runs: Sequence[Run], picture: Path) -> bool:
         axes.grid(alpha=0.3)
     for axes in grid[len(curves) :]:
         axes.remove()
-    handles = {text: handle for axes in grid for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    columns = min(4, len(handles))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
+    _draw_legend(figure)
     figure.savefig(picture, dpi=150)
     return True
 
 
 def _curve(run: Run, name: str) -> list[tuple[int, float]]:
-    return [(int(row["step"]), float(row[name])) for row in run.history if row.get(name)]
+    # The last row of a run in progress may be half written.
+    return [(int(row["step"]), float(row[name])) for row in run.history if row.get(name) and None not in row.values()]

@@ -3,22 +3,22 @@
 import csv
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from lightning_dpo.evaluation import wilson
-from lightning_dpo.run_state import CONFIG, RunState, failure, final_metrics, run_state
+from lightning_dpo.run_state import COMMAND, CONFIG, ERROR, RunState, failure, final_metrics, run_state
+from lightning_dpo.settings import compared, flat
 
 SEED = "seed"
 _SYMBOLS = {"loss.beta": "β", "optimizer.lr": "learning rate"}
 SHARE = "closed_form/frontier_share"
-
-# What says where or how a run was done, and not what was done.
-_NO_SETTINGS = {"sweep", "run_folder", "run_name", "sweep_folder", "ckpt_path", "logger"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Run:
         folder: Where it wrote.
         state: How far it came.
         settings: What its command line set, by key.
+        config: All that decided what it did, by dotted key.
         metrics: Its last ones, if it is finished.
         pairs: Its validation pairs.
         error: Why it failed, in one sentence; empty where it did not.
@@ -37,6 +38,7 @@ class Run:
     folder: Path
     state: RunState
     settings: dict[str, str]
+    config: dict[str, Any]
     metrics: dict[str, float]
     pairs: int
     error: str
@@ -72,20 +74,20 @@ def differing(runs: Sequence[Run]) -> list[str]:
     return [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
 
 
-def by_all_but_the_seed(runs: Sequence[Run], names: Sequence[str]) -> dict[tuple[str, ...], list[Run]]:
-    """Finished runs that differ in nothing but the seed, together; by the values of the other settings in `names`."""
-    groups: dict[tuple[str, ...], list[Run]] = {}
+def by_all_but_the_seed(runs: Sequence[Run]) -> list[list[Run]]:
+    """Finished runs that differ in nothing but their seed, together; of several with one seed, the last."""
+    groups: dict[str, dict[Any, Run]] = {}
     for run in runs:
         if run.state is RunState.FINISHED:
-            values = tuple(run.settings.get(name, "") for name in names if name != SEED)
-            groups.setdefault(values, []).append(run)
-    return groups
+            rest = {name: value for name, value in sorted(run.config.items()) if name != SEED}
+            groups.setdefault(repr(rest), {})[run.config.get(SEED)] = run
+    return [list(group.values()) for group in groups.values()]
 
 
 def label(run: Run, names: Sequence[str]) -> str:
     """The run by its settings, short.
 
-    >>> label(Run(Path("0"), RunState.NEW, {"loss.beta": "0.1", "seed": "3"}, {}, 0, ""), ["loss.beta", "seed"])
+    >>> label(Run(Path("0"), RunState.NEW, {"loss.beta": "0.1", "seed": "3"}, {}, {}, 0, ""), ["loss.beta", "seed"])
     'β 0.1, seed 3'
     """
     known = (name for name in names if name in run.settings)
@@ -99,16 +101,16 @@ def _by_number(path: Path) -> tuple[int, str]:
 
 
 def _run(folder: Path) -> Run:
-    state, noted = run_state(folder), folder / ".hydra" / "overrides.yaml"
-    overrides = OmegaConf.to_container(OmegaConf.load(noted)) if noted.exists() else []
+    state, noted, command = run_state(folder), folder / CONFIG, folder / COMMAND
+    overrides = shlex.split(command.read_text(encoding="utf-8"))[3:] if command.exists() else []
     parts = [override.lstrip("+~").partition("=") for override in overrides]
-    settings = {key: value for key, _, value in parts if key.partition(".")[0] not in _NO_SETTINGS}
+    settings = compared({key: value for key, _, value in parts if key.partition(".")[0] not in ("sweep", "logger")})
+    config = OmegaConf.to_container(OmegaConf.load(noted)) if noted.exists() else {}
     values = final_metrics(folder) if state is RunState.FINISHED else {}
     metrics = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-    return Run(
-        folder, state, settings, metrics | _share(metrics), int(values.get("data", {}).get("val", 0)),
-        failure(folder) if state is RunState.FAILED else "",
-    )  # fmt: skip
+    pairs = int(values.get("data", {}).get("val", 0))
+    error = failure(folder) if (folder / ERROR).exists() else ""
+    return Run(folder, state, settings, flat(compared(config)), metrics | _share(metrics), pairs, error)
 
 
 def _share(metrics: dict[str, float]) -> dict[str, float]:

@@ -60,14 +60,16 @@ def runs_table(runs: Sequence[Run]) -> Table:
 def seeds_table(runs: Sequence[Run]) -> Table | None:
     """Means over runs that differ in their seed alone, with 95 % intervals; None where there are no two."""
     names, metrics = differing(runs), _known(runs)
-    groups = by_all_but_the_seed(runs, names)
-    if SEED not in names or not any(len(group) > 1 for group in groups.values()):
+    groups = by_all_but_the_seed(runs)
+    if not any(len(group) > 1 for group in groups):
         return None
+    others = [name for name in names if name != SEED]
     rows = []
-    for values, group in groups.items():
+    for group in groups:
         found = [interval([run.metrics[name] for run in group if name in run.metrics]) for name in metrics]
-        rows.append([*values, str(len(group)), *(_with_error(*pair) for pair in found)])
-    columns = [*(name for name in names if name != SEED), "seeds", *(SHOWN[name] for name in metrics)]
+        settings = [group[0].settings.get(name, "") for name in others]
+        rows.append([*settings, str(len(group)), *(_with_error(*pair) for pair in found)])
+    columns = [*others, "seeds", *(SHOWN[name] for name in metrics)]
     return Table(columns, rows)
 
 

@@ -4,9 +4,10 @@ Heavy imports stand inside functions: `--help` does without them, and a mistake 
 """
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from lightning_dpo.command_line import run, told
 from lightning_dpo.config import CONFIG_DIR, build, call, check_all_arguments, check_names
 from lightning_dpo.errors import UserError
 from lightning_dpo.launch import process_rank
-from lightning_dpo.run_state import CONFIG, ERROR, record_failure
+from lightning_dpo.run_state import COMMAND, CONFIG, ERROR, claimed, record_failure, write_whole
 from lightning_dpo.settings import without_secrets
 from lightning_dpo.sweep_jobs import run_in_sweep
 
@@ -54,7 +55,7 @@ def train(config: DictConfig) -> float:
     # The loss first: it is what people set most, and needs the fewest imports.
     loss = build(config, "loss")
     check_all_arguments(config)
-    note_config(config)
+    note_settings(config)
     started = time.perf_counter()
 
     from lightning import seed_everything
@@ -163,21 +164,26 @@ def alone(config: DictConfig) -> float:
     if config.sweep_folder is not None:
         raise UserError("sweep_folder has no effect without a sweep: choose one by sweep=..., or give values with -m")
     folder = Path(config.run_folder)
-    (folder / ERROR).unlink(missing_ok=True)  # of the attempt that this one goes on from
-    try:
-        return train(config)
-    except Exception as error:
-        record_failure(folder, error, process_rank())
-        raise
+    first = process_rank() == 0
+    with claimed(folder) if first else nullcontext():
+        if first:
+            (folder / ERROR).unlink(missing_ok=True)  # of the attempt that this one goes on from
+        try:
+            return train(config)
+        except Exception as error:
+            record_failure(folder, error)
+            raise
 
 
-def note_config(config: DictConfig) -> None:
-    """Write `config.yaml`, resolved: with it, the run has begun."""
+def note_settings(config: DictConfig) -> None:
+    """Write `config.yaml` and `command.txt`: with them, the run has begun."""
     if process_rank() == 0:
         folder = Path(config.run_folder)
         folder.mkdir(parents=True, exist_ok=True)
-        plain = without_secrets(OmegaConf.to_container(config, resolve=True))
-        OmegaConf.save(OmegaConf.create(plain), folder / CONFIG)
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        write_whole(folder / COMMAND, shlex.join(["python", "-m", "lightning_dpo.train", *overrides]) + "\n")
+        settings = without_secrets(OmegaConf.to_container(config))
+        write_whole(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")

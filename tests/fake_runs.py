@@ -2,7 +2,10 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 
 def fake_run(
@@ -16,13 +19,17 @@ def fake_run(
 ) -> Path:
     """A run that is finished where it has metrics, failed where it has an error, and otherwise interrupted."""
     folder = sweep / name
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
-    (folder / "config.yaml").touch()
+    folder.mkdir(parents=True)
+    (folder / "command.txt").write_text(shlex.join(["python", "-m", "lightning_dpo.train", *overrides]))
+    settings = {"seed": 0, "run_folder": name}
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        settings[key] = float(value) if value[:1].isdigit() else value
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     if metrics is not None:
         (folder / "metrics.json").write_text(json.dumps({"data": {"val": 400}, "seconds": 90.0} | metrics))
     if error is not None:
-        (folder / "error.txt").write_text(f"{error}\n\nTraceback ...")
+        (folder / "error.txt").write_text(f"{error}\nGiven again, the run begins anew.\n\nTraceback ...")
     for file, columns, rows in (
         ("metrics.csv", sorted({key for row in history or () for key in row}), history),
         ("frontier.csv", ["beta", "kl", "reward"], [dict(zip(("beta", "kl", "reward"), r)) for r in frontier or ()]),  # noqa: B905

@@ -1,10 +1,10 @@
 import csv
 import json
+import shlex
 import sys
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
 from lightning_dpo.errors import UserError
@@ -27,11 +27,9 @@ def run(tmp_path, model_folder, hh_file, request):
     ]
     config = composed(folder, *overrides, *small(model_folder, hh_file), "trainer.max_epochs=2")
     # As Hydra leaves it.
-    saved = config.copy()
-    saved.run_folder = "${hydra:runtime.output_dir}"
-    OmegaConf.save(saved, folder / ".hydra" / "config.yaml")
-    OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
     train(config)
+    # As the command line leaves it.
+    (folder / "command.txt").write_text(shlex.join(["python", "-m", "lightning_dpo.train", *overrides]) + "\n")
     return folder
 
 
@@ -84,7 +82,7 @@ def test_what_cannot_be_exported(run, tmp_path):
     (run / "checkpoints" / "best.ckpt").unlink()
     with pytest.raises(UserError, match=r"best.ckpt is not there; the run has last"):
         export_checkpoint(run, "best", merge=False)
-    config = run / ".hydra" / "config.yaml"
+    config = run / "config.yaml"
     config.write_text(config.read_text().replace("lightning_dpo.losses.DPO", "os.system"))
     with pytest.raises(UserError, match=r"loss._target_=os.system is not allowed"):
         export_checkpoint(run, "last", merge=False)

@@ -1,4 +1,19 @@
-from lightning_dpo.run_state import RunState, failure, record_failure, run_state, set_aside, sweep_of
+from pathlib import Path
+
+import pytest
+
+from lightning_dpo import UserError
+from lightning_dpo.run_state import (
+    RunState,
+    claimed,
+    failure,
+    record_failure,
+    run_state,
+    set_aside,
+    sweep_of,
+    write_whole,
+)  # fmt: skip
+from tests.ranks import on_ranks
 
 
 def test_what_a_folder_says_of_its_run(tmp_path):
@@ -7,19 +22,48 @@ def test_what_a_folder_says_of_its_run(tmp_path):
     folder.mkdir()
     (folder / "config.yaml").touch()
     assert run_state(folder) is RunState.INTERRUPTED
-    record_failure(folder, ValueError("a\n b"), rank=0)
+    record_failure(folder, UserError("a\n b"))
     assert run_state(folder) is RunState.FAILED
     assert failure(folder) == "a b"
     (folder / "metrics.json").write_text("{}")
     assert run_state(folder) is RunState.FINISHED
 
 
-def test_of_several_processes_the_firsts_word_stays(tmp_path):
-    record_failure(tmp_path, ValueError("of rank 1"), rank=1)
-    assert failure(tmp_path) == "of rank 1"
-    record_failure(tmp_path, ValueError("of rank 0"), rank=0)
-    record_failure(tmp_path, ValueError("of rank 2"), rank=2)
-    assert failure(tmp_path) == "of rank 0"
+def test_what_is_no_mistake_is_a_crash(tmp_path):
+    record_failure(tmp_path, OSError("no space left"))
+    assert run_state(tmp_path) is RunState.CRASHED
+    assert failure(tmp_path) == "OSError: no space left"
+
+
+def test_of_several_processes_the_first_word_stands_first(tmp_path):
+    for error in (UserError("the loss is not finite"), RuntimeError("connection closed by peer")):
+        record_failure(tmp_path, error)
+    assert failure(tmp_path) == "the loss is not finite"
+    assert "connection closed by peer" in (tmp_path / "error.txt").read_text()
+
+
+def test_two_processes_cannot_work_in_one_folder(tmp_path):
+    with claimed(tmp_path):
+        assert on_ranks(1, refused, tmp_path) == [
+            f"{tmp_path}: another process is at work here; wait for it, or stop it"
+        ]
+    assert on_ranks(1, refused, tmp_path) == [""]
+
+
+def refused(folder) -> str:
+    try:
+        with claimed(folder):
+            return ""
+    except UserError as error:
+        return str(error)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a", "old")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
 
 
 def test_attempts_are_kept(tmp_path):

@@ -1,10 +1,12 @@
+import re
 import weakref
 
 import pytest
 from omegaconf import OmegaConf
 
 from lightning_dpo import UserError
-from lightning_dpo.sweep_jobs import SWEPT_VARIABLE, job_folder, own_command, run_in_sweep
+from lightning_dpo.sweep_jobs import SWEPT_VARIABLE, job_folder, run_in_sweep
+from lightning_dpo.sweep_processes import own_command
 
 
 @pytest.mark.parametrize(
@@ -13,29 +15,45 @@ from lightning_dpo.sweep_jobs import SWEPT_VARIABLE, job_folder, own_command, ru
         ("", ["loss.beta=0.1"], "4"),
         ("loss.beta", ["data=hh", "loss.beta=0.1"], "4_beta-0.1"),
         ("loss,seed", ["loss=ipo", "+seed=3"], "4_loss-ipo_seed-3"),
-        ("model.name", ["model.name=../../etc/passwd"], "4_name-passwd"),
-        ("data.path", ["data.path='a b=c.jsonl'"], "4_path--a-b-c.jsonl"),
+        ("model.name", ["model.name=../../etc/passwd"], "4_name-passwd-HASH"),
+        ("data.path", ["data.path='a b=c.jsonl'"], "4_path--a-b-c.jsonl-HASH"),
     ],
 )
-def test_a_jobs_folder_has_its_number_and_short_values(monkeypatch, swept, overrides, name):
+def test_a_jobs_folder_has_its_number_and_short_values(monkeypatch, tmp_path, swept, overrides, name):
     monkeypatch.setenv(SWEPT_VARIABLE, swept)
-    assert job_folder(4, overrides) == name
+    assert re.sub("-[0-9a-f]{6}$", "-HASH", job_folder(str(tmp_path), 4, overrides)) == name
 
 
 def test_long_values_are_cut_and_kept_apart(monkeypatch):
     monkeypatch.setenv(SWEPT_VARIABLE, "data.path")
-    names = {job_folder(0, [f"data.path={'x' * 200}{end}"]) for end in "ab"}
-    assert len(names) == 2
+    names = {job_folder("none", 0, [f"data.path={path}"]) for path in ("x" * 200 + "a", "x" * 200 + "b", "a/x", "b/x")}
+    assert len(names) == 4
     assert all(len(name) < 100 for name in names)
 
 
+def test_in_a_longer_list_a_job_has_the_folder_of_its_values(monkeypatch, tmp_path):
+    monkeypatch.setenv(SWEPT_VARIABLE, "loss.beta")
+    for name in ("0_beta-0.1", "1_beta-0.15", "2_x_beta-0.2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    names = [job_folder(str(tmp_path), number, [f"loss.beta={beta}"]) for number, beta in enumerate((0.05, 0.1, 0.2))]
+    assert names == ["0_beta-0.05", "0_beta-0.1", "2_beta-0.2"]
+
+
 def test_the_command_of_one_job_alone(tmp_path):
-    config = OmegaConf.create({"run_folder": str(tmp_path), "ckpt_path": "last"})
+    config = OmegaConf.create({"run_folder": f"{tmp_path}/it's", "ckpt_path": "last"})
+    sources = [
+        {"schema": "pkg", "provider": "hydra", "path": "hydra.conf"},
+        {"schema": "file", "provider": "main", "path": "/ours"},
+        {"schema": "file", "provider": "command-line", "path": "/conf"},
+        {"schema": "structured", "provider": "schema", "path": ""},
+    ]
     overrides = ["sweep=beta", "loss.beta=0.1", "sweep_folder=old", "ckpt_path=null"]
-    _, *command = own_command(config, overrides, ["--config-dir", "/conf", "-m", "loss.beta=0.1,0.2"])
+    hydra = {"overrides": {"task": overrides}, "runtime": {"config_sources": sources}, "job": {"config_name": "train"}}
+    _, *command = own_command(config, OmegaConf.create(hydra))
     assert command == [
-        "-m", "lightning_dpo.train", "--config-dir", "/conf", "sweep=beta", "loss.beta=0.1", "ckpt_path=last",
-        "hydra.mode=RUN", f"hydra.run.dir='{tmp_path}'",
+        "-m", "lightning_dpo.train", "sweep=beta", "loss.beta=0.1", "ckpt_path=last",
+        "hydra.searchpath=['file:///conf']", "hydra.mode=RUN", f"hydra.run.dir='{tmp_path}/it\\'s'",
     ]  # fmt: skip
 
 
@@ -57,7 +75,9 @@ def test_a_job_that_fails_leaves_its_error_and_no_memory(tmp_path):
         | {"trainer": {"devices": 1, "num_nodes": 1}}
     )
     (tmp_path / "0").mkdir()
-    with pytest.raises(UserError, match=r"0 failed: no memory for Model \(given again with sweep_folder=") as failed:
+    with pytest.raises(
+        UserError, match=r"0 failed: RuntimeError: no memory for Model \(given again with sweep_folder="
+    ) as failed:
         run_in_sweep(train, config)
     assert failed.value.__context__ is None
     assert held[0]() is None

@@ -33,7 +33,8 @@ def test_where_the_optimum_is_known_reward_against_kl_beside_the_frontier(tmp_pa
     limit = axes.lines[0]
     assert limit.get_label() == "best possible at this KL"
     assert limit.get_xydata().tolist() == [[0.0, -0.2], [1.0, 0.8], [4.0, 1.9]]  # no further than the runs
-    assert [text.get_text() for text in axes.texts] == ["β 1", "β 2"]
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["best possible at this KL", "reference", "β 1", "β 2"]
 
 
 def test_on_real_data_accuracy_and_length_against_kl_with_errors(tmp_path, figures):
@@ -57,6 +58,7 @@ def test_several_seeds_are_one_point_with_students_interval(tmp_path):
         fake_run(tmp_path, str(seed), [f"seed={seed}"], {"val/kl": kl, "val/rewards/accuracies": 0.6})
     (point,) = points(read_runs(tmp_path), "val/kl", "val/rewards/accuracies")
     assert (point.x, point.y, point.label) == (2.0, pytest.approx(0.6), "mean (3 seeds)")
+    assert point.seeds == [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
     assert point.x_error == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
 
 

@@ -47,6 +47,12 @@ def test_seeds_are_brought_together(tmp_path):
     for number, (beta, seed) in enumerate([(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1), (0.2, 2)]):
         fake_run(tmp_path, str(number), [f"loss.beta={beta}", f"seed={seed}"], {"val/loss": 0.5})
     fake_run(tmp_path, "5", ["loss.beta=0.2", "seed=3"], error="x")
-    runs = read_runs(tmp_path)
-    groups = by_all_but_the_seed(runs, differing(runs))
-    assert {values: len(group) for values, group in groups.items()} == {("0.1",): 2, ("0.2",): 3}
+    fake_run(tmp_path, "6", ["loss.beta=2e-1", "seed=2"], {"val/loss": 0.7})  # once more, written otherwise
+    groups = by_all_but_the_seed(read_runs(tmp_path))
+    assert [[run.folder.name for run in group] for group in groups] == [["0", "1"], ["2", "3", "6"]]
+
+
+def test_a_run_done_twice_is_no_second_seed(tmp_path):
+    for name in ("a", "b"):
+        fake_run(tmp_path, name, [], {"val/loss": 0.5})
+    assert [[run.folder.name for run in group] for group in by_all_but_the_seed(read_runs(tmp_path))] == [["b"]]

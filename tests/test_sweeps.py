@@ -39,13 +39,15 @@ def test_a_failed_job_is_recorded_and_alone_repeated(tmp_path, model_folder, hh_
     options = ("model=llama", f"model.name={model_folder}", "data=hh", "logger=csv", "trainer.accelerator=cpu")
     options += ("data.pairs_per_step=4", "data.batch_size=2", "data.val_fraction=0.2", "trainer.max_steps=1")
     options += ("callbacks.samples.max_new_tokens=2", "sweep_folder=sweep")
-    overrides = ("-m", f"data.path={hh_file},late.jsonl,{hh_file}", *options)
+    shutil.copy(hh_file, tmp_path / "early.jsonl")
+    shutil.copy(hh_file, tmp_path / "last.jsonl")
+    overrides = ("-m", "data.path=early.jsonl,late.jsonl,last.jsonl", *options)
     status, output = command(tmp_path, *overrides)
     assert status == 1
     assert output.splitlines()[-1].startswith("Error: ")
     assert "1_path-late.jsonl failed: late.jsonl: there is no such file" in output.splitlines()[-1]
     assert "sweep_folder=" in output.splitlines()[-1]
-    failed, last = tmp_path / "sweep" / "1_path-late.jsonl", tmp_path / "sweep" / jobs(tmp_path / "sweep")[2]
+    failed, last = tmp_path / "sweep" / "1_path-late.jsonl", tmp_path / "sweep" / "2_path-last.jsonl"
     assert (failed / "error.txt").read_text().startswith("late.jsonl: there is no such file")
     assert (last / "metrics.json").exists()
     assert "3 runs: 2 finished, 1 failed." in (tmp_path / "sweep" / "report.md").read_text()
@@ -62,12 +64,13 @@ def test_a_failed_job_is_recorded_and_alone_repeated(tmp_path, model_folder, hh_
 
 
 def test_a_finished_job_of_other_settings_is_not_taken_for_this_one(tmp_path):
-    overrides = ("-m", "loss.beta=0.1,0.5", *TINY, "sweep_folder=sweep")
+    overrides = (*TINY, "-m", "loss.beta=0.1,0.5", "sweep_folder=sweep")
     assert command(tmp_path, *overrides)[0] == 0
     status, output = command(tmp_path, *overrides, "optimizer.lr=1e-3")
     assert status == 1
-    assert "holds a finished job of other settings: optimizer.lr was 0.0005 and is 0.001; give" in output
-    assert OmegaConf.load(tmp_path / "sweep" / "0_beta-0.1" / ".hydra" / "config.yaml").optimizer.lr == 0.0005
+    assert "holds a job of other settings: optimizer.lr was ${oc.select:suggested.lr" in output
+    assert "| 0\\_beta-0.1 | 0.1 |" in (tmp_path / "sweep" / "report.md").read_text()
+    assert "optimizer.lr" not in (tmp_path / "sweep" / "0_beta-0.1" / "command.txt").read_text()
 
 
 def test_two_devices_for_each_job(tmp_path):

@@ -94,8 +94,9 @@ class Samples(Callback):
                 if not self.greedy:
                     kls = writer.kl(pl_module.policy, pl_module.reference, prompts, policy)
                     metrics |= self._kl(kls, trainer)
-        # Equal on all devices; Lightning asks for it all the same.
-        pl_module.log_dict(metrics, batch_size=1, sync_dist=True)
+        # Equal on all devices; Lightning asks for it all the same, and reduces what is on its device.
+        there = {name: value.to(pl_module.device, torch.float32) for name, value in metrics.items()}
+        pl_module.log_dict(there, batch_size=1, sync_dist=True)
         rows = self._rows(trainer, policy)
         if trainer.is_global_zero:
             self._write(rows)

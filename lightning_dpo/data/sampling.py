@@ -147,7 +147,9 @@ def accumulation(pairs_per_step: int, batch_size: int, devices: int) -> int:
         return pairs_per_step // together
     below, above = pairs_per_step // together * together, math.ceil(pairs_per_step / together) * together
     nearest = " or ".join(str(number) for number in (below, above) if number)
+    each, left = divmod(pairs_per_step, devices)
+    fits = [] if left else [size for size in range(1, batch_size) if each % size == 0]
     raise UserError(
         f"data.pairs_per_step={pairs_per_step} is no multiple of data.batch_size={batch_size} on {devices} device(s): "
-        f"set data.pairs_per_step={nearest}, or a data.batch_size that divides it"
+        f"set data.pairs_per_step={nearest}" + (f", or data.batch_size={fits[-1]}" if fits else "")
     )

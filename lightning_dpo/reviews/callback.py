@@ -47,7 +47,7 @@ class ClosedFormReport(Callback):
         tokenizer = trainer.datamodule.tokenizer
         with pl_module.reference.active() if pl_module.reference else nullcontext(pl_module.policy) as start:
             self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), getattr(pl_module.loss, "beta", None))
-            self.before = sample_reviews(start, tokenizer, self.samples)
+            self.before = sample_reviews(start, tokenizer, self.samples, trainer.world_size)
         if self.folder and trainer.is_global_zero:
             with Path(self.folder, "frontier.csv").open("w", newline="") as file:
                 csv.writer(file).writerows([("beta", "kl", "reward"), *self.world.frontier()])
@@ -67,7 +67,7 @@ class ClosedFormReport(Callback):
         values = self.world.report(all_logps(pl_module.policy, tokenizer))
         current = pl_module.validated_step == trainer.global_step
         accuracy = trainer.callback_metrics.get("val/rewards/accuracies") if current else None
-        after = sample_reviews(pl_module.policy, tokenizer, self.samples)
+        after = sample_reviews(pl_module.policy, tokenizer, self.samples, trainer.world_size)
         if not trainer.is_global_zero:  # all devices take part in a forward pass
             return
         console = Console()
@@ -88,11 +88,12 @@ def all_logps(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ten
     return torch.stack(table)
 
 
-def sample_reviews(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> list[list[str]]:
+def sample_reviews(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, devices: int = 1
+) -> list[list[str]]:
     """`count` reviews of every film at temperature 1, always from the same seed, which leaves the global one alone."""
-    writer = Writer(
-        frozenset({tokenizer.eos_token_id}), tokenizer.pad_token_id, world.REVIEW_LENGTH + 2, batch_size=count
-    )
+    ends, tokens = frozenset({tokenizer.eos_token_id}), world.REVIEW_LENGTH + 2
+    writer = Writer(ends, tokenizer.pad_token_id, tokens, batch_size=count, devices=devices)
     prompts = [ids for ids in tokenizer(world.prompts()).input_ids for _ in range(count)]
     texts = [text.strip() for text in tokenizer.batch_decode(writer.answers(model, prompts), skip_special_tokens=True)]
     return [texts[start : start + count] for start in range(0, len(texts), count)]

@@ -88,5 +88,9 @@ def test_accumulation_must_come_out_whole():
     assert accumulation(64, 8, 2) == 4
     with pytest.raises(UserError, match=r"pairs_per_step=20 .* on 2 device\(s\): set data.pairs_per_step=16 or 32"):
         accumulation(20, 8, 2)
-    with pytest.raises(UserError, match=r"set data.pairs_per_step=8, or"):
+    with pytest.raises(UserError, match=r"set data.pairs_per_step=8, or data.batch_size=4$"):
         accumulation(4, 8, 1)
+    with pytest.raises(UserError, match=r"set data.pairs_per_step=256, or data.batch_size=64$"):
+        accumulation(128, 128, 2)
+    with pytest.raises(UserError, match=r"set data.pairs_per_step=2 or 4$"):
+        accumulation(3, 1, 2)
