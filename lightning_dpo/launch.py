@@ -41,18 +41,23 @@ def start_time() -> str:
 
 
 def done_by_all(what: str, within: timedelta) -> bool:
-    """Say that this process did `what`; whether all others of torchrun's have said so within that time."""
+    """Say that this process did `what`; whether all others of torchrun's say so within that time.
+
+    One that has waited in vain says that as well: those that are slow must not take it for one that goes on with them.
+    """
     if not _has_store():
         return True
     from torch.distributed import DistStoreError
 
-    store = _store()
+    store, everyone = _store(), range(int(os.environ["WORLD_SIZE"]))
     store.set(_key(f"{what}/{process_rank()}"), "done")
     try:
-        store.wait([_key(f"{what}/{rank}") for rank in range(int(os.environ["WORLD_SIZE"]))], within)
+        store.wait([_key(f"{what}/{rank}") for rank in everyone], within)
     except DistStoreError:
+        if within:
+            store.set(_key(f"{what}/{process_rank()}"), "gone")
         return False
-    return True
+    return all(store.get(_key(f"{what}/{rank}")) == b"done" for rank in everyone)
 
 
 def _by_slurm() -> bool:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from tests.ranks import forked, on_ranks
@@ -27,18 +28,40 @@ def command(folder: Path, *arguments: str, kill_before_job: int | None = None) -
     return status, (folder / "output.txt").read_text()
 
 
-def command_on_ranks(folder: Path, *arguments: str) -> None:
-    """The command on two ranks, as torchrun starts it."""
+def command_on_ranks(folder: Path, *arguments: str, rank_1_fails: bool = False) -> None:
+    """The command on two ranks, as torchrun starts it, its agent's store included.
+
+    Args:
+        folder: Working directory; made if it is not there.
+        arguments: Of the command.
+        rank_1_fails: The second rank fails, alone, in its first job.
+
+    Raises:
+        AssertionError: A rank ended with another exit status than 0.
+    """
+    from torch.distributed import TCPStore
+
     folder.mkdir(exist_ok=True)
-    on_ranks(2, _on_a_rank, folder, list(arguments))
+    agent = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    on_ranks(2, _on_a_rank, folder, list(arguments), agent.port, rank_1_fails)
 
 
-def _on_a_rank(folder: Path, arguments: list[str]) -> None:
-    from lightning_dpo.train import main
+def _on_a_rank(folder: Path, arguments: list[str], port: int, rank_1_fails: bool) -> None:
+    from lightning_dpo import sweep_jobs
+    from lightning_dpo import train as module
 
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(port)}
     os.chdir(folder)
+    if rank_1_fails:
+        sweep_jobs._PATIENCE = timedelta(seconds=2)
+        if os.environ["RANK"] == "1":
+            module.train = fail
     sys.argv = ["lightning-dpo-train", *arguments]
-    main()
+    module.main()
+
+
+def fail(config: object) -> float:
+    raise OSError("no space left")
 
 
 def _main(folder: Path, arguments: list[str], kill_before_job: int | None) -> None:

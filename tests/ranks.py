@@ -5,18 +5,20 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from multiprocessing import connection
 from typing import Any
 
+_GRACE = 5.0  # seconds
 # The server imports these once; what it forks starts at once, and no thread pool was used before the fork.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.conftest", "tests.train_on_ranks", "lightning", "datasets", "peft"])
 
 
 def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, timeout: float = 100) -> list[Any]:
-    """What `function(*arguments)` returns on each of `count` ranks.
+    """What `function(*arguments)` returns on each of `count` ranks; where one fails, the others are ended.
 
     Raises:
-        AssertionError: A rank raised, with its traceback, or none answered in time.
+        AssertionError: A rank raised, with the tracebacks, or none answered in time.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -28,18 +30,19 @@ def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, timeout:
     ]
     for process in ranks:
         process.start()
-    try:
-        answers = []
-        for rank, (receiver, _) in enumerate(pipes):
-            assert receiver.poll(timeout), f"rank {rank} hangs"
-            answers.append(receiver.recv())
-    finally:
-        for process in ranks:
-            process.kill()
-            process.join()
-    errors = [error for _, error in answers if error]
+    waiting = {receiver: rank for rank, (receiver, _) in enumerate(pipes)}
+    values, errors, patience = {}, [], timeout
+    while waiting and (ready := connection.wait(waiting, patience)):
+        for receiver in ready:
+            values[waiting.pop(receiver)], error = receiver.recv()
+            # The others may have something to say about it, too.
+            errors, patience = ([*errors, error], _GRACE) if error else (errors, patience)
+    for process in ranks:
+        process.kill()
+        process.join()
     assert not errors, "\n".join(errors)
-    return [value for value, _ in answers]
+    assert not waiting, f"ranks {sorted(waiting.values())} hang"
+    return [values[rank] for rank in range(count)]
 
 
 def forked(function: Callable[..., Any], *arguments: Any, timeout: float = 200) -> int:

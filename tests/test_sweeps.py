@@ -88,16 +88,26 @@ def test_two_devices_for_each_job(tmp_path):
 
 def test_two_ranks_of_torchrun_go_through_a_sweep_together(tmp_path):
     """A job that both refuse, and then one that both do."""
-    arguments = ("-m", "loss.beta=-1,0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2", "sweep_folder=sweep")
+    arguments = ("-m", "loss.beta=-1,0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2")
     with pytest.raises(AssertionError, match="SystemExit: 1"):
         command_on_ranks(tmp_path, *arguments)
-    assert jobs(tmp_path / "sweep") == ["0_beta--1", "1_beta-0.1", "2_beta-0.5"]
+    (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    assert jobs(sweep) == ["0_beta--1", "1_beta-0.1", "2_beta-0.5"]
     for name, beta in (("1_beta-0.1", 0.1), ("2_beta-0.5", 0.5)):
-        checkpoint = torch.load(tmp_path / "sweep" / name / "checkpoints" / "last.ckpt", weights_only=True)
+        checkpoint = torch.load(sweep / name / "checkpoints" / "last.ckpt", weights_only=True)
         assert checkpoint["PreferenceDataModule"]["devices"] == 2
         assert checkpoint["trained_with"]["loss"] == f"DPO(beta={beta}, label_smoothing=0.0)"
-        assert (tmp_path / "sweep" / name / "train_rank1.log").exists()
-    assert "3 runs: 2 finished, 1 failed." in (tmp_path / "sweep" / "report.md").read_text()
+        assert (sweep / name / "train_rank1.log").exists()
+    assert "3 runs: 2 finished, 1 failed." in (sweep / "report.md").read_text()
+
+
+def test_a_rank_of_torchrun_that_fails_alone_ends_the_sweep(tmp_path):
+    """The other one waits for it in the job; in the next one they would take each other's numbers for their own."""
+    arguments = ("-m", "loss.beta=0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2", "sweep_folder=sweep")
+    with pytest.raises(AssertionError, match="SystemExit: 1"):
+        command_on_ranks(tmp_path, *arguments, rank_1_fails=True)
+    assert jobs(tmp_path / "sweep") == ["0_beta-0.1"]
+    assert (tmp_path / "sweep" / "0_beta-0.1" / "error.txt").read_text().startswith("OSError: no space left")
 
 
 def test_jobs_by_submitit(tmp_path):
