@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.launch import done_by_all, process_rank
@@ -26,7 +27,7 @@ from lightning_dpo.run_state import (
     run_state,
     set_aside,
     sweep_of,
-)  # fmt: skip
+)
 from lightning_dpo.settings import compared, flat
 from lightning_dpo.sweep_processes import needs_processes, objective, run_alone
 
@@ -153,8 +154,15 @@ def _check_same_settings(config: DictConfig, folder: Path) -> None:
     now, before = (flat(compared(OmegaConf.to_container(settings))) for settings in (config, noted))
     names = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
     if names:
-        changed = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in names[:5])
+        changed = ", ".join(f"{name} was {_shown(noted, name)} and is {_shown(config, name)}" for name in names[:5])
         raise UserError(f"{folder} holds a job of other settings: {changed}; give another sweep_folder")
+
+
+def _shown(settings: DictConfig, name: str) -> object:
+    try:
+        return OmegaConf.select(settings, name)
+    except OmegaConfBaseException:  # it is made of what this config does not have
+        return flat(OmegaConf.to_container(settings)).get(name)
 
 
 def _free_memory() -> None:

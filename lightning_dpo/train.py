@@ -51,11 +51,11 @@ def train(config: DictConfig) -> float:
     Returns:
         The metric that `sweep_objective` names.
     """
+    note_settings(config)
     check_names(config, KEYS)
     # The loss first: it is what people set most, and needs the fewest imports.
     loss = build(config, "loss")
     check_all_arguments(config)
-    note_settings(config)
     started = time.perf_counter()
 
     from lightning import seed_everything
