@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_dpo.config import CONFIG_DIR, register_folders, register_resolvers
 from lightning_dpo.errors import UserError
 from lightning_dpo.launch import process_rank
+from lightning_dpo.run_notes import check_sweep
 from lightning_dpo.sweep_jobs import SWEPT_VARIABLE
 from lightning_dpo.targets import targets
 from lightning_dpo.without_effect import refuse_without_effect
@@ -45,6 +47,8 @@ def run(job: Callable[[], Any], config_name: str) -> None:
     """
     # argparse takes no override behind a flag that stands among them, as -m may.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    # Ours have the plugin's names, and are complete.
+    warnings.filterwarnings("ignore", message=r"[\s\S]*is validated against ConfigStore schema")
     register_folders(names_alone="--help" in sys.argv)
     register_resolvers()
     os.environ.setdefault(_TRACEBACK_WANTED, os.environ.get(_FULL_ERROR, "0"))
@@ -54,6 +58,13 @@ def run(job: Callable[[], Any], config_name: str) -> None:
         _refuse_secrets(sys.argv[1:])
         _check_hydra(sys.argv[1:], config_name)
         job()
+    except KeyboardInterrupt:
+        _end("Stopped", 130)
+    except SystemExit as stop:
+        # Lightning's, on SIGTERM, has no exit status, which would be one of success.
+        if type(stop) is SystemExit:
+            raise
+        _end("Stopped by SIGTERM", 143)
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         # Any other ValueError is Hydra's word on what cannot be composed; once a job has begun, it is a fault of ours.
         explained = isinstance(error, UserError | HydraException | OmegaConfBaseException)
@@ -61,6 +72,11 @@ def run(job: Callable[[], Any], config_name: str) -> None:
             raise
         print(f"Error: {explain(error, sys.argv[1:], config_name)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _end(what: str, status: int) -> None:
+    print(f"{what}: a run goes on with ckpt_path=last, a sweep with sweep_folder=outputs/NAME/TIME.", file=sys.stderr)
+    sys.exit(status)
 
 
 def traceback_wanted() -> bool:
@@ -169,7 +185,10 @@ def _check_hydra(arguments: list[str], config_name: str) -> None:
         if find_spec(".".join(target["_target_"].split(".")[:2])) is None:
             raise UserError(f"{key} needs a plugin that is not installed: pip install 'lightning-dpo[sweep]'")
     swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
-    os.environ[SWEPT_VARIABLE] = ",".join([*swept, *(node["sweeper"].get("params") or ())])
+    swept += node["sweeper"].get("params") or ()
+    os.environ[SWEPT_VARIABLE] = ",".join(swept)
+    if (parsed.multirun or config.hydra.mode == RunMode.MULTIRUN) and "sweep_folder" in config:
+        check_sweep(config, swept)
     for name in ("job_logging", "hydra_logging"):
         if "'()'" in repr(node[name]):
             raise UserError(f"hydra.{name}: a logging config may not name a function to call, as its () key does")

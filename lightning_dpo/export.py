@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.config import build, check_all_arguments, check_names, register_resolvers
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_state import CONFIG
+from lightning_dpo.run_state import CONFIG, sweep_of
 from lightning_dpo.train import KEYS
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def config_of(run: Path) -> DictConfig:
         raise UserError(f"{run} is no folder of a run: {path} is not there")
     register_resolvers()
     config = OmegaConf.load(path)
-    config.run_folder, config.run_name = str(run), run.parent.name
+    config.run_folder, config.run_name = str(run), (sweep_of(run) or run).parent.name
     check_names(config, KEYS)
     check_all_arguments(config)
     return config

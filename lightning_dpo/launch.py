@@ -23,6 +23,12 @@ def started_by_others() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or _by_slurm()
 
 
+def process_count() -> int:
+    """How many processes torchrun or SLURM started for the run; 1 where neither did."""
+    names = ("WORLD_SIZE", "SLURM_NTASKS") if "TORCHELASTIC_RUN_ID" in os.environ else ("SLURM_NTASKS",)
+    return next((int(os.environ[name]) for name in names if name in os.environ), 1) if started_by_others() else 1
+
+
 def start_time() -> str:
     """When the run began: the same for all of its processes, for it names their folder.
 
@@ -40,6 +46,18 @@ def start_time() -> str:
     return now
 
 
+def say_done(what: str) -> None:
+    """Let the other processes of torchrun's know that this one did `what`."""
+    if _has_store():
+        _store().set(_key(f"{what}/{process_rank()}"), "done")
+
+
+def after_the_first(what: str) -> None:
+    """Wait until the first of torchrun's processes said that it did `what`."""
+    if _has_store() and process_rank():
+        _store().wait([_key(f"{what}/0")])
+
+
 def done_by_all(what: str, within: timedelta) -> bool:
     """Say that this process did `what`; whether all others of torchrun's say so within that time.
 
@@ -49,13 +67,12 @@ def done_by_all(what: str, within: timedelta) -> bool:
         return True
     from torch.distributed import DistStoreError
 
+    say_done(what)
     store, everyone = _store(), range(int(os.environ["WORLD_SIZE"]))
-    store.set(_key(f"{what}/{process_rank()}"), "done")
     try:
         store.wait([_key(f"{what}/{rank}") for rank in everyone], within)
     except DistStoreError:
-        if within:
-            store.set(_key(f"{what}/{process_rank()}"), "gone")
+        store.set(_key(f"{what}/{process_rank()}"), "gone")
         return False
     return all(store.get(_key(f"{what}/{rank}")) == b"done" for rank in everyone)
 

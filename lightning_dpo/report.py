@@ -40,7 +40,9 @@ def report(folder: Path) -> list[Path]:
     Raises:
         UserError: There are no runs.
     """
-    if not any(folder.glob(f"*/{CONFIG}")) and not any(folder.glob(f"*/{ERROR}")):
+    if (folder / CONFIG).exists():
+        raise UserError(f"{folder} is the folder of one run: give that of its sweep, or outputs/RUN_NAME")
+    if not any(folder.glob(f"[!.]*/{CONFIG}")) and not any(folder.glob(f"[!.]*/{ERROR}")):
         raise UserError(f"{folder} has no folders of runs right below it: give that of a sweep, or outputs/RUN_NAME")
     # Jobs of a sweep may end at the same time.
     with FileLock(folder / ".report.lock"):

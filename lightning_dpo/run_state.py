@@ -18,14 +18,15 @@ LAST = "checkpoints/last.ckpt"
 
 # Made anew by Hydra, or held, before a job looks at its folder.
 _OF_THIS_ATTEMPT = (".hydra", ".lock", "*.log", "attempt_*")
-_ANEW = "Given again, the run begins anew."
-_GOES_ON = "Given again, the run goes on from its last checkpoint, where it has one."
+_ANEW = "A mistake that would be made again: a sweep begins the job anew."
+_GOES_ON = "Not a mistake: a sweep goes on from the job's last checkpoint, and a single run by ckpt_path=last."
 
 
 class RunState(StrEnum):
     """How far a run came."""
 
     FINISHED = "finished"
+    RUNNING = "running"
     INTERRUPTED = "interrupted"
     CRASHED = "crashed"
     FAILED = "failed"
@@ -41,8 +42,21 @@ def run_state(folder: Path) -> RunState:
     if (folder / METRICS).exists():
         return RunState.FINISHED
     if (folder / ERROR).exists():
-        return RunState.CRASHED if _GOES_ON in (folder / ERROR).read_text(encoding="utf-8") else RunState.FAILED
+        _, second, *_ = (folder / ERROR).read_text(encoding="utf-8").splitlines()
+        return RunState.CRASHED if second == _GOES_ON else RunState.FAILED
     return RunState.INTERRUPTED if (folder / CONFIG).exists() else RunState.NEW
+
+
+def state_now(folder: Path) -> RunState:
+    """The same for somebody else's run, which a process may be at work on."""
+    state = run_state(folder)
+    if state is RunState.INTERRUPTED and (folder / ".lock").exists():
+        try:
+            with claimed(folder):
+                return state
+        except UserError:
+            return RunState.RUNNING
+    return state
 
 
 def record_failure(folder: Path, error: BaseException) -> None:
@@ -60,8 +74,8 @@ def record_failure(folder: Path, error: BaseException) -> None:
 
 
 def failure(folder: Path) -> str:
-    """The sentence of `error.txt`."""
-    return (folder / ERROR).read_text(encoding="utf-8").partition("\n")[0]
+    """The sentence of `error.txt`; empty where there is none."""
+    return (folder / ERROR).read_text(encoding="utf-8").partition("\n")[0] if (folder / ERROR).exists() else ""
 
 
 @contextmanager

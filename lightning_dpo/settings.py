@@ -6,7 +6,7 @@ from typing import Any
 
 _SECRET = re.compile(r"api_?key|secret|password|passwd|credential|(^|_)(access_?)?token$", re.IGNORECASE)
 
-_OF_AN_ATTEMPT = ("run_folder", "run_name", "ckpt_path", "sweep_folder", "logger")
+_OF_AN_ATTEMPT = ("run_folder", "run_name", "ckpt_path", "sweep_folder", "logger", "hydra")
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

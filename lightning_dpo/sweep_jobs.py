@@ -11,11 +11,11 @@ from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.launch import done_by_all, process_rank
+from lightning_dpo.launch import after_the_first, done_by_all, process_rank, say_done
+from lightning_dpo.run_notes import check_same_settings, note_settings
 from lightning_dpo.run_state import (
     CONFIG,
     ERROR,
@@ -28,7 +28,6 @@ from lightning_dpo.run_state import (
     set_aside,
     sweep_of,
 )
-from lightning_dpo.settings import compared, flat
 from lightning_dpo.sweep_processes import needs_processes, objective, run_alone
 
 log = logging.getLogger(__name__)
@@ -81,7 +80,10 @@ def run_in_sweep(train: Callable[[DictConfig], float], config: DictConfig) -> fl
     with claimed(folder) if first else nullcontext():
         if _is_finished(config, folder):
             return objective(config)
+        # What this one writes must not be taken by the first for what an earlier attempt left.
+        after_the_first(f"ready {folder}")
         _ready(config, folder)
+        say_done(f"ready {folder}")
         value = None if needs_processes(config) else _attempted(train, config, folder)
     if needs_processes(config):
         value = _attempted(run_alone, config, folder)
@@ -97,7 +99,7 @@ def run_in_sweep(train: Callable[[DictConfig], float], config: DictConfig) -> fl
 def _is_finished(config: DictConfig, folder: Path) -> bool:
     if run_state(folder) is not RunState.FINISHED:
         return False
-    _check_same_settings(config, folder)
+    check_same_settings(config, folder)
     log.info("%s is finished; skipped.", folder)
     return True
 
@@ -109,21 +111,23 @@ def _ready(config: DictConfig, folder: Path) -> None:
     """
     state = run_state(folder)
     if state in (RunState.INTERRUPTED, RunState.CRASHED) and (folder / LAST).exists():
-        _check_same_settings(config, folder)
+        check_same_settings(config, folder)
         log.info("%s was %s; it goes on from its last checkpoint.", folder, state)
         config.ckpt_path = "last"
         if process_rank() == 0:
             (folder / ERROR).unlink(missing_ok=True)
-    elif state is not RunState.NEW and process_rank() == 0:
+        return
+    if state is not RunState.NEW and process_rank() == 0:
         log.info("%s was begun, and is %s; it begins anew.", folder, state)
         set_aside(folder)
+    note_settings(config)
 
 
 def _attempted(run: Callable[[DictConfig], float], config: DictConfig, folder: Path) -> float | None:
     """Do the job; None where it failed. Its error is recorded and let go of, for its frames hold the model."""
     try:
         value = run(config)
-        done_by_all(str(folder), timedelta(0))
+        say_done(str(folder))
         return value
     except Exception as error:
         if run is not run_alone:  # which leaves its own record
@@ -139,30 +143,9 @@ def _report(sweep: Path) -> None:
     from lightning_dpo.report import report
 
     try:
-        report(sweep)
+        log.info("Report of the sweep: %s.", report(sweep)[1])
     except Exception:  # whatever is wrong with it, the job is done
         log.exception("The report of %s could not be written.", sweep)
-
-
-def _check_same_settings(config: DictConfig, folder: Path) -> None:
-    """Refuse to take a job of other settings for this one.
-
-    Raises:
-        UserError: Names the settings.
-    """
-    noted = OmegaConf.load(folder / CONFIG)
-    now, before = (flat(compared(OmegaConf.to_container(settings))) for settings in (config, noted))
-    names = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
-    if names:
-        changed = ", ".join(f"{name} was {_shown(noted, name)} and is {_shown(config, name)}" for name in names[:5])
-        raise UserError(f"{folder} holds a job of other settings: {changed}; give another sweep_folder")
-
-
-def _shown(settings: DictConfig, name: str) -> object:
-    try:
-        return OmegaConf.select(settings, name)
-    except OmegaConfBaseException:  # it is made of what this config does not have
-        return flat(OmegaConf.to_container(settings)).get(name)
 
 
 def _free_memory() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lightning_dpo.sweep_runs import SEED, Run, by_all_but_the_seed, differing, label
 from lightning_dpo.sweep_tables import interval
@@ -164,6 +165,7 @@ def draw_run_curves(runs: Sequence[Run], picture: Path) -> bool:
                 label=label(run, names),
             )  # fmt: skip
         axes.set(xlabel="optimizer step", ylabel=_CURVES[name])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     for axes in grid[len(curves) :]:
         axes.remove()

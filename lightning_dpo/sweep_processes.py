@@ -87,7 +87,8 @@ def _ending_with_us(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
     finally:
         signal.signal(signal.SIGTERM, before)
         if process.poll() is None:
-            process.terminate()
+            # As by Ctrl-C: Lightning ends its other processes then, while on SIGTERM it would first ask them.
+            process.send_signal(signal.SIGINT)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:

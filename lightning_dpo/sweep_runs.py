@@ -13,12 +13,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lightning_dpo.evaluation import wilson
-from lightning_dpo.run_state import COMMAND, CONFIG, ERROR, RunState, failure, final_metrics, run_state
+from lightning_dpo.run_notes import shown
+from lightning_dpo.run_state import COMMAND, CONFIG, ERROR, RunState, failure, final_metrics, state_now
 from lightning_dpo.settings import compared, flat
 
 SEED = "seed"
 _SYMBOLS = {"loss.beta": "β", "optimizer.lr": "learning rate"}
 SHARE = "closed_form/frontier_share"
+
+
+_LEAST_GAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Run:
         path = self.folder / "metrics.csv"
         return list(csv.DictReader(path.open(newline=""))) if path.exists() else []
 
+    def setting(self, name: str) -> str:
+        """What the command line set, or else the config has; empty where it has a group of settings by that name."""
+        value = self.settings.get(name, self.config.get(name, ""))
+        return "" if value is None else str(value)
+
     def error_of(self, name: str) -> float:
         """Half the width of a 95 % interval around a metric, by what this run alone knows; NaN where it knows nothing.
 
@@ -62,16 +71,16 @@ class Run:
 
 def read_runs(folder: Path) -> list[Run]:
     """The runs in the folders right below `folder`, by number where their names begin with one."""
-    found = [path.parent for path in folder.glob(f"*/{CONFIG}")]
+    found = [path.parent for path in folder.glob(f"[!.]*/{CONFIG}")]
     # Those that failed before they began have no config of their own.
-    found += [path.parent for path in folder.glob("*/error.txt") if path.parent not in found]
+    found += [path.parent for path in folder.glob(f"[!.]*/{ERROR}") if path.parent not in found]
     return [_run(path) for path in sorted(found, key=_by_number)]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
     """The settings in which the runs differ."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    return [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+    return [name for name in names if len({run.setting(name) for run in runs}) > 1]
 
 
 def by_all_but_the_seed(runs: Sequence[Run]) -> list[list[Run]]:
@@ -90,8 +99,8 @@ def label(run: Run, names: Sequence[str]) -> str:
     >>> label(Run(Path("0"), RunState.NEW, {"loss.beta": "0.1", "seed": "3"}, {}, {}, 0, ""), ["loss.beta", "seed"])
     'β 0.1, seed 3'
     """
-    known = (name for name in names if name in run.settings)
-    short = (f"{_SYMBOLS.get(name, name.rpartition('.')[2])} {run.settings[name]}" for name in known)
+    known = (name for name in names if run.setting(name))
+    short = (f"{_SYMBOLS.get(name, name.rpartition('.')[2])} {run.setting(name)}" for name in known)
     return ", ".join(short) or run.folder.name
 
 
@@ -101,20 +110,21 @@ def _by_number(path: Path) -> tuple[int, str]:
 
 
 def _run(folder: Path) -> Run:
-    state, noted, command = run_state(folder), folder / CONFIG, folder / COMMAND
+    state, noted, command = state_now(folder), folder / CONFIG, folder / COMMAND
     overrides = shlex.split(command.read_text(encoding="utf-8"))[3:] if command.exists() else []
     parts = [override.lstrip("+~").partition("=") for override in overrides]
     settings = compared({key: value for key, _, value in parts if key.partition(".")[0] not in ("sweep", "logger")})
-    config = OmegaConf.to_container(OmegaConf.load(noted)) if noted.exists() else {}
+    config = flat(compared(OmegaConf.to_container(loaded := OmegaConf.load(noted)))) if noted.exists() else {}
+    config = {name: shown(loaded, name) for name in config}
     values = final_metrics(folder) if state is RunState.FINISHED else {}
     metrics = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
     pairs = int(values.get("data", {}).get("val", 0))
-    error = failure(folder) if (folder / ERROR).exists() else ""
-    return Run(folder, state, settings, flat(compared(config)), metrics | _share(metrics), pairs, error)
+    return Run(folder, state, settings, config, metrics | _share(metrics), pairs, failure(folder))
 
 
 def _share(metrics: dict[str, float]) -> dict[str, float]:
     """Of the reward that is possible at the policy's KL, above the reference's: how much it has."""
     names = ("closed_form/reward", "closed_form/reference_reward", "closed_form/frontier_reward")
     reward, start, possible = (metrics.get(name, math.nan) for name in names)
-    return {SHARE: (reward - start) / (possible - start)} if possible > start else {}
+    # Of next to nothing, the share is noise.
+    return {SHARE: (reward - start) / (possible - start)} if possible - start > _LEAST_GAIN else {}

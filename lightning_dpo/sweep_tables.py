@@ -16,7 +16,7 @@ from lightning_dpo.sweep_runs import SEED, SHARE, Run, by_all_but_the_seed, diff
 SHOWN = {
     "val/rewards/accuracies": "accuracy",
     "val/rewards/margins": "reward margin",
-    "val/loss": "loss",
+    "val/loss": "validation loss",
     "val/kl": "KL on samples, nats",
     "val/samples/length": "tokens of samples",
     "closed_form/reward": "expected reward",
@@ -47,7 +47,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
     rows = [
         [
             run.folder.name,
-            *(run.settings.get(name, "") for name in names),
+            *(run.setting(name) for name in names),
             *(_with_error(run.metrics.get(name, math.nan), run.error_of(name)) for name in metrics),
             f"{run.metrics['seconds'] / 60:.1f}" if "seconds" in run.metrics else "",
             run.state.value,
@@ -67,7 +67,7 @@ def seeds_table(runs: Sequence[Run]) -> Table | None:
     rows = []
     for group in groups:
         found = [interval([run.metrics[name] for run in group if name in run.metrics]) for name in metrics]
-        settings = [group[0].settings.get(name, "") for name in others]
+        settings = [group[0].setting(name) for name in others]
         rows.append([*settings, str(len(group)), *(_with_error(*pair) for pair in found)])
     columns = [*others, "seeds", *(SHOWN[name] for name in metrics)]
     return Table(columns, rows)
@@ -95,7 +95,7 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["run", "state", *names, *metrics, "error"])
         for run in runs:
-            settings = [run.settings.get(name, "") for name in names]
+            settings = [run.setting(name) for name in names]
             values = [run.metrics.get(name, "") for name in metrics]
             writer.writerow([run.folder.name, run.state.value, *settings, *values, run.error])
 

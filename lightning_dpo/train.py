@@ -4,7 +4,6 @@ Heavy imports stand inside functions: `--help` does without them, and a mistake 
 """
 
 import logging
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_dpo.command_line import run, told
 from lightning_dpo.config import CONFIG_DIR, build, call, check_all_arguments, check_names
 from lightning_dpo.errors import UserError
-from lightning_dpo.launch import process_rank
-from lightning_dpo.run_state import COMMAND, CONFIG, ERROR, claimed, record_failure, write_whole
+from lightning_dpo.launch import process_count, process_rank, started_by_others
+from lightning_dpo.run_notes import note_settings
+from lightning_dpo.run_state import ERROR, claimed, record_failure
 from lightning_dpo.settings import without_secrets
 from lightning_dpo.sweep_jobs import run_in_sweep
 
@@ -51,7 +51,8 @@ def train(config: DictConfig) -> float:
     Returns:
         The metric that `sweep_objective` names.
     """
-    note_settings(config)
+    if config.ckpt_path is None:
+        note_settings(config)
     check_names(config, KEYS)
     # The loss first: it is what people set most, and needs the fewest imports.
     loss = build(config, "loss")
@@ -117,6 +118,8 @@ def checked_optimizer(config: DictConfig) -> "Callable[[Iterable[Parameter]], Op
 
 def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     """The Trainer with its loggers and callbacks, its precision and its accumulation."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
     from lightning_dpo.callbacks.agreement import Agreement
     from lightning_dpo.data.sampling import accumulation
     from lightning_dpo.loggers import join_lightning_logs
@@ -127,12 +130,20 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
             "trainer.accumulate_grad_batches follows from data.pairs_per_step and data.batch_size: set those"
         )
     join_lightning_logs()
-    config = config.copy()
+    given, config = config, config.copy()
     if config.trainer.precision is None:
         config.trainer.precision = default_precision(config.trainer.accelerator)
     loggers, callbacks = (list(build(config, key).values()) for key in ("logger", "callbacks"))
     alike = Agreement(OmegaConf.to_container(config, resolve=True))
-    trainer = build(config, "trainer", logger=loggers, callbacks=[*callbacks, alike])
+    # A run that goes on has its settings noted; others are, once the checkpoint has been taken for theirs.
+    accepted = LambdaCallback(on_train_start=lambda *_: note_settings(given))
+    trainer = build(config, "trainer", logger=loggers, callbacks=[*callbacks, alike, accepted])
+    if started_by_others() and trainer.world_size != process_count():
+        raise UserError(
+            f"{process_count()} processes were started, and trainer.devices={config.trainer.devices} with "
+            f"trainer.num_nodes={config.trainer.num_nodes} makes {trainer.world_size}: set these two to what was "
+            "started, and strategy=ddp or strategy=fsdp"
+        )
     if data.pairs_per_step is not None:
         trainer.accumulate_grad_batches = accumulation(data.pairs_per_step, data.batch_size, trainer.world_size)
     return trainer
@@ -173,17 +184,6 @@ def alone(config: DictConfig) -> float:
         except Exception as error:
             record_failure(folder, error)
             raise
-
-
-def note_settings(config: DictConfig) -> None:
-    """Write `config.yaml` and `command.txt`: with them, the run has begun."""
-    if process_rank() == 0:
-        folder = Path(config.run_folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-        write_whole(folder / COMMAND, shlex.join(["python", "-m", "lightning_dpo.train", *overrides]) + "\n")
-        settings = without_secrets(OmegaConf.to_container(config))
-        write_whole(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")

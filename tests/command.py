@@ -1,10 +1,12 @@
 """The command `python -m lightning_dpo.train`, in a process that has imported everything already."""
 
+import importlib
 import os
 import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from tests.ranks import forked, on_ranks
 
@@ -15,16 +17,17 @@ TINY = (
 """A run of two steps in the reviews world."""
 
 
-def command(folder: Path, *arguments: str, kill_before_job: int | None = None) -> tuple[int, str]:
+def command(folder: Path, *arguments: str, module: str = "train", **disturbed: Any) -> tuple[int, str]:
     """Exit status and output of the command, run in `folder`.
 
     Args:
         folder: Working directory; made if it is not there.
         arguments: Of the command.
-        kill_before_job: The sweep is killed, as by SIGKILL, when its job of this number begins.
+        module: `train`, or that of another command.
+        disturbed: What `_disturb` does to it.
     """
     folder.mkdir(exist_ok=True)
-    status = forked(_main, folder, list(arguments), kill_before_job)
+    status = forked(_main, folder, module, list(arguments), disturbed)
     return status, (folder / "output.txt").read_text()
 
 
@@ -64,21 +67,33 @@ def fail(config: object) -> float:
     raise OSError("no space left")
 
 
-def _main(folder: Path, arguments: list[str], kill_before_job: int | None) -> None:
-    from lightning_dpo import train as module
-
+def _main(folder: Path, module: str, arguments: list[str], disturbed: dict[str, Any]) -> None:
     os.chdir(folder)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that it starts
     output = os.open("output.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    whole = module.train
+    _disturb(**disturbed)
+    sys.argv = [f"lightning-dpo-{module}", *arguments]
+    importlib.import_module(f"lightning_dpo.{module}").main()
 
-    def killed(config):
+
+def _disturb(kill_before_job: int | None = None, kill_after_steps: int | None = None, path: Path | None = None) -> None:
+    """SIGKILL when the job of that number begins, or after so many steps; another PATH to find programs in."""
+    from lightning_dpo import DPOModule, train
+
+    whole_job, whole_step = train.train, DPOModule.training_step
+
+    def job(config):
         if Path(config.run_folder).name.startswith(f"{kill_before_job}_"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return whole(config)
+        return whole_job(config)
 
-    module.train = killed
-    sys.argv = ["lightning-dpo-train", *arguments]
-    module.main()
+    def step(self, *arguments):
+        if self.trainer.global_step == kill_after_steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole_step(self, *arguments)
+
+    train.train, DPOModule.training_step = job, step
+    if path is not None:
+        os.environ["PATH"] = str(path)

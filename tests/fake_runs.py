@@ -21,11 +21,12 @@ def fake_run(
     folder = sweep / name
     folder.mkdir(parents=True)
     (folder / "command.txt").write_text(shlex.join(["python", "-m", "lightning_dpo.train", *overrides]))
-    settings = {"seed": 0, "run_folder": name}
+    settings = OmegaConf.create({"seed": 0, "run_folder": name})
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        settings[key] = float(value) if value[:1].isdigit() else value
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
+        if key.replace(".", "").isidentifier():
+            OmegaConf.update(settings, key, float(value) if value[:1].isdigit() else value, force_add=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(settings))
     if metrics is not None:
         (folder / "metrics.json").write_text(json.dumps({"data": {"val": 400}, "seconds": 90.0} | metrics))
     if error is not None:

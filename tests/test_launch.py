@@ -4,7 +4,7 @@ import time
 import pytest
 from torch.distributed import TCPStore
 
-from lightning_dpo.launch import process_rank, start_time, started_by_others
+from lightning_dpo.launch import process_count, process_rank, start_time, started_by_others
 from tests.ranks import on_ranks
 
 
@@ -36,11 +36,16 @@ def test_slurms_processes_have_one_start_time(monkeypatch):
     slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    assert process_rank() == 3
+    assert (process_rank(), process_count()) == (3, 4)
     assert started_by_others()
+    assert start_time() == "job_7-2-0"
+    monkeypatch.setenv("SLURM_PROCID", "0")
     assert start_time() == "job_7-2-0"
     monkeypatch.setenv("SLURM_JOB_START_TIME", "0")
     assert start_time().endswith("_7-2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert not started_by_others()
+    monkeypatch.delenv("SLURM_JOB_NAME")
     monkeypatch.setenv("SLURM_NTASKS", "1")  # a shell on a node is no task of many
     assert process_rank() == 0
     assert not started_by_others()

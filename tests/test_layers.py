@@ -10,7 +10,7 @@ import lightning_dpo
 PACKAGE = Path(lightning_dpo.__file__).parent
 LAYERS = [
     {"command_line", "config", "evaluate", "evaluated_model", "evaluation_report", "export", "exports", "inspect_data",
-     "report", "results", "sweep_jobs", "sweep_pictures", "sweep_processes", "sweep_runs", "sweep_tables",
+     "report", "results", "run_notes", "sweep_jobs", "sweep_pictures", "sweep_processes", "sweep_runs", "sweep_tables",
      "targets", "train", "without_effect"},
     {"agreement", "callbacks.agreement", "callbacks.checkpoints", "callbacks.guards", "callbacks.memory",
      "callbacks.progress_bar", "callbacks.samples", "callbacks.scored_pairs", "callbacks.throughput",

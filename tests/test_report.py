@@ -7,6 +7,7 @@ from bs4 import BeautifulSoup
 
 from lightning_dpo import UserError
 from lightning_dpo.report import report
+from lightning_dpo.run_state import claimed
 from tests.fake_runs import fake_run
 
 PAYLOADS = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}", "javascript:alert(1)", "</style>"]
@@ -52,6 +53,22 @@ def test_whatever_a_run_says_is_text(sweep, payload):
     assert len(page.find_all("img")) == 2
     assert page.find("li").text == f"2_x: {payload}"
     assert "<script>" not in (sweep / "report.md").read_text()
+
+
+def test_one_run_is_no_folder_of_runs(sweep):
+    (sweep / "0_beta-0.1" / ".hydra").mkdir()
+    (sweep / "0_beta-0.1" / ".hydra" / "config.yaml").touch()
+    with pytest.raises(UserError, match=r"is the folder of one run: give that of its sweep, or outputs/RUN_NAME"):
+        report(sweep / "0_beta-0.1")
+
+
+def test_a_run_in_progress_is_said_to_be(sweep):
+    folder = fake_run(sweep, "2_beta-0.9", ["loss.beta=0.9"])
+    with claimed(folder):
+        report(sweep)
+    assert "3 runs: 2 finished, 1 running." in (sweep / "report.md").read_text()
+    report(sweep)
+    assert "3 runs: 2 finished, 1 interrupted." in (sweep / "report.md").read_text()
 
 
 def test_a_folder_without_runs_is_told(tmp_path):

@@ -69,7 +69,7 @@ def test_a_finished_job_of_other_settings_is_not_taken_for_this_one(tmp_path):
     status, output = command(tmp_path, *overrides, "optimizer.lr=1e-3")
     assert status == 1
     assert "holds a job of other settings: optimizer.lr was 0.0005 and is 0.001; give another" in output
-    assert "| 0\\_beta-0.1 | 0.1 |" in (tmp_path / "sweep" / "report.md").read_text()
+    assert "Launching" not in output
     assert "optimizer.lr" not in (tmp_path / "sweep" / "0_beta-0.1" / "command.txt").read_text()
 
 
@@ -121,7 +121,61 @@ def test_jobs_by_submitit(tmp_path):
     assert "2 runs: 2 finished." in (sweep / "report.md").read_text()
 
 
-def test_slurm_is_asked_for_where_it_is(tmp_path):
-    status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "hydra/launcher=submitit_slurm")
+def test_slurm_is_asked_for_where_it_is(tmp_path, monkeypatch):
+    status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "hydra/launcher=submitit_slurm", path=tmp_path)
     assert status == 1
-    assert "hydra.launcher starts jobs by SLURM, and there is no srun here" in output
+    assert output.startswith("Error: hydra.launcher starts jobs by SLURM, and there is no srun here")
+
+
+def test_a_job_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
+    """Killed in its second step of four: the same command does the rest, and ends where an undisturbed one ends."""
+    overrides = ("-m", "loss.beta=0.1,0.5", *TINY, "trainer.max_epochs=2", "callbacks.last.every_n_steps=1")
+    status, _ = command(tmp_path, *overrides, "sweep_folder=killed", kill_after_steps=2)
+    assert status == -9
+    status, output = command(tmp_path, *overrides, "sweep_folder=killed")
+    assert status == 0
+    assert output.count("0_beta-0.1 was interrupted; it goes on from its last checkpoint.") == 1
+    assert command(tmp_path, *overrides, "sweep_folder=undisturbed")[0] == 0
+    weights = [
+        (tmp_path / sweep / "0_beta-0.1" / "export" / "model.safetensors").read_bytes()
+        for sweep in ("killed", "undisturbed")
+    ]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("-m", "loss.beta=0.1,0.5", "ckpt_path=last"),
+            "ckpt_path has no effect in a sweep: its jobs go on by sweep_folder",
+        ),
+        (("-m", "loss.beta=0.1,0.5", "sweep_folder=run"), "sweep_folder=run is the folder of a single run"),
+        (
+            ("-m", "loss.beta=0.1,0.5", "sweep_folder=other"),
+            "sweep_folder=other is no folder of a sweep: give that of one",
+        ),
+        (
+            ("-m", "loss.beta=0.1,0.5", "sweep_folder=file"),
+            "sweep_folder=file is no folder of a sweep: give that of one",
+        ),
+        (("sweep_folder=new",), "sweep_folder has no effect without a sweep: choose one by sweep=..., or give values"),
+    ],
+)
+def test_what_is_no_sweep_is_told_before_its_first_job(tmp_path, arguments, message):
+    for folder, file in (("run", "config.yaml"), ("other", "thesis.tex")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
+    (tmp_path / "file").touch()
+    status, output = command(tmp_path, *arguments, *TINY)
+    assert status == 1
+    assert message in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.glob("*/0*"))
+
+
+def test_the_other_commands_have_sweeps_as_well(tmp_path, model_folder, hh_file):
+    options = ("model=llama", f"model.name={model_folder}", "data=hh", f"data.path={hh_file}", "data.val_fraction=0.2")
+    status, output = command(tmp_path, "-m", "data.max_length=64,128", *options, module="inspect_data")
+    assert status == 0, output
+    assert len(list(tmp_path.glob("outputs/*/*/*_max_length-*/inspect_data.log"))) == 2

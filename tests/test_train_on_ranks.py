@@ -84,3 +84,11 @@ def test_ranks_that_were_started_differently_stop(tmp_path, model_folder, hh_fil
     # On both, in the same words.
     told = "device 1 was not started like the first one: loss.beta is 0.11 and there 0.01"
     assert str(stopped.value).count(told) == 2
+
+
+def test_as_many_devices_as_processes(tmp_path, model_folder, hh_file):
+    """With fewer, each process would train by itself, all of them in one folder."""
+    options = ["model=llama", "data=hh", "logger=csv", *small(model_folder, hh_file)]
+    message = "2 processes were started, and trainer.devices=1 with trainer.num_nodes=1 makes 1: set these two"
+    with pytest.raises(AssertionError, match=message):
+        on_ranks(2, _train, tmp_path, options)

@@ -125,7 +125,8 @@ class Guards(Callback):
             return
         self._said.append(name)
         text = _TEXTS[name].format(**values)
-        log.warning("Guard at step %d: %s.%s", trainer.global_step, text, " Stopping." if self.stop else "")
+        if trainer.is_global_zero:
+            log.warning("Guard at step %d: %s.%s", trainer.global_step, text, " Stopping." if self.stop else "")
         trainer.should_stop = trainer.should_stop or self.stop
 
     def state_dict(self) -> dict[str, Any]:

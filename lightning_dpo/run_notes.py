@@ -1,0 +1,88 @@
+"""What a run notes of its settings when it begins, and whether those of a run that is there are the same."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.launch import process_rank
+from lightning_dpo.run_state import COMMAND, CONFIG, RunState, run_state, write_whole
+from lightning_dpo.settings import compared, flat, without_secrets
+
+# Change memory or speed, and no number; a run in progress has counted its steps by the first.
+_NO_RESULT = ("data.batch_size", "data.max_tokens", "data.num_workers")
+
+
+def note_settings(config: DictConfig) -> None:
+    """Write `config.yaml` and `command.txt`: with them, the run has begun."""
+    if process_rank() == 0:
+        folder = Path(config.run_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        write_whole(folder / COMMAND, shlex.join(["python", "-m", "lightning_dpo.train", *overrides]) + "\n")
+        settings = without_secrets(OmegaConf.to_container(config))
+        write_whole(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+
+def check_same_settings(config: DictConfig, folder: Path, swept: Sequence[str] = ()) -> None:
+    """Refuse to take the run in `folder` for one of other settings.
+
+    Args:
+        config: The settings.
+        folder: Of a run that has begun.
+        swept: Settings that may differ.
+
+    Raises:
+        UserError: Names what differs.
+    """
+    noted = OmegaConf.load(folder / CONFIG)
+    now, before = (flat(compared(OmegaConf.to_container(settings))) for settings in (config, noted))
+    ignored = _NO_RESULT if run_state(folder) is RunState.FINISHED else _NO_RESULT[1:]
+    names = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
+    names = [name for name in names if name not in (*ignored, *swept)]
+    if names:
+        changed = ", ".join(f"{name} was {shown(noted, name)} and is {shown(config, name)}" for name in names[:5])
+        raise UserError(f"{folder} holds a job of other settings: {changed}; give another sweep_folder")
+
+
+def check_sweep(config: DictConfig, swept: Sequence[str]) -> None:
+    """Refuse a sweep, before its first job, in a folder that is none of its own.
+
+    Args:
+        config: What its jobs share.
+        swept: The settings that it sweeps over.
+
+    Raises:
+        UserError: Says what the folder is, or which settings its jobs do not share.
+    """
+    if config.ckpt_path is not None:
+        raise UserError("ckpt_path has no effect in a sweep: its jobs go on by sweep_folder=outputs/NAME/TIME")
+    if config.sweep_folder is None:
+        return
+    folder = Path(config.sweep_folder)
+    if (folder / CONFIG).exists():
+        raise UserError(f"sweep_folder={folder} is the folder of a single run: that one goes on by ckpt_path=last")
+    foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / "multirun.yaml").exists()
+    if foreign or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"sweep_folder={folder} is no folder of a sweep: give that of one, outputs/NAME/TIME, or none")
+    # A group that is swept over brings settings of its own; its jobs are compared one by one.
+    if not any(OmegaConf.is_dict(OmegaConf.select(config, key)) for key in swept):
+        for job in _begun(folder):
+            check_same_settings(config, job, swept)
+
+
+def _begun(sweep: Path) -> Iterable[Path]:
+    states = (RunState.FINISHED, RunState.INTERRUPTED, RunState.CRASHED)
+    return (path.parent for path in sorted(sweep.glob(f"[!.]*/{CONFIG}")) if run_state(path.parent) in states)
+
+
+def shown(settings: DictConfig, name: str) -> object:
+    """The value of a dotted key, what it refers to resolved where that can be."""
+    try:
+        return OmegaConf.select(settings, name)
+    except OmegaConfBaseException:  # it is made of what this config does not have
+        return flat(OmegaConf.to_container(settings)).get(name)
