@@ -5,7 +5,7 @@ import pytest
 
 from lightning_dpo.reference import Frozen
 from tests.ranks import on_ranks
-from tests.train_on_ranks import adamw, evaluate, fit
+from tests.train_on_ranks import adamw, evaluate, fit, sharded_layers, without_layers
 
 
 @pytest.fixture
@@ -116,3 +116,24 @@ def test_a_loss_that_is_infinite_on_one_rank_stops_both_and_names_the_pair(run):
         run(2, strategy="ddp", broken_row=row)
     assert str(stopped.value).count("the loss of pairs.jsonl:") == 2
     assert str(stopped.value).count("is not finite, so the update was not made") == 2
+
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+
+def test_one_rule_shards_every_architecture():
+    sizes = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+    configs = [
+        {"model_type": name} | sizes for name in ("llama", "qwen2", "qwen3", "mistral", "gemma2", "phi3", "olmo2")
+    ]
+    configs += [
+        {"model_type": "gpt_neox"} | SIZES,
+        {"model_type": "gpt2", "vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4},
+    ]
+    for name, layers, moved in on_ranks(2, sharded_layers, configs)[0]:
+        assert (name, layers) == (name, 3)
+        assert moved < 1e-5, name
+
+
+def test_a_model_without_decoder_layers_is_told():
+    assert without_layers() == "strategy=fsdp shards decoder layers of transformers, and Linear has none: use ddp"

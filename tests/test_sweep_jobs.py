@@ -82,3 +82,17 @@ def test_a_job_that_fails_leaves_its_error_and_no_memory(tmp_path):
     assert failed.value.__context__ is None
     assert held[0]() is None
     assert "Traceback" in (tmp_path / "0" / "error.txt").read_text()
+
+
+def test_a_job_that_is_done_leaves_no_memory(tmp_path):
+    held = []
+
+    def train(config):
+        model = Model()
+        model.itself = model
+        held.append(weakref.ref(model))
+        return 0.5
+
+    settings = {"run_folder": str(tmp_path / "0"), "ckpt_path": None, "trainer": {"devices": 1, "num_nodes": 1}}
+    assert run_in_sweep(train, OmegaConf.create(settings)) == 0.5
+    assert held[0]() is None

@@ -86,6 +86,24 @@ def test_ranks_that_were_started_differently_stop(tmp_path, model_folder, hh_fil
     assert str(stopped.value).count(told) == 2
 
 
+def _of_another_checkout(folder, overrides):
+    import os
+
+    from lightning_dpo.callbacks import agreement
+
+    whole = agreement.code
+    agreement.code = lambda: whole() | {"the code of lightning_dpo": os.environ["RANK"]}
+    train(composed(folder, *overrides))
+
+
+def test_ranks_of_two_checkouts_stop(tmp_path, model_folder, hh_file):
+    options = ["model=llama", "data=hh", "logger=csv", "trainer.devices=2", *small(model_folder, hh_file)]
+    with pytest.raises(
+        AssertionError, match="not started like the first one: the code of lightning_dpo is '1' and there"
+    ):
+        on_ranks(2, _of_another_checkout, tmp_path, options)
+
+
 def test_as_many_devices_as_processes(tmp_path, model_folder, hh_file):
     """With fewer, each process would train by itself, all of them in one folder."""
     options = ["model=llama", "data=hh", "logger=csv", *small(model_folder, hh_file)]

@@ -8,12 +8,14 @@ import lightning
 import torch
 from lightning import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import FSDPModule
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from lightning_dpo import DPOModule, PreferenceDataModule
+from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.adapter import LoRA
 from lightning_dpo.losses import DPO
 from lightning_dpo.reference import AnotherModel
-from lightning_dpo.sharding import full
+from lightning_dpo.sharding import full, shard
 from lightning_dpo.strategies import FullySharded
 from tests.conftest import make_llama
 
@@ -128,3 +130,30 @@ def evaluate(folder: Path, pairs: Path, tokenizer: Any, strategy: str, devices: 
     trainer.validate(module, data, verbose=False)
     assert len(data.val_pairs) == 5
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def sharded_layers(configs: list[dict[str, Any]], strategy: str = "fsdp") -> list[tuple[str, int, float]]:
+    """Of each architecture: its name, its layers that became shards of their own, and how far its logits moved."""
+    trainer = make_trainer(Path(), strategy, 2)
+    trainer.strategy.connect(DPOModule(make_llama()))
+    trainer.strategy.setup_environment()
+    found, ids = [], torch.arange(1, 9)[None]
+    for settings in configs:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings)).eval()
+        with torch.no_grad():
+            before = model(ids).logits
+            shard(model, trainer.strategy.device_mesh["data_parallel"], "32-true")
+            moved = (model(ids).logits - before).abs().max()
+        layers = [part for part in model.modules() if isinstance(part, FSDPModule) and part is not model]
+        found.append((settings["model_type"], len(layers), float(moved)))
+    return found
+
+
+def without_layers() -> str:
+    """What is said of a model that `shard` has no rule for."""
+    try:
+        shard(torch.nn.Linear(2, 2), None, "32-true")
+    except UserError as error:
+        return str(error)
+    return ""
