@@ -40,7 +40,7 @@ def check_same_settings(config: DictConfig, folder: Path, swept: Sequence[str] =
         UserError: Names what differs.
     """
     noted = OmegaConf.load(folder / CONFIG)
-    now, before = (flat(compared(OmegaConf.to_container(settings))) for settings in (config, noted))
+    now, before = (flat(compared(without_secrets(OmegaConf.to_container(one)))) for one in (config, noted))
     ignored = _NO_RESULT if run_state(folder) is RunState.FINISHED else _NO_RESULT[1:]
     names = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
     names = [name for name in names if name not in (*ignored, *swept)]

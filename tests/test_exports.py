@@ -1,5 +1,3 @@
-from omegaconf import OmegaConf
-
 from lightning_dpo.exports import command, model_card, record
 from tests.compose import composed
 
@@ -35,7 +33,7 @@ def test_the_record_names_base_and_loss_and_a_model_made_in_code_has_no_name(tmp
     assert record(composed(tmp_path, "model=llama", "data=hh", "model.pretrained=false"))["base_model"] is None
 
 
-def test_the_command_is_that_of_the_job_and_not_of_its_sweep(tmp_path):
-    (tmp_path / ".hydra").mkdir()
-    OmegaConf.save(OmegaConf.create(["loss.beta=0.2", "data=hh"]), tmp_path / ".hydra" / "overrides.yaml")
+def test_the_command_is_the_one_that_the_run_noted(tmp_path):
+    assert command(tmp_path) == "python -m lightning_dpo.train"
+    (tmp_path / "command.txt").write_text("python -m lightning_dpo.train loss.beta=0.2 data=hh\n")
     assert command(tmp_path) == "python -m lightning_dpo.train loss.beta=0.2 data=hh"

@@ -24,6 +24,7 @@ def trainer(step: int = 0, callbacks=(), **metrics: float) -> SimpleNamespace:
         should_stop=False,
         callbacks=callbacks,
         state=SimpleNamespace(fn="fit"),
+        is_global_zero=True,
         callback_metrics={name: torch.tensor(value) for name, value in metrics.items()},
     )
 
