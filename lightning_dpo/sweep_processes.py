@@ -1,5 +1,6 @@
 """A sweep's job as a program of its own: where Lightning starts it again for every device."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def run_alone(config: DictConfig) -> float:
         UserError: It failed, and said why in `error.txt`.
     """
     folder = Path(config.run_folder)
-    with _ending_with_us(subprocess.Popen(own_command(config, HydraConfig.get()))) as process:  # noqa: S603
+    with _ending_with_us(subprocess.Popen(own_command(config, HydraConfig.get()), start_new_session=True)) as process:  # noqa: S603
         status = process.wait()
     state = run_state(folder)
     if state is RunState.FINISHED:
@@ -87,9 +88,9 @@ def _ending_with_us(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
     finally:
         signal.signal(signal.SIGTERM, before)
         if process.poll() is None:
-            # As by Ctrl-C: Lightning ends its other processes then, while on SIGTERM it would first ask them.
-            process.send_signal(signal.SIGINT)
+            # All of its processes at once, as by Ctrl-C: one that alone was told would wait for the others.
+            os.killpg(process.pid, signal.SIGINT)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
