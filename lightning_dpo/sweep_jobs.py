@@ -82,8 +82,10 @@ def run_in_sweep(train: Callable[[DictConfig], float], config: DictConfig) -> fl
             return objective(config)
         # What this one writes must not be taken by the first for what an earlier attempt left.
         after_the_first(f"ready {folder}")
-        _ready(config, folder)
-        say_done(f"ready {folder}")
+        try:
+            _ready(config, folder)
+        finally:  # refused by the first, it is refused by the others as well, and they must come to it
+            say_done(f"ready {folder}")
         value = None if needs_processes(config) else _attempted(train, config, folder)
     if needs_processes(config):
         value = _attempted(run_alone, config, folder)
@@ -107,7 +109,7 @@ def _is_finished(config: DictConfig, folder: Path) -> bool:
 def _ready(config: DictConfig, folder: Path) -> None:
     """Go on where there is something to go on from; else begin anew.
 
-    Only the first of several processes moves anything, and in an order in which all of them decide alike.
+    Only the first of several processes moves anything; whatever it has moved by then, the others decide as it did.
     """
     state = run_state(folder)
     if state in (RunState.INTERRUPTED, RunState.CRASHED) and (folder / LAST).exists():
