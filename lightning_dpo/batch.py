@@ -1,9 +1,12 @@
 """What a collator hands to the module: completions of prompts, and pairs as indices into them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_dpo.segments import Segments
 
 
 class PreferenceBatch:
@@ -15,8 +18,9 @@ class PreferenceBatch:
     Attributes:
         input_ids: Token ids, int64. Shape: (rows, length).
         position_ids: Position of every token, counted from its prompt's start. Shape: (rows, length).
-        segments: What the layout's attention needs; None in the padded layout, where rows are independent, pads
-            stand on the right, and causal attention never looks right. Only `logps.py` reads it.
+        segments: Which stretch of the stream attends to what, in the shared layout; None in the padded layout, where
+            rows are independent, pads stand on the right, and causal attention never looks right.
+        tokens: Positions of `input_ids` that hold no pad. Shape: (), int64.
         score_index: Flat position in `input_ids` whose hidden state predicts a scored token. Shape: (scored,).
         target_ids: That token. Shape: (scored,).
         completion_index: The completion that token belongs to. Shape: (scored,).
@@ -51,10 +55,11 @@ class PreferenceBatch:
         "step_chosen_tokens",
         "step_pairs",
         "target_ids",
+        "tokens",
         "weight",
     )
 
-    def __init__(self, **fields: Tensor | None) -> None:
+    def __init__(self, **fields: Tensor | Segments | None) -> None:
         if set(fields) != set(self.__slots__):
             raise TypeError(f"a PreferenceBatch takes exactly these fields: {', '.join(self.__slots__)}")
         for name, value in fields.items():
@@ -65,18 +70,18 @@ class PreferenceBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PreferenceBatch":
         """The same batch on `device`; dtypes stay."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "PreferenceBatch":
         """The same batch in page-locked memory."""
-        return self._map(Tensor.pin_memory)
+        return self._map(lambda value: value.pin_memory())
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "PreferenceBatch":
+    def _map(self, function: Callable[[Any], Any]) -> "PreferenceBatch":
         values = {name: getattr(self, name) for name in self.__slots__}
         return PreferenceBatch(**{name: None if value is None else function(value) for name, value in values.items()})
 
-    def __getstate__(self) -> dict[str, Tensor | None]:
+    def __getstate__(self) -> dict[str, Tensor | Segments | None]:
         return {name: getattr(self, name) for name in self.__slots__}
 
-    def __setstate__(self, state: dict[str, Tensor | None]) -> None:
+    def __setstate__(self, state: dict[str, Tensor | Segments | None]) -> None:
         self.__init__(**state)

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent
 ROOT = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent  # an installed wheel, or a checkout
 CONFIG_DIR = ROOT / "conf"
 
-_OPTIONAL = ("suggested", "callbacks")
+_OPTIONAL = ("suggested", "callbacks", "profile")
 
 
 def register_folders(names_alone: bool = False) -> None:

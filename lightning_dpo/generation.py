@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
 from lightning_dpo.layouts import PaddedLayout
 from lightning_dpo.logps import scored_logits
+from lightning_dpo.policy import evaluating
 from lightning_dpo.reference import Reference
 
 Ids = list[int]
@@ -139,15 +140,12 @@ def _chunks(pairs: list[TokenizedPair]) -> Iterator[list[TokenizedPair]]:
 @contextmanager
 def _generating(model: PreTrainedModel) -> Iterator[None]:
     """Within, the model is in eval mode, and what its makers advise for generation (top-p, penalties) is put aside."""
-    training, advised = [(module, module.training) for module in model.modules()], model.generation_config
-    model.eval()
-    model.generation_config = GenerationConfig()
+    advised, model.generation_config = model.generation_config, GenerationConfig()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         model.generation_config = advised
-        for module, flag in training:
-            module.training = flag
 
 
 def _devices(model: PreTrainedModel) -> list[torch.device]:

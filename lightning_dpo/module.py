@@ -1,6 +1,7 @@
 """DPOModule: a batch of pairs in, a loss, rewards and an optimizer step out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +10,27 @@ from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lightning_dpo.adapter import AdapterFactory, base_name, describe
 from lightning_dpo.agreement import check_dealt
 from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.checkpoint_checks import check_settings, check_tensors
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.losses import DPO, PairLogps, PreferenceLoss, PreferenceLossFunction, pair_logps
 from lightning_dpo.metrics import preference_metrics
+from lightning_dpo.optimizers import default_optimizer
+from lightning_dpo.part_times import REFERENCE
 from lightning_dpo.policy import CausalLM, ready_policy
+from lightning_dpo.prefix_sharing import share_prefixes
 from lightning_dpo.reference import Auto, Reference, ReferenceFactory
 from lightning_dpo.schedules import Schedule, warmup_constant
 from lightning_dpo.sharding import full, shard
 from lightning_dpo.step_checks import StepRecord, check_finite, check_start
 
 PROGRESS_BAR = ("train/loss", "train/rewards/accuracies", "train/rewards/margins")
-
-
-def default_optimizer(parameters: Any) -> Optimizer:
-    """AdamW at a learning rate of 1e-6, without weight decay: a common choice for full fine-tuning by DPO."""
-    return AdamW(parameters, lr=1e-6, weight_decay=0.0)
 
 
 class DPOModule(LightningModule):
@@ -92,6 +92,13 @@ class DPOModule(LightningModule):
             for model in filter(None, (self.policy, self.reference and self.reference.model)):
                 shard(model, self.device_mesh["data_parallel"], self.trainer.precision)
 
+    def share_prefixes(self, padded: PreferenceBatch, shared: PreferenceBatch) -> str | None:
+        """Make policy and reference ready for the shared layout, or say why not: see `prefix_sharing.py`."""
+        models = [self.policy, *filter(None, [self.reference and self.reference.model])]
+        batches = (batch.to(self.device) for batch in (padded, shared))
+        with self.trainer.precision_plugin.forward_context():
+            return share_prefixes(models, *batches, self.trainer.precision)
+
     def on_fit_start(self) -> None:
         """Look at the first batch of every fit."""
         self._dealt = False
@@ -100,7 +107,8 @@ class DPOModule(LightningModule):
         """Log-probs of the pairs of `batch` under policy and reference."""
         if self.loss.needs_rejected and not len(batch.rejected):
             raise UserError(f"{self.loss!r} compares two answers: give the data module chosen_only=False")
-        reference = self.reference.logps(batch) if self.reference else None
+        with self.trainer.profiler.profile(REFERENCE) if self._trainer else nullcontext():
+            reference = self.reference.logps(batch) if self.reference else None
         return pair_logps(completion_logps(self.policy, batch), reference, batch)
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
@@ -159,6 +167,8 @@ class DPOModule(LightningModule):
         if not trained:
             raise UserError("nothing of the policy is trainable; to train an adapter it has, give adapter=Continue()")
         optimizer = self.make_optimizer(trained)
+        # A fused one would unscale fp16 gradients in its step; their norm is looked at before that.
+        optimizer._step_supports_amp_scaling = False
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -174,15 +184,13 @@ class DPOModule(LightningModule):
         Raises:
             UserError: It is so.
         """
-        now, saved = self.settings(), checkpoint.get("trained_with", {})
+        saved = checkpoint.get("trained_with", {})
         # Without a trainer, by load_from_checkpoint, the weights are wanted, whatever loss is used on them.
         names = [name for name in saved if self._trainer is not None or name != "loss"]
-        changed = [f"{name} {saved[name]} instead of {now.get(name)}" for name in names if saved[name] != now.get(name)]
-        if changed:
-            raise UserError(f"the checkpoint was trained with {', '.join(changed)}: set that")
+        check_settings(self.settings(), saved, names)
         # A sharded policy is loaded past `load_state_dict`.
         if "tensors" in checkpoint:
-            self._check_tensors(checkpoint["tensors"])
+            check_tensors(self._trained(), checkpoint["tensors"])
 
     def settings(self) -> dict[str, str]:
         """What a checkpoint of this module belongs to."""
@@ -211,15 +219,8 @@ class DPOModule(LightningModule):
         """
         if not isinstance(self.policy, PeftModel):
             return super().load_state_dict(state_dict, strict, assign)
-        self._check_tensors(state_dict)
+        check_tensors(self._trained(), state_dict)
         return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-    def _check_tensors(self, names: Iterable[str]) -> None:
-        if different := set(self._trained()) ^ set(names):
-            raise UserError(
-                f"the checkpoint is of another adapter: it differs in {len(different)} tensors, the first "
-                f"of them {min(different)}; give the adapter.* that it was trained with"
-            )
 
     def _trained(self) -> list[str]:
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]

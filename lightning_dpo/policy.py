@@ -1,6 +1,8 @@
 """A Hugging Face causal LM and its tokenizer: opened by name or built from a config, made ready to train, exported."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,18 @@ def ready_policy(policy: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftM
             holder.p = 0.0
     policy.get_input_embeddings().padding_idx = None
     return policy.train()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, the model is in eval mode; afterwards each of its parts is in the mode that it was in."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in training:
+            module.training = flag
 
 
 def check_fits(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:

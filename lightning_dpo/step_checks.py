@@ -8,11 +8,7 @@ from torch import Tensor, distributed
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction
-
-# Nats, per square root of scored tokens, by which one model may differ from itself: the same pass twice is usually
-# equal to the bit, but a kernel may order its sums anew. Below fp32 it is the rounding of every activation.
-_TOLERANCE = {"32": 1e-4, "64": 1e-8}
-_TOLERANCE_BELOW_FP32 = 5e-2
+from lightning_dpo.precision import tolerance
 
 
 class StepRecord:
@@ -70,11 +66,10 @@ def check_start(
     """
     ratios = torch.stack([logps.chosen_logratio, logps.rejected_logratio]).detach()
     tokens = torch.stack([logps.chosen_length, logps.rejected_length])
-    tolerance = tokens.sqrt() * _TOLERANCE.get(precision.split("-")[0], _TOLERANCE_BELOW_FP32)
-    off = (ratios.abs() > tolerance).any(0)
+    off = (ratios.abs() > tokens.sqrt() * tolerance(precision)).any(0)
     start = function(logps.at_start()).losses
     wrong = (ratios.abs().max() == 0) & (not torch.allclose(loss.losses.detach(), start))
-    if _on_all_devices(~(off.any() | wrong)):
+    if on_all_devices(~(off.any() | wrong)):
         return
     worst = ratios.abs().max().item()
     bad = _of_all_devices(batch.pair_index[off].tolist())
@@ -99,7 +94,7 @@ def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) 
         UserError: It is not finite; the message names the pairs.
     """
     finite = norm.isfinite() & record.finite().to(norm.device)
-    if _on_all_devices(finite):
+    if on_all_devices(finite):
         return
     bad, every = _of_all_devices(record.non_finite()), _of_all_devices(record.all())
     what = f"the loss of {_named(bad, place)}" if bad else f"the gradient of {_named(every, place)}"
@@ -109,7 +104,8 @@ def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) 
     )
 
 
-def _on_all_devices(flag: Tensor) -> bool:
+def on_all_devices(flag: Tensor) -> bool:
+    """Whether `flag`, shape (), holds on every device."""
     agreed = flag.int()
     if distributed.is_available() and distributed.is_initialized():
         # A device that went on alone would wait for the others until its patience ends.

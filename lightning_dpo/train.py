@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 KEYS = {
     "model", "adapter", "reference", "data", "loss", "optimizer", "scheduler", "trainer", "logger", "callbacks",
-    "suggested", "seed", "run_name", "run_folder", "ckpt_path", "sweep_folder", "sweep_objective",
+    "suggested", "profile", "seed", "run_name", "run_folder", "ckpt_path", "sweep_folder", "sweep_objective",
 }  # fmt: skip
 
 
@@ -123,6 +123,7 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     from lightning_dpo.callbacks.agreement import Agreement
     from lightning_dpo.data.sampling import accumulation
     from lightning_dpo.loggers import join_lightning_logs
+    from lightning_dpo.part_times import PartTimes
     from lightning_dpo.precision import default_precision
 
     if "accumulate_grad_batches" in config.trainer:
@@ -137,7 +138,8 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     alike = Agreement(OmegaConf.to_container(config, resolve=True))
     # A run that goes on has its settings noted; others are, once the checkpoint has been taken for theirs.
     accepted = LambdaCallback(on_train_start=lambda *_: note_settings(given))
-    trainer = build(config, "trainer", logger=loggers, callbacks=[*callbacks, alike, accepted])
+    profiler = {"profiler": PartTimes()} if profiled(config) else {}
+    trainer = build(config, "trainer", logger=loggers, callbacks=[*callbacks, alike, accepted], **profiler)
     if started_by_others() and trainer.world_size != process_count():
         raise UserError(
             f"{process_count()} processes were started, and trainer.devices={config.trainer.devices} with "
@@ -147,6 +149,20 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     if data.pairs_per_step is not None:
         trainer.accumulate_grad_batches = accumulation(data.pairs_per_step, data.batch_size, trainer.world_size)
     return trainer
+
+
+def profiled(config: DictConfig) -> bool:
+    """Whether to log how long the parts of each step take.
+
+    Raises:
+        UserError: The answer is neither yes nor no, or nothing would log it.
+    """
+    profile = config.get("profile", False)
+    if not isinstance(profile, bool):
+        raise UserError(f"profile={profile}: say true or false")
+    if profile and not config.callbacks.get("throughput"):
+        raise UserError("profile=true has no effect without callbacks.throughput, which logs it")
+    return profile
 
 
 def log_config(config: DictConfig, trainer: "Trainer") -> None:

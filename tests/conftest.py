@@ -28,7 +28,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
-from lightning_dpo.layouts import PaddedLayout
+from lightning_dpo.layouts import PaddedLayout, SharedLayout
 
 HH_FILE = Path(__file__).parents[2] / "shared" / "data" / "hh-harmless-1800.jsonl.gz"
 VOCABULARY = 300
@@ -141,3 +141,20 @@ def padded_batch(pairs: list[TokenizedPair], **options):
     """All of `pairs` as one step of one batch."""
     tokens = sum(len(pair.chosen_ids) for pair in pairs)
     return PaddedLayout(pad_token_id=0, **options)(MicroBatch(pairs, [True] * len(pairs), len(pairs), tokens))
+
+
+def shared_batch(pairs: list[TokenizedPair], **options):
+    """The same as one stream."""
+    tokens = sum(len(pair.chosen_ids) for pair in pairs)
+    return SharedLayout(**options)(MicroBatch(pairs, [True] * len(pairs), len(pairs), tokens))
+
+
+def pairs_of_shared_prompts() -> list[TokenizedPair]:
+    """Six pairs over three prompts of 9 to 11 tokens; every second has a completion of the pair before it."""
+    generator = torch.Generator().manual_seed(1)
+    pairs = []
+    for row in range(3):
+        sizes = (9 + row, 4 + row, 7 - row, 2)
+        prompt, good, middling, bad = (torch.randint(1, VOCABULARY, (n,), generator=generator).tolist() for n in sizes)
+        pairs += [TokenizedPair(2 * row, prompt, good, middling), TokenizedPair(2 * row + 1, prompt, middling, bad)]
+    return pairs

@@ -55,8 +55,13 @@ class Oracle(torch.nn.Module):
 
     def __init__(self, vocabulary: int):
         super().__init__()
+        self.config = AutoConfig.for_model("llama")
+        self.embeddings = torch.nn.Embedding(vocabulary, 1)
         self.head = torch.nn.Identity()
         self.vocabulary = vocabulary
+
+    def get_input_embeddings(self):
+        return self.embeddings
 
     def get_output_embeddings(self):
         return self.head
@@ -75,13 +80,18 @@ def test_predicts_the_next_token_and_no_other():
     torch.testing.assert_close(logps.sums.tolist(), [n * per_token for n in lengths], rtol=0, atol=1e-4)
 
 
-def test_only_scored_positions_reach_the_head(llama):
-    seen = []
-    llama.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+def test_only_scored_positions_reach_the_head_a_chunk_at_a_time(llama, monkeypatch):
+    monkeypatch.setattr("lightning_dpo.lm_head.CHUNK", 16)
     batch = padded_batch(random_pairs(5))
-    completion_logps(llama, batch)
-    assert seen == [(1, len(batch.score_index), VOCABULARY)]
-    assert len(llama.lm_head._forward_pre_hooks) == 0
+    completion_logps(llama, batch)  # the first time, the head is tried at 16 positions
+    seen = []
+    llama.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.numel() // VOCABULARY))
+    completion_logps(llama, batch).sums.sum().backward()
+    forward, whole = seen[: len(seen) // 2 + 1], len(batch.score_index)
+    assert max(seen) == 16
+    assert sum(forward) == whole  # once, and an empty pass for the model's own call of its head
+    assert sum(seen) == 2 * whole  # and once more for the gradient
+    assert len(llama.lm_head._forward_pre_hooks) == len(llama._forward_hooks) == 0
 
 
 def test_sums_are_float32_under_autocast(llama):

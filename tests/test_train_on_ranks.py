@@ -35,7 +35,13 @@ def test_a_run_on_two_ranks_leaves_what_one_leaves(tmp_path, model_folder, hh_fi
     alone = on(1, tmp_path / "alone", *options)
     ranks = on(2, tmp_path / "ranks", f"strategy={strategy}", *options)
     assert alone.keys() == ranks.keys()
-    for name in alone.keys() - {"seconds", "data", "train/pairs_per_second", "train/tokens_per_second"}:
+    of_the_machine = {
+        "train/pairs_per_second",
+        "train/tokens_per_second",
+        "train/matrix_rate_share",
+        "train/peak_memory_gb",
+    }
+    for name in alone.keys() - {"seconds", "data"} - of_the_machine:
         assert ranks[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-5), name
     assert ranks["data"] == alone["data"]
     batch = padded_batch(random_pairs(4))

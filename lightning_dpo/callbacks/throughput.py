@@ -1,24 +1,50 @@
-"""Pairs and tokens per second."""
+"""How fast training goes, what it wastes, and how much of the machine it uses."""
 
+import resource
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.flops import MatrixWork, matrix_rate
+from lightning_dpo.part_times import PartTimes
+from lightning_dpo.precision import compute_dtype
 
 
 class Throughput(Callback):
-    """Logs `train/pairs_per_second` and `train/tokens_per_second` of each optimizer step, all devices together.
+    """Logs of each optimizer step, for all devices together where nothing else is said.
 
-    A token is one position that went through the policy, pads included; the reference's are not counted again. Time is
-    wall-clock time from one optimizer step to the next, so data loading and logging are in it, validation is not.
+    - `train/pairs_per_second` and `train/tokens_per_second`. A token is one position that went through the policy,
+      pads included; the reference's are not counted again. Time is wall-clock time from one optimizer step to the
+      next, so data loading and logging are in it, validation is not.
+    - `train/padding_fraction`: the share of those positions, on this device, that are pads.
+    - `train/matrix_rate_share`: what the step's matrix products come to, on this device, over what it could have
+      multiplied in that time; the rate of large square matrices is measured once, at the start.
+    - `train/peak_memory_gb`: the most memory that this device, or on a CPU this process, has held, in 10⁹ bytes.
+    - `train/seconds/...`, with the profiler `PartTimes`: how long its parts took on this device.
+
+    Attributes:
+        rate: Operations per second of large square matrix products, once training has begun.
     """
 
     def __init__(self) -> None:
-        self._start = 0.0
         self._paused = 0.0
-        self._tokens = 0
+        self.rate = 0.0
+        self._passes: list[Callable[[PreferenceBatch], float]] = []
+        self._restart()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the rate of matrix products, and look at what a step multiplies."""
+        self.rate = matrix_rate(trainer.strategy.root_device, compute_dtype(trainer.precision))
+        policy, reference = MatrixWork(pl_module.policy), pl_module.reference
+        self._passes = [policy.forward, policy.backward]
+        if reference and reference.answers:
+            self._passes.append((MatrixWork(reference.model) if reference.model else policy).forward)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
@@ -29,15 +55,23 @@ class Throughput(Callback):
     ) -> None:
         """Count a micro-batch; log at the end of a step."""
         self._tokens += batch.input_ids.numel()
+        self._real = self._real + batch.tokens  # on the device: reading it would wait for the step
+        self._flops += sum(one(batch) for one in self._passes)
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
         seconds = time.perf_counter() - self._start
-        rates = {
+        values = {
             # step_pairs is of all devices; tokens are this device's, and the others have about as many.
-            "train/pairs_per_second": float(batch.step_pairs) / seconds,
-            "train/tokens_per_second": self._tokens * trainer.world_size / seconds,
+            "pairs_per_second": float(batch.step_pairs) / seconds,
+            "tokens_per_second": self._tokens * trainer.world_size / seconds,
+            "padding_fraction": 1 - float(self._real) / self._tokens,
+            "matrix_rate_share": self._flops / seconds / self.rate,
+            "peak_memory_gb": peak_memory(trainer.strategy.root_device) / 1e9,
         }
-        pl_module.log_dict(rates, on_step=True, batch_size=1)
+        if isinstance(trainer.profiler, PartTimes):
+            values |= {f"seconds/{part}": spent for part, spent in trainer.profiler.take().items()}
+        named = {f"train/{name}": value for name, value in values.items()}
+        pl_module.log_dict(named, on_step=True, batch_size=1)
         self._restart()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,6 +81,17 @@ class Throughput(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let it go on as if there had been no validation."""
         self._start += time.perf_counter() - self._paused
+        if isinstance(trainer.profiler, PartTimes):
+            trainer.profiler.take()
 
     def _restart(self) -> None:
-        self._start, self._tokens = time.perf_counter(), 0
+        self._start, self._tokens, self._flops = time.perf_counter(), 0, 0.0
+        self._real: Tensor | int = 0
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that `device`, or on a CPU this process, has held at most."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -2,25 +2,29 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
-from lightning import LightningDataModule
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
-from lightning_dpo.data.forward_size import check_max_tokens, largest_forward, pair_tokens
+from lightning_dpo.data.arguments import check_arguments
+from lightning_dpo.data.forward_size import StreamTokens, check_max_tokens, largest_forward, longest_rows
 from lightning_dpo.data.jsonl import load_pairs
-from lightning_dpo.data.lengths import scored_lengths
+from lightning_dpo.data.layout_choice import TRIED, LayoutChoice
+from lightning_dpo.data.lengths import prompt_numbers, scored_lengths
 from lightning_dpo.data.loader import DrawnPairs, StepLoader, devices_of, steps_done
+from lightning_dpo.data.pairs import MicroBatch
 from lightning_dpo.data.preparation import Preparation, PreparedPairs, Source, parts_of
-from lightning_dpo.data.sampling import StepSampler, accumulation
+from lightning_dpo.data.prompts import answer_ends, sample_prompts
+from lightning_dpo.data.sampling import Draw, StepSampler, accumulation
 from lightning_dpo.data.tokenization import Tokenization
 from lightning_dpo.errors import UserError
-from lightning_dpo.layouts import PaddedLayout
+from lightning_dpo.layouts import Layout, SharedLayout
 from lightning_dpo.policy import load_tokenizer, ready_tokenizer
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,9 @@ class PreferenceDataModule(LightningDataModule):
         pairs_per_step: Pairs in one optimizer step on all devices; None: what the Trainer's own accumulation gives.
         batch_size: Pairs in one forward pass on one device.
         max_tokens: Tokens, pads included, that one forward pass may have; None: however many.
+        layout: `shared` lays each prompt of a micro-batch out once, without pads; `padded`, before each of its
+            completions. `auto`: shared, where that gives the policy's log-probs, as is tried before training.
+        group_by_prompt: Bring the pairs of one prompt together, where it has several.
         num_workers: Processes that lay batches out ahead of time; 0: none.
         chosen_only: Lay out chosen completions alone, for a loss that reads no others (SFT).
         seed: Of the sample, the split and the order.
@@ -78,13 +85,15 @@ class PreferenceDataModule(LightningDataModule):
         pairs_per_step: int | None = None,
         batch_size: int = 8,
         max_tokens: int | None = None,
+        layout: Literal["auto", "shared", "padded"] = "auto",
+        group_by_prompt: bool = False,
         num_workers: int = 0,
         chosen_only: bool = False,
         seed: int = 0,
         folder: str | None = None,
     ) -> None:
         super().__init__()
-        _check(locals())
+        check_arguments(locals())
         tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else ready_tokenizer(tokenizer)
         self.preparation = Preparation(
             parts_of(source or load_pairs, sources, path, val_path),
@@ -99,7 +108,8 @@ class PreferenceDataModule(LightningDataModule):
         )
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
-        self.max_tokens = max_tokens
+        self.max_tokens, self.layout, self.group_by_prompt = max_tokens, layout, group_by_prompt
+        self._chosen: tuple[LightningModule | None, Layout] | None = None
         self.prepared: PreparedPairs | None = None
         self.prepared_alone = False
 
@@ -112,10 +122,7 @@ class PreferenceDataModule(LightningDataModule):
         alone = stage == "validate"
         if self.prepared is None or (not alone and self.prepared_alone):
             self.prepared, self.prepared_alone = self.preparation(alone), alone
-            for tokens in (self.val_pairs, *([] if alone else [self.train_pairs])):
-                if self.max_tokens is not None:
-                    of_step = self.pairs_per_step or self.batch_size
-                    check_max_tokens(tokens, self.batch_size, self.max_tokens, of_step, self.chosen_only)
+            self._check_max_tokens({"shared": True, "padded": False}.get(self.layout))
 
     @property
     def train_pairs(self) -> Dataset | None:
@@ -159,40 +166,51 @@ class PreferenceDataModule(LightningDataModule):
         """Every validation pair once, as one step: what is a mean over a step is then a mean over all of them."""
         return self._loader(self.val_pairs, self._sampler(self.val_pairs, len(self.val_pairs), None), int)
 
+    def chosen_layout(self) -> Layout:
+        """The layout of this module's batches; what `auto` chooses is found out once for each policy, by trying.
+
+        Raises:
+            UserError: `shared` was asked for, and the policy cannot; or `max_tokens` is exceeded.
+        """
+        module = self.trainer and self.trainer.lightning_module
+        if self._chosen is None or self._chosen[0] is not module:
+            choose = LayoutChoice(self.layout, self.tokenizer.pad_token_id, self.chosen_only)
+            self._chosen = (module, choose(module, self._longest))
+            self._check_max_tokens(isinstance(self._chosen[1], SharedLayout))
+        return self._chosen[1]
+
+    def _longest(self) -> MicroBatch:
+        pairs = self.train_pairs or self.val_pairs
+        rows = longest_rows(pairs, TRIED, self.chosen_only)
+        return DrawnPairs(pairs)[Draw(rows, [True] * len(rows), len(rows), 1)]
+
+    def _check_max_tokens(self, shared: bool | None) -> None:
+        if self.max_tokens is None or shared is None:
+            return
+        of_step = self.pairs_per_step or self.batch_size
+        for tokens in filter(None, (self.val_pairs, self.train_pairs)):
+            check_max_tokens(tokens, self.batch_size, self.max_tokens, of_step, self.chosen_only, shared)
+
     def place(self, row: int) -> str:
         """Where a training pair comes from: `file:line`, or its row in what the source gave."""
         return self.train_pairs["where"][row]
 
     def largest_batch(self) -> tuple[int, int]:
         """Tokens, pads included, and scored positions of a micro-batch of the longest training pairs."""
-        return largest_forward(self.train_pairs, self.batch_size, self.chosen_only)
+        shared = isinstance(self.chosen_layout(), SharedLayout)
+        return largest_forward(self.train_pairs, self.batch_size, self.chosen_only, shared)
 
     def sample_prompts(self, count: int, max_new_tokens: int) -> tuple[list[list[int]], int]:
-        """`count` validation prompts as token ids, spread over the data; again from the first where there are fewer.
-
-        Returns:
-            The prompts, and how many tokens may follow: `max_new_tokens`, or what `max_length` leaves room for.
-        """
-        prompts = list(dict.fromkeys(map(tuple, self.val_pairs["prompt_ids"][:])))
-        room = max(self.max_length - min(map(len, prompts)), 1)
-        # Half of the room, where all of it would leave the shortest prompts alone.
-        tokens = min(max_new_tokens, max(self.max_length // 2, 1), room)
-        short = [list(prompt) for prompt in prompts if len(prompt) + tokens <= self.max_length]
-        few = min(count, len(short))
-        spread = [short[place * len(short) // few] for place in range(few)]
-        return [spread[place % few] for place in range(count)], tokens
+        """`count` validation prompts as token ids, and how many tokens may follow them."""
+        return sample_prompts(self.val_pairs, count, self.max_length, max_new_tokens)
 
     def answer_ends(self) -> frozenset[int]:
         """Tokens that end an answer: the end of sequence, and what ends the answers that are trained on."""
-        special = {token for token, entry in self.tokenizer.added_tokens_decoder.items() if entry.special}
-        rows = self.val_pairs[: min(100, len(self.val_pairs))]
-        answers = [ids for ids, cut in zip(rows["chosen_ids"], rows["truncated"], strict=True) if not cut]
-        last = (next((token for token in reversed(ids) if token in special), None) for ids in answers)
-        return frozenset({self.tokenizer.eos_token_id, *last} - {None})
+        return answer_ends(self.val_pairs, self.tokenizer)
 
     def state_dict(self) -> dict[str, int]:
         """What decides which pairs a micro-batch holds."""
-        names = ("seed", "batch_size", "pairs_per_step", "max_length")
+        names = ("seed", "batch_size", "pairs_per_step", "max_length", "group_by_prompt")
         found = {"training_pairs": len(self.train_pairs), "devices": devices_of(self.trainer)["num_replicas"]}
         return {name: getattr(self, name) for name in names} | found
 
@@ -213,28 +231,12 @@ class PreferenceDataModule(LightningDataModule):
             scored_lengths(tokens, "chosen").tolist(),
             pairs_per_step,
             self.batch_size,
-            tokens=None if seed is None else pair_tokens(tokens, self.chosen_only).tolist(),
+            tokens=None if seed is None else StreamTokens(tokens, self.chosen_only),
+            prompts=prompt_numbers(tokens).tolist() if self.group_by_prompt else None,
             shuffle=seed is not None,
             seed=seed or 0,
             **devices_of(self.trainer),
         )
 
     def _loader(self, tokens: Dataset, sampler: StepSampler, done: Callable[[], int]) -> StepLoader:
-        layout = PaddedLayout(self.tokenizer.pad_token_id, self.chosen_only)
-        return StepLoader(DrawnPairs(tokens), sampler, layout, self.num_workers, done)
-
-
-def _check(arguments: dict[str, Any]) -> None:
-    choices: dict[str, Iterable[str]] = {
-        "on_overlong": ("drop", "truncate"), "on_invalid": ("error", "drop"), "score": ("last", "all")
-    }  # fmt: skip
-    for name, allowed in choices.items():
-        if arguments[name] not in allowed:
-            raise ValueError(f"{name} must be {' or '.join(allowed)}, got {arguments[name]!r}")
-    for name in ("max_length", "batch_size", "max_pairs", "pairs_per_step", "max_tokens"):
-        if arguments[name] is not None and not arguments[name] >= 1:
-            raise ValueError(f"{name} must be at least 1, got {arguments[name]!r}")
-    if not 0 < arguments["val_fraction"] < 1:
-        raise ValueError(f"val_fraction must be between 0 and 1, got {arguments['val_fraction']!r}")
-    if not 0 <= arguments["max_invalid_fraction"] <= 1:
-        raise ValueError(f"max_invalid_fraction must be in [0, 1], got {arguments['max_invalid_fraction']!r}")
+        return StepLoader(DrawnPairs(tokens), sampler, self.chosen_layout(), self.num_workers, done)

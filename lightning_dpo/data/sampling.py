@@ -3,13 +3,13 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DistributedSampler
 
-from lightning_dpo.data.dealing import deal, unevenness
+from lightning_dpo.data.dealing import deal, deal_together, unevenness
 from lightning_dpo.errors import UserError
 
 _MEASURED_STEPS = 100
@@ -39,7 +39,9 @@ class StepSampler(DistributedSampler[Draw]):
         chosen_lengths: Scored tokens of every pair's chosen completion.
         pairs_per_step: Pairs in one optimizer step, all devices together.
         batch_size: Pairs in one forward pass on one device.
-        tokens: Tokens of every pair in a forward pass; None: nothing is made even, pairs keep their order.
+        tokens: Tokens of a forward pass of some pairs; None: nothing is made even, pairs keep their order.
+        prompts: A number for the prompt of every pair. Pairs of one prompt then follow each other, and are in one
+            micro-batch where a step's end or the batch size does not part them. None: prompts make no difference.
         num_replicas: Devices.
         rank: This one.
         shuffle: Another order every epoch, by `seed`; otherwise the data's own.
@@ -55,14 +57,15 @@ class StepSampler(DistributedSampler[Draw]):
         chosen_lengths: Sequence[int],
         pairs_per_step: int,
         batch_size: int,
-        tokens: Sequence[int] | None = None,
+        tokens: Callable[[Sequence[int]], int] | None = None,
+        prompts: Sequence[int] | None = None,
         num_replicas: int = 1,
         rank: int = 0,
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(chosen_lengths, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
-        self.chosen_lengths, self.tokens = chosen_lengths, tokens
+        self.chosen_lengths, self.tokens, self.prompts = chosen_lengths, tokens, prompts
         self.pairs_per_step, self.batch_size = pairs_per_step, batch_size
         self.steps = 0
 
@@ -86,9 +89,9 @@ class StepSampler(DistributedSampler[Draw]):
         found: dict[str, list[float]] = {"micro-batches": [], "devices": [], "in order": []}
         whole = len(self.chosen_lengths) // self.pairs_per_step
         for step in itertools.islice(self._steps(), min(_MEASURED_STEPS, whole)):
-            sizes = [self._size(rows) for rows in self._micro_batches(step)]
+            sizes = [self.tokens(rows) for rows in self._micro_batches(step)]
             devices = [sum(sizes[place] for place in part) for part in deal(sizes, self.num_replicas)]
-            ways = (sizes, devices, [self._size(rows) for rows in self._in_order(step)])
+            ways = (sizes, devices, [self.tokens(rows) for rows in self._in_order(step)])
             for ratios, sums in zip(found.values(), ways, strict=True):
                 ratios.append(unevenness(sums))
         return {name: sum(ratios) / len(ratios) if ratios else 1.0 for name, ratios in found.items()}
@@ -98,12 +101,25 @@ class StepSampler(DistributedSampler[Draw]):
         return (order[start : start + self.pairs_per_step] for start in range(0, len(order), self.pairs_per_step))
 
     def _order(self) -> list[int]:
+        units = self._together(range(len(self.chosen_lengths)))
+        return [row for place in self._permutation(len(units)) for row in units[place]]
+
+    def _together(self, rows: Iterable[int]) -> list[list[int]]:
+        """What of `rows` stays together: pairs of one prompt, or each by itself."""
+        if self.prompts is None:
+            return [[row] for row in rows]
+        units: dict[int, list[int]] = {}
+        for row in rows:
+            units.setdefault(self.prompts[row], []).append(row)
+        return list(units.values())
+
+    def _permutation(self, count: int) -> list[int]:
         if not self.shuffle:
-            return list(range(len(self.chosen_lengths)))
+            return list(range(count))
         # Hashed, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
         digest = hashlib.sha256(f"{self.seed} {self.epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-        return torch.randperm(len(self.chosen_lengths), generator=generator).tolist()
+        return torch.randperm(count, generator=generator).tolist()
 
     def _mine(self, step: list[int]) -> Iterator[Draw]:
         """This device's micro-batches of a step."""
@@ -112,7 +128,7 @@ class StepSampler(DistributedSampler[Draw]):
         if self.tokens is None:
             mine = micro_batches[self.rank :: self.num_replicas]
         else:
-            sizes = [self._size(rows) for rows in micro_batches]
+            sizes = [self.tokens(rows) for rows in micro_batches]
             mine = [micro_batches[place] for place in deal(sizes, self.num_replicas)[self.rank]]
         yield from (Draw(rows, [True] * len(rows), pairs, tokens) for rows in mine)
         yield from [Draw(step[:1], [False], pairs, tokens)] * (self._per_device(pairs) - len(mine))
@@ -120,14 +136,10 @@ class StepSampler(DistributedSampler[Draw]):
     def _micro_batches(self, step: list[int]) -> list[list[int]]:
         if self.tokens is None:
             return self._in_order(step)
-        parts = deal([self.tokens[row] for row in step], math.ceil(len(step) / self.batch_size))
-        return [[step[place] for place in part] for part in parts]
+        return deal_together(self._together(step), self.tokens, math.ceil(len(step) / self.batch_size))
 
     def _in_order(self, step: list[int]) -> list[list[int]]:
         return [step[start : start + self.batch_size] for start in range(0, len(step), self.batch_size)]
-
-    def _size(self, rows: list[int]) -> int:
-        return sum(self.tokens[row] for row in rows)
 
     def _per_device(self, pairs: int) -> int:
         return math.ceil(math.ceil(pairs / self.batch_size) / self.num_replicas)

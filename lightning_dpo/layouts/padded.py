@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_dpo.batch import PreferenceBatch
-from lightning_dpo.data.pairs import MicroBatch, TokenizedPair, completion_key
+from lightning_dpo.data.pairs import MicroBatch, completion_key
+from lightning_dpo.layouts.columns import pair_columns
 
 Completion = tuple[list[int], list[int], list[bool] | None]
 """Prompt, completion, and which of the completion's tokens are scored."""
@@ -37,7 +38,7 @@ class PaddedLayout:
             completion_key=torch.tensor([completion_key(*completion) for completion in completions]),
             chosen=count,
             rejected=count[:0] if self.chosen_only else count + len(pairs),
-            **pair_columns(pairs, micro_batch),
+            **pair_columns(micro_batch),
         )
 
 
@@ -54,23 +55,9 @@ def _rows(completions: list[Completion], pad_token_id: int) -> dict[str, Tensor 
         "input_ids": input_ids,
         "position_ids": torch.arange(width).expand(len(completions), width),
         "segments": None,
+        "tokens": torch.tensor(sum(len(prompt) + len(ids) for prompt, ids, _ in completions)),
         # The token before a scored one predicts it; the last prompt token predicts the first.
         "score_index": targets - 1,
         "target_ids": input_ids.flatten()[targets],
         "completion_index": targets // width,
-    }
-
-
-def pair_columns(pairs: list[TokenizedPair], micro_batch: MicroBatch) -> dict[str, Tensor]:
-    """The fields of a batch that are the same in every layout."""
-    weight = torch.tensor([pair.weight for pair in pairs], dtype=torch.float32)
-    counted = torch.tensor(micro_batch.counted)
-    return {
-        "pair_index": torch.tensor([pair.index for pair in pairs]),
-        "weight": weight * counted,
-        "counted": counted,
-        "offset": torch.tensor([pair.offset for pair in pairs], dtype=torch.float32),
-        "source": torch.tensor([pair.source for pair in pairs]),
-        "step_pairs": torch.tensor(float(micro_batch.step_pairs)),
-        "step_chosen_tokens": torch.tensor(float(micro_batch.step_chosen_tokens)),
     }

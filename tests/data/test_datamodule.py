@@ -4,6 +4,7 @@ import lightning
 import pytest
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
+from lightning_dpo.data.forward_size import StreamTokens
 from lightning_dpo.data.jsonl import load_pairs
 from tests.conftest import make_llama
 
@@ -123,30 +124,30 @@ def test_a_checkpoint_of_another_order_is_refused(pairs_file, tokenizer):
         module(batch_size=2, seed=1).load_state_dict(state)
 
 
-def test_a_forward_pass_of_more_than_max_tokens_is_refused_with_the_batch_size_that_fits(pairs_file, tokenizer):
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+def test_a_forward_pass_of_more_than_max_tokens_is_refused_with_the_batch_size_that_fits(pairs_file, tokenizer, layout):
     def module(max_tokens: int) -> PreferenceDataModule:
-        return PreferenceDataModule(
-            str(pairs_file),
-            tokenizer=tokenizer,
-            val_fraction=0.2,
-            batch_size=6,
-            pairs_per_step=12,
-            max_tokens=max_tokens,
-        )
+        options = {"val_fraction": 0.2, "batch_size": 6, "pairs_per_step": 12, "max_tokens": max_tokens}
+        return PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, layout=layout, **options)
 
     data = module(10**6)
     data.setup()
-    rows = [*data.train_pairs, *data.val_pairs]
-    longest = max(2 * (len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"]))) for r in rows)
-    module(6 * longest).setup()
-    # Five would fit, but does not divide the step.
-    message = rf"max_tokens={6 * longest - 1}: the longest pair \(pairs.jsonl:\d+\) has {longest} tokens, and "
-    with pytest.raises(
-        UserError, match=message + rf"data.batch_size=6 of them {6 * longest} .*; set data.batch_size=4$"
-    ):
-        module(6 * longest - 1).setup()
+
+    def largest(rows, batch_size: int) -> int:
+        """By definition, of the longest pairs: rows as long as the longest; or each prompt once."""
+        if layout == "padded":
+            rows = [2 * (len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"]))) for r in rows]
+            return max(rows) * batch_size
+        return sum(sorted(len(r["prompt_ids"] + r["chosen_ids"] + r["rejected_ids"]) for r in rows)[-batch_size:])
+
+    sides = (data.train_pairs, data.val_pairs)
+    most, fits, least = (max(largest(rows, size) for rows in sides) for size in (6, 4, 1))
+    module(most).setup()
+    # Five would fit as well, but does not divide the step.
+    with pytest.raises(UserError, match=rf"max_tokens={fits}: .* in one forward pass; set data.batch_size=4$"):
+        module(fits).setup()
     with pytest.raises(UserError, match=r"no batch size would fit: lower data.max_length"):
-        module(longest - 1).setup()
+        module(least - 1).setup()
 
 
 def test_a_training_pair_is_named_by_its_line(pairs_file, tokenizer):
@@ -185,3 +186,38 @@ def test_tokens_come_from_the_cache_the_second_time(pairs_file, tokenizer, monke
 def test_refuses_values_that_make_no_sense(tokenizer, options, message):
     with pytest.raises(ValueError, match=message):
         PreferenceDataModule("pairs.jsonl", tokenizer=tokenizer, **options)
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+def test_the_longest_pairs_bound_every_forward_pass(pairs_file, tokenizer, layout):
+    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=4, layout=layout)
+    data.setup()
+    data.trainer = lightning.Trainer(accelerator="cpu", logger=False)
+    tokens, scored = data.largest_batch()
+    batches = list(data.train_dataloader())
+    assert len(batches) > 4
+    assert max(batch.input_ids.numel() for batch in batches) <= tokens
+    assert max(len(batch.target_ids) for batch in batches) <= scored
+
+
+def test_the_tokens_of_a_stream_count_a_prompt_once(tokenizer, tmp_path):
+    three = [{"prompt": "Say it:", "chosen": f" yes {n}", "rejected": " no"} for n in range(3)]
+    path = write(tmp_path / "same.jsonl", three)
+    data = PreferenceDataModule(path, tokenizer=tokenizer, val_path=path, drop_seen_prompts=False)
+    data.setup()
+    stream, prompt = StreamTokens(data.train_pairs, chosen_only=False), len(data.train_pairs[0]["prompt_ids"])
+    assert stream([0, 1, 2]) == sum(stream([row]) for row in range(3)) - 2 * prompt
+    assert StreamTokens(data.train_pairs, chosen_only=True)([0]) == prompt + len(data.train_pairs[0]["chosen_ids"])
+
+
+def test_pairs_of_one_prompt_are_brought_together(tokenizer, tmp_path):
+    path = write(tmp_path / "pairs.jsonl", [row | {"prompt": f"Q{n % 4}:"} for n, row in enumerate(rows(*range(24)))])
+    data = PreferenceDataModule(
+        path, tokenizer=tokenizer, val_path=path, drop_seen_prompts=False, batch_size=6, layout="shared",
+        group_by_prompt=True,
+    )  # fmt: skip
+    data.setup()
+    data.trainer = lightning.Trainer(accelerator="cpu", logger=False)
+    # Each of the four prompts has six pairs, all with one rejected answer: 7 completions instead of 12.
+    assert [len(batch.completion_key) for batch in data.train_dataloader()] == [7] * 4
+    assert [len(batch.completion_key) for batch in data.val_dataloader()] == [7] * 4

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_dpo.data.dealing import deal, unevenness
+from lightning_dpo.data.dealing import deal, deal_together, unevenness
 
 
 @given(sizes=st.lists(st.integers(1, 1000), min_size=1, max_size=64), parts=st.integers(1, 9))
@@ -18,3 +18,17 @@ def test_no_two_parts_differ_by_more_than_the_largest_size(sizes, parts):
     sums = [sum(whole[place] for place in part) for part in deal(whole, parts)]
     assert max(sums) - min(sums) <= max(whole)
     assert unevenness(sums) >= 1
+
+
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=12), parts=st.integers(1, 6))
+def test_units_are_cut_only_where_no_part_has_room(sizes, parts):
+    """Units of unequal length: everything once, no part longer than its share, and the largest stays whole."""
+    numbers = iter(range(sum(sizes)))
+    units = [[next(numbers) for _ in range(size)] for size in sizes]
+    dealt = deal_together(units, len, parts)
+    room = -(-sum(sizes) // parts)
+    assert sorted(number for part in dealt for number in part) == list(range(sum(sizes)))
+    assert max(map(len, dealt)) <= room
+    largest = max(units, key=len)
+    if len(largest) <= room:
+        assert any(set(largest) <= set(part) for part in dealt)

@@ -11,6 +11,11 @@ from lightning_dpo.errors import UserError
 LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 
 
+def summed(tokens: list[int]):
+    """The size of a forward pass where pairs have nothing in common."""
+    return lambda rows: sum(tokens[row] for row in rows)
+
+
 def draws(**options) -> list:
     return list(StepSampler(LENGTHS, **{"pairs_per_step": 4, "batch_size": 2, "shuffle": False} | options))
 
@@ -41,12 +46,12 @@ def test_ranks_deal_out_every_pair_once_in_equally_many_micro_batches(pairs, per
 
 @given(pairs=st.integers(1, 60), per_step=st.integers(1, 5), batch_size=st.integers(1, 4), ranks=st.integers(1, 4))
 def test_the_micro_batches_of_a_step_are_the_same_on_any_number_of_devices(pairs, per_step, batch_size, ranks):
-    def counted(replicas: int, tokens: list[int] | None) -> list[tuple]:
+    def counted(replicas: int, tokens) -> list[tuple]:
         sizes = {"pairs_per_step": per_step * batch_size * ranks, "batch_size": batch_size, "tokens": tokens}
         samplers = [StepSampler([1] * pairs, num_replicas=replicas, rank=rank, **sizes) for rank in range(replicas)]
         return sorted(tuple(draw.rows) for draw in itertools.chain(*samplers) if all(draw.counted))
 
-    for tokens in (None, [row % 7 + 1 for row in range(pairs)]):
+    for tokens in (None, summed([row % 7 + 1 for row in range(pairs)])):
         assert counted(1, tokens) == counted(ranks, tokens)
 
 
@@ -54,7 +59,7 @@ def test_tokens_are_dealt_evenly_over_micro_batches_and_devices():
     """Lengths as those of answers are: a few very long ones. In order, micro-batches differ a lot."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.empty(640).log_normal_(4, 0.8, generator=generator).int().clamp(8, 2000).tolist()
-    samplers = [StepSampler([1] * 640, 64, 8, tokens=tokens, num_replicas=2, rank=rank) for rank in range(2)]
+    samplers = [StepSampler([1] * 640, 64, 8, tokens=summed(tokens), num_replicas=2, rank=rank) for rank in range(2)]
     ratios = samplers[0].unevenness()
     assert ratios["devices"] < 1.01 < ratios["micro-batches"] < 1.1 < 1.5 < ratios["in order"]
     of_steps = []
@@ -63,6 +68,27 @@ def test_tokens_are_dealt_evenly_over_micro_batches_and_devices():
         of_steps.append([sum(sizes[start : start + 4]) for start in range(0, len(sizes), 4)])
     for one, other in zip(*of_steps, strict=True):
         assert max(one, other) / min(one, other) < 1.1
+
+
+PROMPTS = [0, 1, 0, 2, 1, 0, 3, 2, 0, 4, 1]
+
+
+def test_pairs_of_one_prompt_follow_each_other():
+    """In order, by the first pair of each prompt; the prompts' own order is shuffled like that of single pairs."""
+    assert [row for draw in draws(prompts=PROMPTS) for row in draw.rows] == [0, 2, 5, 8, 1, 4, 10, 3, 7, 6, 9]
+    shuffled = [PROMPTS[row] for draw in draws(prompts=PROMPTS, shuffle=True, seed=1) for row in draw.rows]
+    assert sum(one != other for one, other in itertools.pairwise(shuffled)) == 4
+    assert shuffled != [PROMPTS[row] for draw in draws(prompts=PROMPTS, shuffle=True, seed=2) for row in draw.rows]
+
+
+def test_pairs_of_one_prompt_are_in_one_micro_batch_where_they_fit():
+    """Eight pairs to a step, four to a micro-batch: 0 2 5 8 | 1 4 10 + 3 7 in part | then what is left."""
+    micro_batches = draws(prompts=PROMPTS, pairs_per_step=8, batch_size=4, tokens=len)
+    assert {frozenset(draw.rows) for draw in micro_batches} == {
+        frozenset({0, 2, 5, 8}),
+        frozenset({1, 4, 10, 3}),
+        frozenset({7, 6, 9}),
+    }
 
 
 def test_order_is_a_function_of_seed_and_epoch():

@@ -1,0 +1,111 @@
+"""The stream's attention on CUDA: PyTorch's own flash kernels for unequal lengths, or FlexAttention."""
+
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.varlen import varlen_attn
+
+from lightning_dpo.segments import Segments
+
+
+class _Plan(NamedTuple):
+    """What `varlen_attn` is told: stretch by stretch, which tokens are keys, and where queries and keys begin."""
+
+    keys: Tensor
+    query_starts: Tensor
+    key_starts: Tensor
+    longest_queries: int
+    longest_keys: int
+
+
+def _plan(segments: Segments, device: torch.device) -> _Plan:
+    keys: list[int] = []
+    lengths, start, opening = [], 0, 0
+    for length, prefix in segments.stretches:
+        opening = opening if prefix else start
+        keys += [*range(opening, opening + prefix), *range(start, start + length)]
+        lengths.append((length, prefix + length))
+        start += length
+    queries, seen = zip(*lengths, strict=True)
+    starts = (torch.tensor([0, *accumulate(part)], dtype=torch.int32, device=device) for part in (queries, seen))
+    return _Plan(torch.tensor(keys, device=device), *starts, max(queries), max(seen))
+
+
+def varlen_can(query: Tensor, value: Tensor, softcap: float | None) -> bool:
+    """Whether the flash kernels have what is asked: half precision, heads of one size up to 256, no soft-cap."""
+    half = _compute_dtype(query) in (torch.bfloat16, torch.float16)
+    return half and softcap is None and query.shape[-1] == value.shape[-1] <= 256
+
+
+def _compute_dtype(tensor: Tensor) -> torch.dtype:
+    """Autocast's, which knows the kernels of sdpa, but not these."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def by_varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
+    softcap: None,
+) -> Tensor:
+    """One call of the flash kernels for the whole stream; causality is aligned to the last key of each stretch."""
+    plan = segments.made(("plan", query.device), lambda: _plan(segments, query.device))
+    query, key, value = (tensor[0].transpose(0, 1).to(_compute_dtype(query)) for tensor in (query, key, value))
+    return varlen_attn(
+        query.contiguous(),
+        key[plan.keys],
+        value[plan.keys],
+        plan.query_starts,
+        plan.key_starts,
+        plan.longest_queries,
+        plan.longest_keys,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )[None]
+
+
+def _block_mask(segments: Segments, window: int | None, device: torch.device) -> BlockMask:
+    rows, opening = [], 0
+    for number, (length, prefix) in enumerate(segments.stretches):
+        opening = opening if prefix else number
+        rows += [(number, opening, prefix, prefix + offset) for offset in range(length)]
+    stretch, group, prefix, position = torch.tensor(rows, device=device).unbind(1)
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        of_prompt = (stretch[key] == group[query]) & (position[key] < prefix[query])
+        behind = position[query] - position[key]
+        near = (behind >= 0) if window is None else (behind >= 0) & (behind < window)
+        return ((stretch[key] == stretch[query]) | of_prompt) & near
+
+    return create_block_mask(seen, None, None, len(rows), len(rows), device=device)
+
+
+def by_flex(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """FlexAttention, for what the flash kernels cannot."""
+    mask = segments.made(("blocks", window, query.device), lambda: _block_mask(segments, window, query.device))
+
+    def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    attend = torch.compile(flex_attention, dynamic=True) if query.is_cuda else flex_attention
+    query, key, value = (tensor.to(_compute_dtype(query)) for tensor in (query, key, value))
+    gqa = query.shape[1] != key.shape[1]
+    score_mod = None if softcap is None else capped
+    attended = attend(query, key, value, score_mod, mask, scaling, gqa)
+    return attended.transpose(1, 2).contiguous()

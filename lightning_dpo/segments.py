@@ -1,0 +1,68 @@
+"""The shape of a stream that holds each prompt once: which stretch of it may attend to what."""
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+ATTENTION = "shared_prefix"
+"""The name under which transformers knows the attention over such a stream, `attention.py`."""
+
+_STREAMING = ContextVar("streaming", default=False)
+
+
+class Stretch(NamedTuple):
+    """Consecutive tokens of the stream. Each attends to those before it in its stretch, and to all of a prefix.
+
+    Attributes:
+        length: Tokens.
+        prefix: Tokens at the beginning of the latest stretch that has no prefix itself, to which these attend as well:
+            the prompt of a further completion. 0 for a prompt and its first completion.
+    """
+
+    length: int
+    prefix: int
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The stretches of a stream, in its order; together they are all of it.
+
+    Attributes:
+        stretches: Prompt and first completion of a group, then each further completion, then the next group.
+    """
+
+    stretches: tuple[Stretch, ...]
+    _made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def made(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made once: masks and indices are the same in every layer."""
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Segments":
+        """Itself: lengths are wanted on the CPU, and what is made of them is made where it is needed."""
+        return self
+
+    def pin_memory(self) -> "Segments":
+        """Itself: there is no memory to pin."""
+        return self
+
+
+@contextmanager
+def streaming() -> Iterator[None]:
+    """Within, a model is called on a stream: its attention is handed `segments` and needs no mask."""
+    token = _STREAMING.set(True)
+    try:
+        yield
+    finally:
+        _STREAMING.reset(token)
+
+
+def is_streaming() -> bool:
+    """Whether a model is being called on a stream."""
+    return _STREAMING.get()

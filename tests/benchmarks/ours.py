@@ -1,0 +1,149 @@
+"""Time this project's trainer on given pairs: one of the sides that `vs_trl.py` compares.
+
+    python -m tests.benchmarks.ours --model DIR --pairs-file PAIRS.json [--batch 8 --precision fp32|bf16 --live]
+
+Prints one JSON line like the peer's: pairs per second over the steps after the first, peak memory, every loss. A second
+here is one from the end of a step to the end of the next, so batching, metrics and logging are in it; the peer's begins
+when its batch is ready.
+"""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import lightning
+import torch
+from datasets import Dataset
+from lightning import Callback
+from torch.optim import AdamW
+from transformers import AutoModelForCausalLM
+
+from lightning_dpo import DPOModule, PreferenceDataModule
+from lightning_dpo.callbacks.throughput import Throughput
+from lightning_dpo.logps import CompletionLogps, completion_logps
+from lightning_dpo.losses import DPO
+from lightning_dpo.reference import Auto, Reference, ReferenceFactory
+
+LR, CLIP = 1e-5, 1.0
+OPTIMIZER = f"AdamW(lr={LR}, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, fused), constant, clipped at {CLIP}"
+
+
+class Scored(Reference):
+    """Log-probs of the untrained policy, taken before training and looked up by completion."""
+
+    starts_equal = True
+    answers = False
+
+    def __init__(self, policy) -> None:
+        self.policy, self.sums = policy, {}
+
+    def active(self):
+        raise RuntimeError("the reference was scored beforehand")
+
+    def score(self, batch) -> None:
+        with torch.no_grad():
+            sums = completion_logps(self.policy, batch).sums
+        self.sums |= dict(zip(map(tuple, batch.completion_key.tolist()), sums.tolist(), strict=True))
+
+    def logps(self, batch) -> CompletionLogps:
+        sums = torch.tensor([self.sums[tuple(key)] for key in batch.completion_key.tolist()])
+        return CompletionLogps(sums, torch.bincount(batch.completion_index, minlength=len(sums)).float())
+
+
+class ScoredOnce(ReferenceFactory):
+    def __call__(self, policy, loss) -> Reference:
+        return Scored(policy)
+
+
+class InOrder(PreferenceDataModule):
+    """Pairs in the order of the file, as the peer takes them."""
+
+    def train_dataloader(self):
+        return self._loader(self.train_pairs, self._sampler(self.train_pairs, self.batch_size, None), int)
+
+
+class Clock(Callback):
+    def __init__(self) -> None:
+        self.seconds, self.losses, self.shares, self.tokens = [], [], [], 0
+
+    def on_train_start(self, trainer, module) -> None:
+        if isinstance(module.reference, Scored):
+            with trainer.precision_plugin.forward_context():
+                for batch in trainer.datamodule.train_dataloader():
+                    module.reference.score(batch)
+        self.last = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+        self.tokens += batch.input_ids.numel()
+        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+        if "train/matrix_rate_share" in trainer.callback_metrics:
+            self.shares.append(float(trainer.callback_metrics["train/matrix_rate_share"]))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--pairs-file", required=True, help="a JSON list of prompt, chosen and rejected")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--live", action="store_true", help="the reference computed in every step, as a copy")
+    parser.add_argument("--layout", choices=["shared", "padded"], default="shared")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    pairs = json.loads(Path(args.pairs_file).read_text())
+    start, clock, throughput = time.perf_counter(), Clock(), Throughput()
+    cuda = torch.cuda.is_available()
+    data = InOrder(
+        tokenizer=args.model,
+        source=lambda split, path=None: Dataset.from_list(pairs if split == "train" else pairs[:1]),
+        drop_seen_prompts=False,
+        batch_size=args.batch,
+        max_length=args.max_length,
+        layout=args.layout,
+    )
+    module = DPOModule(
+        partial(AutoModelForCausalLM.from_pretrained, args.model, dtype=torch.float32),
+        DPO(beta=0.1),
+        reference=Auto() if args.live else ScoredOnce(),
+        optimizer=partial(AdamW, lr=LR, weight_decay=0.0, fused=True),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        lightning.Trainer(
+            max_epochs=1, precision="bf16-mixed" if args.precision == "bf16" else "32-true", gradient_clip_val=CLIP,
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            limit_val_batches=0, callbacks=[throughput, clock], default_root_dir=folder,
+        ).fit(module, data)  # fmt: skip
+    steady = clock.seconds[1:]
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = {
+        "trainer": f"lightning_dpo, {args.layout}, reference {'live' if args.live else 'scored once'}",
+        "precision": args.precision,
+        "pairs": len(pairs),
+        "pairs_per_second": round(args.batch * len(steady) / sum(steady), 3),
+        "seconds": round(time.perf_counter() - start, 2),
+        "peak_bytes": int(peak),
+        "tokens": clock.tokens,
+        "matrix_rate": throughput.rate,
+        "matrix_rate_share": sum(clock.shares[1:]) / max(len(clock.shares[1:]), 1),
+        "optimizer": OPTIMIZER,
+        "losses": clock.losses,
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

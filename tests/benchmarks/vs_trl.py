@@ -1,0 +1,174 @@
+"""This project and TRL side by side: same pairs, order, precision, batch size, optimizer and clipping, in turn.
+
+    python -m tests.benchmarks.vs_trl [--peer ../shared/peer] [--data ../shared/data/hh-harmless-1800.jsonl.gz]
+                                      [--repeats 3] [--only main|growth] [--out FOLDER]
+
+Every run is a process of its own; the sides alternate, A B A B A B, so that what else the machine does meets both. It
+prints the table that stands in README.md here, and leaves in FOLDER every run's line and a picture of the growth. Runs
+on CUDA where there is a device, else on the CPU.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tests.benchmarks.growth import Case, cases, draw, write
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+IMPORTS = {
+    "trl": "import torch, datasets, transformers; from trl import DPOConfig, DPOTrainer",
+    "ours": "import tests.benchmarks.ours",
+}
+
+
+def run(command: list[str]) -> dict:
+    """The JSON line that a process prints last."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+    return json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
+
+
+def imported(side: str) -> int:
+    """Bytes that a process holds once it has imported what a side needs."""
+    code = (
+        "import json, resource; print(json.dumps({'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
+    )
+    return run(["-c", f"{IMPORTS[side]}; {code}"])["peak"]
+
+
+class Comparison:
+    """Runs of one model on one file of pairs."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path, case: Case) -> None:
+        self.peer, self.folder, self.case = Path(args.peer), folder, case
+        self.pairs_file = folder / "pairs.json"
+        self.pairs_file.write_text(json.dumps(self._pairs()))
+
+    def _pairs(self) -> list[dict]:
+        """By the peer's own function: its pairs, in its order."""
+        from transformers import AutoTokenizer
+
+        spec = importlib.util.spec_from_file_location("peer", self.peer / "trl_bench.py")
+        peer = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(peer)
+        tokenizer = AutoTokenizer.from_pretrained(self.case.model)
+        return peer.load_pairs(str(self.case.data), tokenizer, self.case.pairs, self.case.max_length)
+
+    def trl(self, precision: str) -> dict:
+        shared = ["--model", self.case.model, "--precision", precision, "--batch", self.case.batch]
+        return run([
+            str(self.peer / "trl_bench.py"), *map(str, shared), "--data", str(self.case.data),
+            "--pairs", str(self.case.pairs), "--max-length", str(self.case.max_length),
+            "--output", str(self.folder / "trl"),
+        ])  # fmt: skip
+
+    def ours(self, precision: str, *options: str) -> dict:
+        shared = ["--model", self.case.model, "--precision", precision, "--batch", self.case.batch]
+        return run([
+            "-m", "tests.benchmarks.ours", *map(str, shared), "--pairs-file", str(self.pairs_file),
+            "--max-length", str(self.case.max_length), *options,
+        ])  # fmt: skip
+
+    def sides(self, precision: str, repeats: int, *variants: tuple[str, ...]) -> list[list[dict]]:
+        """Runs of TRL with its reference live, then of each of our variants, in turn."""
+        found: list[list[dict]] = [[] for _ in range(1 + len(variants))]
+        for _ in range(repeats):
+            found[0].append(self.trl(precision))
+            for place, variant in enumerate(variants, 1):
+                found[place].append(self.ours(precision, *variant))
+            print(".", end="", file=sys.stderr, flush=True)
+        return found
+
+
+def median(runs: list[dict], name: str) -> float:
+    return statistics.median(one[name] for one in runs)
+
+
+def main_table(args: argparse.Namespace, record: list) -> None:
+    """HH pairs on the 33.6 M model, both precisions."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make = [str(Path(args.peer) / "make_model.py"), str(folder / "model"), "--data", args.data]
+        subprocess.run([sys.executable, *make], check=True, capture_output=True)
+        case = Case("HH", "", 0, folder / "model", Path(args.data), pairs=64, batch=8, max_length=512)
+        comparison = Comparison(args, folder, case)
+        imports = {side: imported(side) for side in IMPORTS}
+        print("| precision | trainer | pairs/s | x TRL | peak memory | of TRL's | less imports | limit reached |")
+        print("|---|---|---|---|---|---|---|---|")
+        for precision in ("fp32", "bf16"):
+            trl, *ours = comparison.sides(precision, args.repeats, (), ("--live",), ("--layout", "padded", "--live"))
+            record += [one | {"case": "HH"} for runs in (trl, *ours) for one in runs]
+            peak, rate = median(trl, "peak_bytes"), median(trl, "pairs_per_second")
+            print(f"| {precision} | TRL, reference live | {rate:.3f} | 1 | {peak / 1e9:.2f} GB | 1 | 1 | |")
+            for runs in ours:
+                own = median(runs, "peak_bytes")
+                less = (own - imports["ours"]) / (peak - imports["trl"])
+                print(
+                    f"| {precision} | {runs[0]['trainer']} | {median(runs, 'pairs_per_second'):.3f} | "
+                    f"{median(runs, 'pairs_per_second') / rate:.2f} | {own / 1e9:.2f} GB | {own / peak:.2f} | "
+                    f"{less:.2f} | {median(runs, 'matrix_rate_share'):.0%} |"
+                )
+            for runs in (trl, *ours):
+                losses = " ".join(f"{loss:.6f}" for loss in runs[0]["losses"])
+                print(f"<!-- {precision} {runs[0]['trainer']}: {losses} -->")
+        print(
+            f"\nBoth: {ours[0][0]['optimizer']}. Importing alone: ",
+            {k: f"{v / 1e9:.2f} GB" for k, v in imports.items()},
+        )
+
+
+def growth_table(args: argparse.Namespace, record: list) -> None:
+    """How the ratio grows with what a batch looks like, on a small model, in fp32."""
+    found = []
+    print("\n| what grows | | TRL, pairs/s | ours, pairs/s | x TRL | peak memory of TRL's |\n|---|---|---|---|---|---|")
+    for make in cases():
+        with tempfile.TemporaryDirectory() as name:
+            case = write(make, Path(name))
+            trl, ours = Comparison(args, Path(name), case).sides("fp32", 1, ())
+        theirs, own = (median(runs, "pairs_per_second") for runs in (trl, ours))
+        memory = median(ours, "peak_bytes") / median(trl, "peak_bytes")
+        found.append((case.what, case.value, own / theirs, memory))
+        record += [one | {"case": f"{case.what} {case.value}"} for one in (*trl, *ours)]
+        numbers = (theirs, own, own / theirs, memory)
+        print(f"| {case.what} | {case.value} | " + " | ".join(f"{one:.2f}" for one in numbers) + " |", flush=True)
+    draw(found, Path(args.out) / "growth.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", default=str(ROOT.parent / "shared" / "peer"), help="folder of trl_bench.py")
+    parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data" / "hh-harmless-1800.jsonl.gz"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=["main", "growth"])
+    parser.add_argument("--out", default=".", help="folder for runs.jsonl and growth.png")
+    args = parser.parse_args()
+    for needed in (Path(args.peer) / "trl_bench.py", Path(args.data)):
+        if not needed.exists():
+            parser.error(f"{needed} is not there: give --peer and --data")
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    print(f"torch {torch.__version__}, {device}")
+    record: list[dict] = []
+    try:
+        if args.only != "growth":
+            main_table(args, record)
+        if args.only != "main":
+            growth_table(args, record)
+    finally:
+        lines = "".join(json.dumps(one) + "\n" for one in record)
+        (Path(args.out) / f"runs-{args.only or 'all'}.jsonl").write_text(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from lightning_dpo import DPOModule, PreferenceDataModule, UserError
+from lightning_dpo.layouts import PaddedLayout, SharedLayout
+from lightning_dpo.prefix_sharing import share_prefixes
+from lightning_dpo.segments import ATTENTION
+from tests.architectures import ARCHITECTURES, UNSHARED, make
+from tests.conftest import make_llama, padded_batch, pairs_of_shared_prompts, shared_batch
+
+PAIRS = pairs_of_shared_prompts()
+REASONS = {
+    "gpt_oss": "GptOssForCausalLM: its attention takes s_aux, which the shared layout does not know",
+    "bloom": "BloomForCausalLM: its attention does not go through transformers' AttentionInterface",
+    "falcon": "FalconForCausalLM: its attention does not go through transformers' AttentionInterface",
+    "stablelm": "StableLmForCausalLM: its attention layers are not handed the arguments of the model's forward pass",
+    "llama4_text": "Llama4ForCausalLM: it has layers of chunked_attention, which would see other completions",
+}
+
+
+def why_not(*models, precision="32-true") -> str | None:
+    return share_prefixes(models, padded_batch(PAIRS), shared_batch(PAIRS), precision)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_architectures_that_share_prompts(architecture):
+    policy, reference = make(architecture), make(architecture)
+    assert why_not(policy, reference) is None
+    assert {model.config._attn_implementation for model in (policy, reference)} == {ATTENTION}
+    assert policy.training
+
+
+@pytest.mark.parametrize("architecture", UNSHARED)
+def test_architectures_that_do_not_say_why_and_stay_as_they_are(architecture):
+    model = make(architecture)
+    before = model.config._attn_implementation
+    assert why_not(model) == REASONS[architecture]
+    assert model.config._attn_implementation == before
+
+
+def test_an_attention_that_was_asked_for_is_kept(llama):
+    llama.set_attn_implementation("eager")
+    reason = (
+        "LlamaForCausalLM: its attention is eager, and the shared layout brings its own: leave model.attention=sdpa"
+    )
+    assert why_not(llama) == reason
+    assert llama.config._attn_implementation == "eager"
+
+
+def test_a_model_whose_log_probs_would_change_is_found_out_by_trying_it():
+    """It looks at the place of a token in its row, and not at its position."""
+
+    class Placed(Qwen2ForCausalLM):
+        def forward(self, input_ids, position_ids=None, **kwargs):
+            return super().forward(input_ids, position_ids=torch.arange(input_ids.shape[1])[None], **kwargs)
+
+    torch.manual_seed(0)
+    model = Placed(Qwen2Config(**{**make_llama().config.to_dict(), "model_type": "qwen2", "architectures": None}))
+    assert why_not(model).startswith("Placed: its log-probs differ by ")
+    assert model.config._attn_implementation == "sdpa"
+
+
+def run(folder: Path, pairs_file: Path, tokenizer, model, layout: str, **options):
+    """One epoch; what was logged, and the data module."""
+    torch.manual_seed(0)
+    data = PreferenceDataModule(
+        str(pairs_file), tokenizer=tokenizer, val_fraction=0.3, batch_size=4, layout=layout, **options
+    )
+    module = DPOModule(model, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.05))
+    losses = []
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder,
+        callbacks=[lightning.pytorch.callbacks.LambdaCallback(
+            on_train_batch_end=lambda trainer, *_: losses.append(float(trainer.callback_metrics["train/loss"]))
+        )],
+    )  # fmt: skip
+    trainer.fit(module, data)
+    values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    return losses, values, data
+
+
+def test_a_plain_trainer_shares_prompts_by_itself_and_learns_the_same(tmp_path, pairs_file, tokenizer):
+    padded, shared = (run(tmp_path, pairs_file, tokenizer, make_llama(), layout) for layout in ("padded", "auto"))
+    assert isinstance(padded[2].chosen_layout(), PaddedLayout)
+    assert isinstance(shared[2].chosen_layout(), SharedLayout)
+    assert shared[0] == pytest.approx(padded[0], rel=1e-5)
+    assert shared[1] == pytest.approx(padded[1], rel=1e-4, abs=1e-5)
+    assert len(padded[0]) == 4
+
+
+def test_bf16_learns_nearly_the_same(tmp_path, pairs_file, tokenizer):
+    model = make_llama()
+    module = DPOModule(model)
+    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.3, batch_size=4)
+    trainer = lightning.Trainer(
+        accelerator="cpu", precision="bf16-mixed", max_steps=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    assert isinstance(data.chosen_layout(), SharedLayout)
+
+
+def test_auto_goes_on_padded_with_one_line_and_shared_is_an_error(tmp_path, pairs_file, tokenizer, caplog):
+    *_, data = run(tmp_path, pairs_file, tokenizer, make("falcon"), "auto")
+    assert isinstance(data.chosen_layout(), PaddedLayout)
+    assert [line for line in caplog.messages if "layout" in line] == [
+        f"Each prompt is computed once per answer (data.layout=padded): {REASONS['falcon']}."
+    ]
+    with pytest.raises(UserError, match=r"^data.layout=shared: FalconForCausalLM: .*; use data.layout=padded$"):
+        run(tmp_path, pairs_file, tokenizer, make("falcon"), "shared")
+
+
+def test_validation_alone_shares_prompts_too(tmp_path, pairs_file, tokenizer):
+    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.3, batch_size=4)
+    trainer = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.validate(DPOModule(make_llama()), data, verbose=False)
+    assert isinstance(data.chosen_layout(), SharedLayout)
+
+
+def test_an_export_knows_nothing_of_it(tmp_path, pairs_file, tokenizer):
+    model = make_llama()
+    run(tmp_path, pairs_file, tokenizer, model, "shared")
+    model.save_pretrained(tmp_path / "export")
+    assert ATTENTION not in json.dumps(json.loads((tmp_path / "export" / "config.json").read_text()))
