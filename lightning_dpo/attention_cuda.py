@@ -1,5 +1,7 @@
 """The stream's attention on CUDA: PyTorch's own flash kernels for unequal lengths, or FlexAttention."""
 
+from collections.abc import Callable
+from functools import cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -85,7 +87,22 @@ def _block_mask(segments: Segments, window: int | None, device: torch.device) ->
         near = (behind >= 0) if window is None else (behind >= 0) & (behind < window)
         return ((stretch[key] == stretch[query]) | of_prompt) & near
 
-    return create_block_mask(seen, None, None, len(rows), len(rows), device=device)
+    # Compiled, for otherwise it holds a number for every query and key.
+    make = torch.compile(create_block_mask) if device.type == "cuda" else create_block_mask
+    return make(seen, None, None, len(rows), len(rows), device=device)
+
+
+@cache
+def _capped(softcap: float) -> Callable[..., Tensor]:
+    def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return capped
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention, dynamic=True)
 
 
 def by_flex(
@@ -99,13 +116,8 @@ def by_flex(
 ) -> Tensor:
     """FlexAttention, for what the flash kernels cannot."""
     mask = segments.made(("blocks", window, query.device), lambda: _block_mask(segments, window, query.device))
-
-    def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return softcap * torch.tanh(score / softcap)
-
-    attend = torch.compile(flex_attention, dynamic=True) if query.is_cuda else flex_attention
+    attend = _compiled() if query.is_cuda else flex_attention
     query, key, value = (tensor.to(_compute_dtype(query)) for tensor in (query, key, value))
     gqa = query.shape[1] != key.shape[1]
-    score_mod = None if softcap is None else capped
-    attended = attend(query, key, value, score_mod, mask, scaling, gqa)
+    attended = attend(query, key, value, softcap and _capped(softcap), mask, scaling, gqa)
     return attended.transpose(1, 2).contiguous()

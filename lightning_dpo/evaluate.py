@@ -75,7 +75,8 @@ def score(config: DictConfig, model: "CausalLM", data: "PreferenceDataModule") -
         raise UserError(f"every reward would be 0: {why_ties}")
     trainer = build(config, "trainer", devices=1, logger=False, callbacks=[])
     target = Path(config.run_folder, "scores.jsonl")
-    log.info("Rewards of %d answers in %s.", answers.write_rewards(target, module, trainer, data.batch_size), target)
+    count = answers.write_rewards(target, module, trainer, data.batch_size, data.layout)
+    log.info("Rewards of %d answers in %s.", count, target)
 
 
 def validated(

@@ -10,6 +10,8 @@ from datasets import Dataset
 from lightning import Trainer
 from rich.progress import track
 
+from lightning_dpo.data.forward_size import longest_rows
+from lightning_dpo.data.layout_choice import TRIED, LayoutChoice, LayoutName
 from lightning_dpo.data.messages import explicit_pair
 from lightning_dpo.data.pairs import MicroBatch, PreferencePair, TokenizedPair
 from lightning_dpo.data.reading import Row, read_rows
@@ -17,7 +19,7 @@ from lightning_dpo.data.reasons import InvalidRow, meaning
 from lightning_dpo.data.tokenization import Tokenization
 from lightning_dpo.data.validation import to_pairs
 from lightning_dpo.errors import UserError
-from lightning_dpo.layouts import PaddedLayout
+from lightning_dpo.layouts import Layout
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.module import DPOModule
 
@@ -50,7 +52,9 @@ class AnswersFile:
                 tokens = row["prompt_length"] + row["chosen_length"]
                 raise UserError(f"{row['where']}: {tokens} tokens, more than data.max_length={tokenization.max_length}")
 
-    def write_rewards(self, target: Path, module: DPOModule, trainer: Trainer, batch_size: int) -> int:
+    def write_rewards(
+        self, target: Path, module: DPOModule, trainer: Trainer, batch_size: int, layout: LayoutName
+    ) -> int:
         """Write every row again, with `rewards`: one for each of its answers, in their order.
 
         Args:
@@ -58,16 +62,23 @@ class AnswersFile:
             module: Policy, reference and loss; its β scales the rewards.
             trainer: Its device and precision are used.
             batch_size: Answers that are scored side by side.
+            layout: `auto`, `shared` or `padded`; answers to one prompt share it, where they follow each other.
 
         Returns:
             How many answers were scored.
         """
-        rewards = iter(_rewards(self.answers, module, trainer, self.pad_token_id, batch_size))
+        module.trainer = trainer
+        module.to(trainer.strategy.root_device).eval()
+        chosen = LayoutChoice(layout, self.pad_token_id, chosen_only=True)(module, self._longest)
+        rewards = iter(_rewards(self.answers, module, trainer, chosen, batch_size))
         with target.open("w", encoding="utf-8") as file:
             for row in self.rows:
                 scored = row[1] | {"rewards": [next(rewards) for _ in _answers([row])]}
                 file.write(json.dumps(scored, ensure_ascii=False) + "\n")
         return len(self.answers)
+
+    def _longest(self) -> MicroBatch:
+        return _micro_batch(self.answers.select(longest_rows(self.answers, TRIED, chosen_only=True)))
 
 
 def _refuse_invalid(pairs: Dataset, but: str = "") -> None:
@@ -105,16 +116,17 @@ def _beside_another(row: dict[str, Any]) -> PreferencePair:
 
 
 @torch.no_grad()
-def _rewards(
-    answers: Dataset, module: DPOModule, trainer: Trainer, pad_token_id: int, batch_size: int
-) -> Iterator[float]:
+def _rewards(answers: Dataset, module: DPOModule, trainer: Trainer, layout: Layout, batch_size: int) -> Iterator[float]:
     """β(log π − log π_ref) of every answer."""
-    layout = PaddedLayout(pad_token_id, chosen_only=True)
-    module.to(trainer.strategy.root_device).eval()
     for start in track(range(0, len(answers), batch_size), description="Scoring", transient=True):
         rows = answers.select(range(start, min(start + batch_size, len(answers))))
-        pairs = [TokenizedPair(0, row["prompt_ids"], row["chosen_ids"], [], row["chosen_scored"]) for row in rows]
-        batch = layout(MicroBatch(pairs, [True] * len(pairs), len(pairs), 1)).to(module.device)
+        batch = layout(_micro_batch(rows)).to(module.device)
         with trainer.precision_plugin.val_step_context():
             ratios = completion_logps(module.policy, batch).sums - module.reference.logps(batch).sums
-        yield from (module.loss.beta * ratios).tolist()
+        # Of answers, and not of completions: of the same answer given twice there is one.
+        yield from (module.loss.beta * ratios)[batch.chosen].tolist()
+
+
+def _micro_batch(rows: Dataset) -> MicroBatch:
+    pairs = [TokenizedPair(0, row["prompt_ids"], row["chosen_ids"], [], row["chosen_scored"]) for row in rows]
+    return MicroBatch(pairs, [True] * len(pairs), len(pairs), 1)

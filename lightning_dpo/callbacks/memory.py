@@ -20,8 +20,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 class MemoryCheck(Callback):
     """Logs an estimate of the memory that a step needs; refuses what cannot fit; explains an out-of-memory error."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Estimate.
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Estimate, once the layout of batches is chosen.
 
         Raises:
             UserError: Weights, gradients, optimizer and reference alone are more than the device has.

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_dpo.data.arguments import check_arguments
 from lightning_dpo.data.forward_size import StreamTokens, check_max_tokens, largest_forward, longest_rows
 from lightning_dpo.data.jsonl import load_pairs
-from lightning_dpo.data.layout_choice import TRIED, LayoutChoice
+from lightning_dpo.data.layout_choice import TRIED, LayoutChoice, LayoutName
 from lightning_dpo.data.lengths import prompt_numbers, scored_lengths
 from lightning_dpo.data.loader import DrawnPairs, StepLoader, devices_of, steps_done
 from lightning_dpo.data.pairs import MicroBatch
@@ -85,7 +85,7 @@ class PreferenceDataModule(LightningDataModule):
         pairs_per_step: int | None = None,
         batch_size: int = 8,
         max_tokens: int | None = None,
-        layout: Literal["auto", "shared", "padded"] = "auto",
+        layout: LayoutName = "auto",
         group_by_prompt: bool = False,
         num_workers: int = 0,
         chosen_only: bool = False,
@@ -196,8 +196,11 @@ class PreferenceDataModule(LightningDataModule):
         return self.train_pairs["where"][row]
 
     def largest_batch(self) -> tuple[int, int]:
-        """Tokens, pads included, and scored positions of a micro-batch of the longest training pairs."""
-        shared = isinstance(self.chosen_layout(), SharedLayout)
+        """Tokens, pads included, and scored positions of a micro-batch of the longest training pairs.
+
+        Of padded rows, the larger ones, while the layout is not chosen yet.
+        """
+        shared = self.layout == "shared" or (self._chosen is not None and isinstance(self._chosen[1], SharedLayout))
         return largest_forward(self.train_pairs, self.batch_size, self.chosen_only, shared)
 
     def sample_prompts(self, count: int, max_new_tokens: int) -> tuple[list[list[int]], int]:

@@ -11,6 +11,8 @@ from lightning_dpo.layouts import Layout, PaddedLayout, SharedLayout
 
 log = logging.getLogger(__name__)
 
+LayoutName = Literal["auto", "shared", "padded"]
+
 TRIED = 2  # pairs by which layouts are compared: one alone would not show whether prompts see each other
 
 
@@ -24,7 +26,7 @@ class LayoutChoice:
         chosen_only: Lay out chosen completions alone.
     """
 
-    asked: Literal["auto", "shared", "padded"]
+    asked: LayoutName
     pad_token_id: int
     chosen_only: bool
 
