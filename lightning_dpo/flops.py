@@ -26,8 +26,9 @@ class MatrixWork:
     def __init__(self, model: PreTrainedModel) -> None:
         self._all, self._trained = _weights(model, trained_alone=False), _weights(model, trained_alone=True)
         config = model.config.get_text_config()
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._per_key = 4 * config.num_attention_heads * size * config.num_hidden_layers
+        heads = getattr(config, "num_attention_heads", 0)  # none in a state-space model
+        size = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+        self._per_key = 4 * heads * size * config.num_hidden_layers
 
     def forward(self, batch: PreferenceBatch) -> float:
         """Of a forward pass."""

@@ -1,9 +1,8 @@
 """The shape of a stream that holds each prompt once: which stretch of it may attend to what."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -27,22 +26,32 @@ class Stretch(NamedTuple):
     prefix: int
 
 
-@dataclass(frozen=True)
 class Segments:
     """The stretches of a stream, in its order; together they are all of it.
+
+    A plain class, because FSDP copies dataclasses and casts what they hold on their way into every layer.
 
     Attributes:
         stretches: Prompt and first completion of a group, then each further completion, then the next group.
     """
 
-    stretches: tuple[Stretch, ...]
-    _made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    __slots__ = ("_made", "stretches")
+
+    def __init__(self, stretches: Iterable[Stretch]) -> None:
+        self.stretches = tuple(stretches)
+        self._made: dict[Hashable, Any] = {}
 
     def made(self, what: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` returns, made once: masks and indices are the same in every layer."""
         if what not in self._made:
             self._made[what] = make()
         return self._made[what]
+
+    def __getstate__(self) -> tuple[Stretch, ...]:
+        return self.stretches
+
+    def __setstate__(self, stretches: tuple[Stretch, ...]) -> None:
+        self.__init__(stretches)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Segments":
         """Itself: lengths are wanted on the CPU, and what is made of them is made where it is needed."""

@@ -105,7 +105,7 @@ def test_an_exported_config_does_not_name_it(llama, tmp_path):
 
 def test_arguments_that_it_does_not_know_are_refused():
     q = torch.randn(1, 2, 4, 8)
-    segments = Segments((Stretch(4, 0),))
+    segments = Segments([Stretch(4, 0)])
     with pytest.raises(ValueError, match="its attention takes s_aux, which the shared layout does not know"):
         shared_prefix_attention(None, q, q, q, None, segments=segments, s_aux=torch.ones(2))
     with pytest.raises(ValueError, match="takes dropout"):

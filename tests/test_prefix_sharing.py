@@ -4,14 +4,16 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
+from lightning_dpo.data.hh import load_pairs as load_hh
 from lightning_dpo.layouts import PaddedLayout, SharedLayout
 from lightning_dpo.prefix_sharing import share_prefixes
 from lightning_dpo.segments import ATTENTION
 from tests.architectures import ARCHITECTURES, UNSHARED, make
-from tests.conftest import make_llama, padded_batch, pairs_of_shared_prompts, shared_batch
+from tests.conftest import HH_FILE, make_llama, padded_batch, pairs_of_shared_prompts, shared_batch
 
 PAIRS = pairs_of_shared_prompts()
 REASONS = {
@@ -65,22 +67,19 @@ def test_a_model_whose_log_probs_would_change_is_found_out_by_trying_it():
     assert model.config._attn_implementation == "sdpa"
 
 
-def run(folder: Path, pairs_file: Path, tokenizer, model, layout: str, **options):
-    """One epoch; what was logged, and the data module."""
-    torch.manual_seed(0)
-    data = PreferenceDataModule(
-        str(pairs_file), tokenizer=tokenizer, val_fraction=0.3, batch_size=4, layout=layout, **options
-    )
-    module = DPOModule(model, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.05))
+def run(folder: Path, pairs, tokenizer, model, layout: str, steps: int = -1, **options):
+    """Train for an epoch, or for fewer steps; the losses, the validation metrics, and the data module."""
+    options = {"val_fraction": 0.3, "batch_size": 4} | options
+    data = PreferenceDataModule(str(pairs), tokenizer=tokenizer, layout=layout, **options)
     losses = []
+    note = LambdaCallback(
+        on_train_batch_end=lambda trainer, *_: losses.append(float(trainer.callback_metrics["train/loss"]))
+    )
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder,
-        callbacks=[lightning.pytorch.callbacks.LambdaCallback(
-            on_train_batch_end=lambda trainer, *_: losses.append(float(trainer.callback_metrics["train/loss"]))
-        )],
+        accelerator="cpu", max_epochs=1, max_steps=steps, logger=False, enable_checkpointing=False, callbacks=[note],
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(module, data)
+    trainer.fit(DPOModule(model, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.05)), data)
     values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return losses, values, data
 
@@ -92,6 +91,18 @@ def test_a_plain_trainer_shares_prompts_by_itself_and_learns_the_same(tmp_path, 
     assert shared[0] == pytest.approx(padded[0], rel=1e-5)
     assert shared[1] == pytest.approx(padded[1], rel=1e-4, abs=1e-5)
     assert len(padded[0]) == 4
+
+
+@pytest.mark.skipif(not HH_FILE.exists(), reason="the HH file is not beside this checkout")
+def test_the_first_eight_losses_on_hh_are_those_of_padded_rows(tmp_path, tokenizer):
+    """Real prompts, of hundreds of tokens; steps large enough that the losses move."""
+    options = {"source": load_hh, "on_invalid": "drop", "max_pairs": 120, "max_length": 600, "batch_size": 8}
+    padded, shared = (
+        run(tmp_path, HH_FILE, tokenizer, make_llama(), layout, steps=8, **options)[0]
+        for layout in ("padded", "shared")
+    )
+    assert shared == pytest.approx(padded, rel=1e-5, abs=1e-5)
+    assert len(set(padded)) == len(padded) == 8
 
 
 def test_bf16_learns_nearly_the_same(tmp_path, pairs_file, tokenizer):

@@ -32,11 +32,22 @@ def test_two_ranks_are_one_process_with_accumulation_2_bit_for_bit(run, strategy
     (alone,) = run(1, accumulate=2, tied=tied, adapter=adapter)
     ranks = run(2, strategy=strategy, tied=tied, adapter=adapter)
     assert alone["steps"] == ranks[0]["steps"] == 3
+    assert alone["shared"]
+    assert ranks[0]["shared"]
     assert all(largest_difference(alone, rank) == 0 for rank in ranks)
     # Micro-batch for micro-batch the single run's, each on one rank.
     both = sorted(rows for rank in ranks for rows in rank["rows"])
     assert both == sorted(alone["rows"])
     assert len({row for rows in both for row in rows}) == 12
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_prompts_that_are_shared_change_nothing_on_two_ranks(run, strategy, adapter):
+    padded, shared = (run(2, strategy=strategy, adapter=adapter, layout=layout)[0] for layout in ("padded", "shared"))
+    assert (padded["shared"], shared["shared"]) == (False, True)
+    assert largest_difference(padded, shared) < 1e-5
+    assert shared["metrics"]["train/loss"] == pytest.approx(padded["metrics"]["train/loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

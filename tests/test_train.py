@@ -139,6 +139,16 @@ def test_ckpt_path_last_goes_on_in_the_same_folder(tmp_path, model_folder, hh_fi
     assert steps[0] == steps[1]
 
 
+def test_the_parts_of_every_step_are_timed_on_request(tmp_path, model_folder, hh_file):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    train(composed(folder, "model=llama", "data=hh", *small(model_folder, hh_file, "logger=csv"), "+profile=true"))
+    with (folder / "metrics.csv").open(newline="") as file:
+        steps = [row for row in csv.DictReader(file) if row["train/loss"]]
+    for part in ("forward", "reference", "backward", "optimizer", "data"):
+        assert all(0 < float(step[f"train/seconds/{part}"]) < 60 for step in steps), part
+
+
 def test_a_run_without_its_objective_or_its_csv_ends_well(tmp_path, model_folder, hh_file, caplog):
     options = small(model_folder, hh_file, "trainer.max_steps=1", "logger=csv", "logger.csv=null")
     objective = train(composed(tmp_path, "model=llama", "data=hh", *options, "sweep_objective=val/nothing"))
@@ -229,6 +239,13 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
         (["trainer.accelerator=abacus"], "trainer: You selected an invalid accelerator name"),
         (["data.max_length=4096"], r"data.max_length=4096: the model was made for 1024 tokens"),
         (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: nowhere.ckpt is not there"),
+        (["data.layout=share"], "data: layout must be auto or shared or padded, got 'share'"),
+        (
+            ["data.layout=shared", "model.attention=eager"],
+            "data.layout=shared: LlamaForCausalLM: its attention is eager",
+        ),
+        (["+profile=maybe"], "profile=maybe: say true or false"),
+        (["+profile=true", "callbacks.throughput=null"], "profile=true has no effect without callbacks.throughput"),
     ],
 )
 def test_mistakes_are_told(tmp_path, model_folder, hh_file, overrides, message):

@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.adapter import LoRA
+from lightning_dpo.data.layout_choice import LayoutName
+from lightning_dpo.layouts import SharedLayout
 from lightning_dpo.losses import DPO
 from lightning_dpo.reference import AnotherModel
 from lightning_dpo.sharding import full, shard
@@ -73,11 +75,12 @@ def fit(
     save_after_two: str | None = None,
     resume: str | None = None,
     validate_between: bool = False,
+    layout: LayoutName = "auto",
     **options: Any,
 ) -> dict[str, Any]:
     """Train the tiny Llama by SGD; the weights at the end as numpy arrays, what this rank saw, and the metrics."""
     module = make_module(tied, adapter, checkpointing, reference, broken_row, optimizer)
-    data = PreferenceDataModule(str(pairs), tokenizer=tokenizer, batch_size=batch_size, val_fraction=0.2)
+    data = PreferenceDataModule(str(pairs), tokenizer=tokenizer, batch_size=batch_size, val_fraction=0.2, layout=layout)
     seen = Seen(save_after_two)
     trainer = make_trainer(folder, strategy, devices, accumulate_grad_batches=accumulate, callbacks=[seen], **options)
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
@@ -88,7 +91,8 @@ def fit(
         trainer.fit(module, data)
     weights = {name: full(value.detach()).numpy() for name, value in module.policy.named_parameters()}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {"weights": weights, "rows": seen.rows, "metrics": metrics, "steps": trainer.global_step}
+    shared = isinstance(data.chosen_layout(), SharedLayout)
+    return {"weights": weights, "rows": seen.rows, "metrics": metrics, "steps": trainer.global_step, "shared": shared}
 
 
 def make_module(

@@ -47,6 +47,7 @@ class LayoutChoice:
         pairs = longest()
         reason = share(padded(pairs), shared(pairs))
         if reason is None:
+            log.info("Each prompt of a forward pass is computed once (data.layout=shared).")
             return shared
         if self.asked == "shared":
             raise UserError(f"data.layout=shared: {reason}; use data.layout=padded")

@@ -78,7 +78,7 @@ def _stream(groups: dict[Prompt, dict[Completion, None]]) -> dict[str, Any]:
     return {
         "input_ids": torch.tensor([input_ids]),
         "position_ids": torch.tensor([position_ids]),
-        "segments": Segments(tuple(stretches)),
+        "segments": Segments(stretches),
         "tokens": torch.tensor(len(input_ids)),
         "score_index": torch.tensor(score_index),
         "target_ids": torch.tensor(target_ids),
