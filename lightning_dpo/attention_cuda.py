@@ -37,9 +37,15 @@ def _plan(segments: Segments, device: torch.device) -> _Plan:
 
 
 def varlen_can(query: Tensor, value: Tensor, softcap: float | None) -> bool:
-    """Whether the flash kernels have what is asked: half precision, heads of one size up to 256, no soft-cap."""
+    """Whether the flash kernels have what is asked.
+
+    That is half precision on compute capability 8 or later, no soft-cap, and heads of one size, at most 256 and a
+    multiple of 8.
+    """
     half = _compute_dtype(query) in (torch.bfloat16, torch.float16)
-    return half and softcap is None and query.shape[-1] == value.shape[-1] <= 256
+    size = query.shape[-1]
+    recent = torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return half and recent and softcap is None and size == value.shape[-1] <= 256 and size % 8 == 0
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -102,7 +108,8 @@ def _capped(softcap: float) -> Callable[..., Tensor]:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(flex_attention, dynamic=True)
+    # Lengths become dynamic at the second shape; scale and soft-cap stay the constants that they are.
+    return torch.compile(flex_attention)
 
 
 def by_flex(

@@ -72,6 +72,7 @@ def gathered(data: "PreferenceDataModule", folder: Path) -> tuple[dict[str, Any]
     left_out = data.counts.get("training_pairs_whose_prompt_is_in_validation_left_out", 0)
     seen = set(data.val_pairs["prompt"])
     equal = sum(map(int.__eq__, chosen, rejected)) / len(chosen)
+    answers, prompts_of = sum(chosen) + sum(rejected), Counter(row[1] for row in once)
     facts = {
         "counts": data.counts,
         "invalid rows by reason": dict(Counter(row["reason"] for row in invalid).most_common()),
@@ -79,6 +80,12 @@ def gathered(data: "PreferenceDataModule", folder: Path) -> tuple[dict[str, Any]
         "training pairs that stand there before": repeated,
         "training pairs that stand there with their answers exchanged": contradictory,
         "training pairs whose prompt stands in validation": left_out + sum(row[1] in seen for row in once),
+        # What data.layout=shared saves, besides pads; and what data.group_by_prompt could.
+        "tokens of training pairs": {
+            "with their prompt once": sum(prompts) + answers,
+            "with it before each answer": 2 * sum(prompts) + answers,
+        },
+        "training pairs whose prompt other pairs have too": sum(n for n in prompts_of.values() if n > 1),
         "share of training pairs whose longer answer wins": round(longer_wins(chosen, rejected), 4),
         "share of training pairs whose answers are equally long": round(equal, 4),
     }

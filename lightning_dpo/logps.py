@@ -1,4 +1,4 @@
-"""Policy and batch in, the log-probability of every completion out: the only reader of a layout's differences."""
+"""Policy and batch in, the log-probability of every completion out, whatever layout the batch has."""
 
 import logging
 from collections.abc import Callable, Iterator

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lightning_dpo.lm_head import CHUNK
+from lightning_dpo.logps import can_fuse
 from lightning_dpo.reference import Reference
 
 _GB = 1e9
@@ -29,7 +30,8 @@ class MemoryEstimate:
         gradients: Of what is trained.
         optimizer: Its state.
         reference: A reference with weights of its own.
-        logits: Of a chunk of scored positions, in the compute precision, in fp32, and the latter's gradient.
+        logits: Of a chunk of scored positions, in the compute precision, in fp32, and the latter's gradient; of all
+            where the head cannot be run by chunks.
         activations: What the backward pass needs of the forward pass.
     """
 
@@ -98,7 +100,7 @@ def estimate(
         gradients=_size(trained),
         optimizer=int(_states(make_optimizer) * _size(trained)),
         reference=_size(reference.model.parameters()) if reference and reference.model else 0,
-        logits=min(scored, CHUNK) * config.vocab_size * (itemsize + 8),
+        logits=(min(scored, CHUNK) if can_fuse(policy) else scored) * config.vocab_size * (itemsize + 8),
         activations=per_layer * (layers + _KEPT if checkpointing else layers * _KEPT),
     )
 

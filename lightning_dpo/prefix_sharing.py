@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -15,6 +16,7 @@ from lightning_dpo.precision import tolerance
 from lightning_dpo.segments import ATTENTION
 from lightning_dpo.step_checks import on_all_devices
 
+_GRADIENTS = 0.1  # of its norm, which bf16 rounds to less than that
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -33,17 +35,21 @@ def share_prefixes(
         None, or why the models were left as they are: a clause that begins with the architecture.
     """
     before = [model.config.get_text_config()._attn_implementation for model in models]
-    reason = next(filter(None, map(_why_not, models)), None)
-    if reason is None:
-        for model in models:
-            _set_attention(model, ATTENTION)
-        reason = next(filter(None, (_difference(model, padded, shared, precision) for model in models)), None)
-    agreed = on_all_devices(torch.tensor(reason is None, device=padded.input_ids.device))
+    agreed = False
+    try:
+        reasons = [_why_not(model) for model in models]
+        if not any(reasons):
+            # Of every model, whatever the first one gave: on several devices, all take part in each forward pass.
+            reasons = [_difference(model, padded, shared, precision) for model in models]
+        agreed = on_all_devices(torch.tensor(not any(reasons), device=padded.input_ids.device))
+    finally:
+        for model, attention in zip(models, before, strict=True):
+            _set_attention(model, ATTENTION if agreed else attention)
     if agreed:
         return None
-    for model, attention in zip(models, before, strict=True):
-        _set_attention(model, attention)
-    return f"{type(_base(models[0])).__name__}: {reason or 'another device found a difference'}"
+    found = ((model, reason) for model, reason in zip(models, reasons, strict=True) if reason)
+    model, reason = next(found, (models[0], "another device found a difference"))
+    return f"{type(_base(model)).__name__}: {reason}"
 
 
 def _why_not(model: PreTrainedModel) -> str | None:
@@ -62,13 +68,16 @@ def _why_not(model: PreTrainedModel) -> str | None:
 
 
 def _difference(model: PreTrainedModel, padded: PreferenceBatch, shared: PreferenceBatch, precision: str) -> str | None:
-    """Whether the two layouts give other log-probs, or the shared one an error."""
+    """Whether the two layouts give other log-probs or gradients, or the shared one an error."""
     try:
         with evaluating(model), torch.no_grad():
             found, wanted = completion_logps(model, shared), completion_logps(model, padded)
+        norms = [_gradient_norm(model, batch) for batch in (shared, padded)]
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever an architecture makes of a layout that it was not written for
+        if isinstance(_base(model), FSDPModule):
+            _base(model).reset_iter_state()
         return " ".join(str(error).split())
     off = 0.0
     for side in ("chosen", "rejected"):
@@ -76,12 +85,32 @@ def _difference(model: PreTrainedModel, padded: PreferenceBatch, shared: Prefere
         allowed = wanted.lengths[theirs].sqrt() * tolerance(precision)
         difference = (found.sums[mine] - wanted.sums[theirs]).abs()
         off = max(off, _worst(difference, difference <= allowed))
-    return f"its log-probs differ by {off:.3g} nats between the two layouts" if off else None
+    if off:
+        return f"its log-probs differ by {off:.3g} nats between the two layouts"
+    if abs(norms[0] - norms[1]) > _GRADIENTS * norms[1]:
+        return f"its gradients differ between the two layouts: a norm of {norms[0]:.3g} and of {norms[1]:.3g}"
+    return None
 
 
 def _worst(difference: Tensor, within: Tensor) -> float:
     """The largest difference where one is too large, else 0; infinity for what is no number."""
     return 0.0 if within.all() else float(difference.nan_to_num(torch.inf).max())
+
+
+def _gradient_norm(model: PreTrainedModel, batch: PreferenceBatch) -> float:
+    """Of all log-probs, with respect to one weight below every attention: kernels have their own backward passes.
+
+    0 where no gradient can be had without touching those of training: of a sharded or frozen model, in validation.
+    """
+    table = model.get_input_embeddings().weight
+    weights = [weight for weight in model.parameters() if weight.requires_grad and weight is not table]
+    if torch.is_inference_mode_enabled() or isinstance(_base(model), FSDPModule) or not weights:
+        return 0.0
+    with evaluating(model), torch.enable_grad():
+        sums = completion_logps(model, batch).sums
+        of_pairs = sums[torch.cat([batch.chosen, batch.rejected])]  # as often as pairs have them, in either layout
+        (gradient,) = torch.autograd.grad(of_pairs.sum(), weights[0])
+    return float(gradient.norm())
 
 
 def _set_attention(model: PreTrainedModel, attention: str) -> None:

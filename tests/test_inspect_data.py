@@ -32,6 +32,9 @@ def test_everything_that_is_to_be_known(tmp_path, model_folder, capsys):
     assert facts["training pairs whose prompt stands in validation"] == 1
     assert facts["share of training pairs whose longer answer wins"] == 3 / 4  # the overlong one, too
     assert facts["counts"]["train_overlong_left_out"] == 1
+    assert facts["training pairs whose prompt other pairs have too"] == 3
+    once, twice = facts["tokens of training pairs"].values()
+    assert twice - once == 4 * 2  # three pairs with Q: and one with L:, of two tokens each
     printed = capsys.readouterr().out
     assert "▏<|end|>▏" in printed
     assert "75.0%: how far" in printed

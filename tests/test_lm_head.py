@@ -41,8 +41,11 @@ def test_no_more_than_a_chunk_of_logits_exists_at_once(monkeypatch):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        head_logps(head, hidden, torch.zeros(64, dtype=torch.int64), lambda logits: logits).logps.sum().backward()
-    assert max(tensor.numel() for tensor in kept if tensor is not head.weight) <= 8 * 1000
+        found = head_logps(head, hidden, torch.zeros(64, dtype=torch.int64), lambda logits: logits)
+        kept_by_forward = list(kept)
+        found.logps.sum().backward()
+    # In the backward pass, one chunk after the other is computed and kept anew: what matters is what forward keeps.
+    assert sum(tensor.numel() for tensor in kept_by_forward if tensor is not head.weight) < 9 * 1000
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -5,7 +5,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.data.hh import load_pairs as load_hh
@@ -67,7 +67,7 @@ def test_a_model_whose_log_probs_would_change_is_found_out_by_trying_it():
     assert model.config._attn_implementation == "sdpa"
 
 
-def run(folder: Path, pairs, tokenizer, model, layout: str, steps: int = -1, **options):
+def run(folder: Path, pairs, tokenizer, model, layout: str, steps: int = -1, precision="32-true", lr=0.05, **options):
     """Train for an epoch, or for fewer steps; the losses, the validation metrics, and the data module."""
     options = {"val_fraction": 0.3, "batch_size": 4} | options
     data = PreferenceDataModule(str(pairs), tokenizer=tokenizer, layout=layout, **options)
@@ -76,10 +76,10 @@ def run(folder: Path, pairs, tokenizer, model, layout: str, steps: int = -1, **o
         on_train_batch_end=lambda trainer, *_: losses.append(float(trainer.callback_metrics["train/loss"]))
     )
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, max_steps=steps, logger=False, enable_checkpointing=False, callbacks=[note],
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        accelerator="cpu", max_epochs=1, max_steps=steps, precision=precision, callbacks=[note], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(DPOModule(model, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.05)), data)
+    trainer.fit(DPOModule(model, optimizer=lambda weights: torch.optim.SGD(weights, lr=lr)), data)
     values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return losses, values, data
 
@@ -93,10 +93,36 @@ def test_a_plain_trainer_shares_prompts_by_itself_and_learns_the_same(tmp_path, 
     assert len(padded[0]) == 4
 
 
+def test_a_model_whose_gradients_would_change_is_found_out_too():
+    class Doubled(LlamaForCausalLM):
+        def forward(self, *args, segments=None, **kwargs):
+            if segments is None:
+                return super().forward(*args, **kwargs)
+            hook = self.model.norm.register_forward_hook(lambda module, args, output: 2 * output - output.detach())
+            try:
+                return super().forward(*args, segments=segments, **kwargs)
+            finally:
+                hook.remove()
+
+    assert why_not(Doubled(make_llama().config)).startswith("Doubled: its gradients differ between the two layouts")
+
+
+def test_the_reason_names_the_model_that_has_it(llama):
+    assert why_not(llama, make("stablelm")) == REASONS["stablelm"]
+    assert llama.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.skipif(not HH_FILE.exists(), reason="the HH file is not beside this checkout")
 def test_the_first_eight_losses_on_hh_are_those_of_padded_rows(tmp_path, tokenizer):
-    """Real prompts, of hundreds of tokens; steps large enough that the losses move."""
-    options = {"source": load_hh, "on_invalid": "drop", "max_pairs": 120, "max_length": 600, "batch_size": 8}
+    """Real prompts, of hundreds of tokens; steps large enough that the losses move, and small enough for no chaos."""
+    options = {
+        "source": load_hh,
+        "on_invalid": "drop",
+        "max_pairs": 200,
+        "max_length": 600,
+        "batch_size": 8,
+        "lr": 0.005,
+    }
     padded, shared = (
         run(tmp_path, HH_FILE, tokenizer, make_llama(), layout, steps=8, **options)[0]
         for layout in ("padded", "shared")
@@ -106,15 +132,13 @@ def test_the_first_eight_losses_on_hh_are_those_of_padded_rows(tmp_path, tokeniz
 
 
 def test_bf16_learns_nearly_the_same(tmp_path, pairs_file, tokenizer):
-    model = make_llama()
-    module = DPOModule(model)
-    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.3, batch_size=4)
-    trainer = lightning.Trainer(
-        accelerator="cpu", precision="bf16-mixed", max_steps=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(module, data)
-    assert isinstance(data.chosen_layout(), SharedLayout)
+    padded, shared = (
+        run(tmp_path, pairs_file, tokenizer, make_llama(), layout, precision="bf16-mixed")
+        for layout in ("padded", "auto")
+    )
+    assert isinstance(shared[2].chosen_layout(), SharedLayout)
+    assert shared[0] == pytest.approx(padded[0], abs=0.02)
+    assert max(padded[0]) - min(padded[0]) > 0.3
 
 
 def test_auto_goes_on_padded_with_one_line_and_shared_is_an_error(tmp_path, pairs_file, tokenizer, caplog):

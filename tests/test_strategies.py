@@ -5,7 +5,7 @@ import pytest
 
 from lightning_dpo.reference import Frozen
 from tests.ranks import on_ranks
-from tests.train_on_ranks import adamw, evaluate, fit, sharded_layers, without_layers
+from tests.train_on_ranks import adamw, evaluate, fit, gentle_sgd, sharded_layers, without_layers
 
 
 @pytest.fixture
@@ -44,10 +44,21 @@ def test_two_ranks_are_one_process_with_accumulation_2_bit_for_bit(run, strategy
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("adapter", [False, True])
 def test_prompts_that_are_shared_change_nothing_on_two_ranks(run, strategy, adapter):
-    padded, shared = (run(2, strategy=strategy, adapter=adapter, layout=layout)[0] for layout in ("padded", "shared"))
+    options = {"strategy": strategy, "adapter": adapter, "optimizer": gentle_sgd}
+    padded, shared = (run(2, layout=layout, **options)[0] for layout in ("padded", "shared"))
     assert (padded["shared"], shared["shared"]) == (False, True)
     assert largest_difference(padded, shared) < 1e-5
     assert shared["metrics"]["train/loss"] == pytest.approx(padded["metrics"]["train/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_model_that_cannot_share_prompts_is_trained_without_on_two_ranks(run, strategy):
+    """Its forward pass over the stream is broken off within a layer, whose weights were gathered for it."""
+    (alone,) = run(1, accumulate=2, architecture="stablelm")
+    ranks = run(2, strategy=strategy, architecture="stablelm")
+    assert not alone["shared"]
+    assert not ranks[0]["shared"]
+    assert all(largest_difference(alone, rank) < 1e-5 for rank in ranks)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

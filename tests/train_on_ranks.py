@@ -19,6 +19,7 @@ from lightning_dpo.losses import DPO
 from lightning_dpo.reference import AnotherModel
 from lightning_dpo.sharding import full, shard
 from lightning_dpo.strategies import FullySharded
+from tests.architectures import make
 from tests.conftest import make_llama
 
 STRATEGIES = {"ddp": lambda: "ddp", "fsdp": FullySharded, "lightning's default": ModelParallelStrategy}
@@ -54,6 +55,10 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.5)
 
 
+def gentle_sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.02)
+
+
 def adamw(parameters):
     return torch.optim.AdamW(parameters, lr=1e-3)
 
@@ -76,10 +81,11 @@ def fit(
     resume: str | None = None,
     validate_between: bool = False,
     layout: LayoutName = "auto",
+    architecture: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train the tiny Llama by SGD; the weights at the end as numpy arrays, what this rank saw, and the metrics."""
-    module = make_module(tied, adapter, checkpointing, reference, broken_row, optimizer)
+    module = make_module(tied, adapter, checkpointing, reference, broken_row, optimizer, architecture)
     data = PreferenceDataModule(str(pairs), tokenizer=tokenizer, batch_size=batch_size, val_fraction=0.2, layout=layout)
     seen = Seen(save_after_two)
     trainer = make_trainer(folder, strategy, devices, accumulate_grad_batches=accumulate, callbacks=[seen], **options)
@@ -102,9 +108,10 @@ def make_module(
     reference: Any = None,
     broken_row: int | None = None,
     optimizer: Any = sgd,
+    architecture: str | None = None,
 ) -> DPOModule:
     """The same on every rank."""
-    policy = make_llama(tie_word_embeddings=tied)
+    policy = make(architecture) if architecture else make_llama(tie_word_embeddings=tied)
     if checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     lora = LoRA(r=4, target_modules=["q_proj", "down_proj", "lm_head"]) if adapter else None

@@ -34,6 +34,7 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self._paused = 0.0
+        self._kept: dict[str, float] = {}
         self.rate = 0.0
         self._passes: list[Callable[[PreferenceBatch], float]] = []
         self._restart()
@@ -77,12 +78,14 @@ class Throughput(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
         self._paused = time.perf_counter()
+        if isinstance(trainer.profiler, PartTimes):
+            self._kept = trainer.profiler.take()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let it go on as if there had been no validation."""
         self._start += time.perf_counter() - self._paused
         if isinstance(trainer.profiler, PartTimes):
-            trainer.profiler.take()
+            trainer.profiler.seconds = self._kept
 
     def _restart(self) -> None:
         self._start, self._tokens, self._flops = time.perf_counter(), 0, 0.0

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -109,7 +110,7 @@ class PreferenceDataModule(LightningDataModule):
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
         self.max_tokens, self.layout, self.group_by_prompt = max_tokens, layout, group_by_prompt
-        self._chosen: tuple[LightningModule | None, Layout] | None = None
+        self._chosen: tuple[Callable[[], LightningModule | None], Layout] | None = None
         self.prepared: PreparedPairs | None = None
         self.prepared_alone = False
 
@@ -159,7 +160,7 @@ class PreferenceDataModule(LightningDataModule):
         sampler = self._sampler(self.train_pairs, pairs_per_step, self.seed)
         if needed * devices > 1:
             ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in sampler.unevenness().items())
-            log.info("Tokens of a step, the largest over the mean: %s.", ratios)
+            log.info("Tokens of a step, each prompt counted once, the largest over the mean: %s.", ratios)
         return self._loader(self.train_pairs, sampler, partial(steps_done, self.trainer))
 
     def val_dataloader(self) -> StepLoader:
@@ -173,9 +174,10 @@ class PreferenceDataModule(LightningDataModule):
             UserError: `shared` was asked for, and the policy cannot; or `max_tokens` is exceeded.
         """
         module = self.trainer and self.trainer.lightning_module
-        if self._chosen is None or self._chosen[0] is not module:
+        if self._chosen is None or self._chosen[0]() is not module:
             choose = LayoutChoice(self.layout, self.tokenizer.pad_token_id, self.chosen_only)
-            self._chosen = (module, choose(module, self._longest))
+            # Not the module itself: its weights would stay as long as the data.
+            self._chosen = (weakref.ref(module) if module else lambda: None, choose(module, self._longest))
             self._check_max_tokens(isinstance(self._chosen[1], SharedLayout))
         return self._chosen[1]
 
@@ -223,7 +225,7 @@ class PreferenceDataModule(LightningDataModule):
         Raises:
             UserError: Something that decides the order is not what it was.
         """
-        now = self.state_dict()
+        now, state = self.state_dict(), {"group_by_prompt": False} | state  # which older ones do not say
         changed = [f"{name} was {was} and is {now[name]}" for name, was in state.items() if was != now[name]]
         if changed:
             raise UserError(f"the checkpoint belongs to another order of pairs: {', '.join(changed)}; set it back")

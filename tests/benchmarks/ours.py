@@ -10,7 +10,6 @@ when its batch is ready.
 import argparse
 import json
 import os
-import resource
 import tempfile
 import time
 from functools import partial
@@ -53,7 +52,8 @@ class Scored(Reference):
         self.sums |= dict(zip(map(tuple, batch.completion_key.tolist()), sums.tolist(), strict=True))
 
     def logps(self, batch) -> CompletionLogps:
-        sums = torch.tensor([self.sums[tuple(key)] for key in batch.completion_key.tolist()])
+        found = [self.sums[tuple(key)] for key in batch.completion_key.tolist()]
+        sums = torch.tensor(found, device=batch.input_ids.device)
         return CompletionLogps(sums, torch.bincount(batch.completion_index, minlength=len(sums)).float())
 
 
@@ -77,7 +77,7 @@ class Clock(Callback):
         if isinstance(module.reference, Scored):
             with trainer.precision_plugin.forward_context():
                 for batch in trainer.datamodule.train_dataloader():
-                    module.reference.score(batch)
+                    module.reference.score(batch.to(module.device))
         self.last = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
@@ -102,11 +102,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def most_resident() -> int:
+    """Bytes that this process has held at most. `getrusage` begins with what its parent held."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
+
+
 def main() -> None:
     args = arguments()
     pairs = json.loads(Path(args.pairs_file).read_text())
     start, clock, throughput = time.perf_counter(), Clock(), Throughput()
-    cuda = torch.cuda.is_available()
     data = InOrder(
         tokenizer=args.model,
         source=lambda split, path=None: Dataset.from_list(pairs if split == "train" else pairs[:1]),
@@ -125,10 +130,10 @@ def main() -> None:
         lightning.Trainer(
             max_epochs=1, precision="bf16-mixed" if args.precision == "bf16" else "32-true", gradient_clip_val=CLIP,
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            limit_val_batches=0, callbacks=[throughput, clock], default_root_dir=folder,
+            devices=1, limit_val_batches=0, callbacks=[throughput, clock], default_root_dir=folder,
         ).fit(module, data)  # fmt: skip
     steady = clock.seconds[1:]
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else most_resident()
     found = {
         "trainer": f"lightning_dpo, {args.layout}, reference {'live' if args.live else 'scored once'}",
         "precision": args.precision,

@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,8 +28,13 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 IMPORTS = {
     "trl": "import torch, datasets, transformers; from trl import DPOConfig, DPOTrainer",
-    "ours": "import tests.benchmarks.ours",
+    "ours": "from lightning_dpo.callbacks.throughput import Throughput; from lightning_dpo import DPOModule",
 }
+PEAK = (
+    "import json; lines = open('/proc/self/status').read().splitlines(); "
+    "print(json.dumps({'peak': 1024 * int(next(x.split()[1] for x in lines if x.startswith('VmHWM:')))}))"
+)
+LIVE, SCORED = ("--live",), ()
 
 
 def run(command: list[str]) -> dict:
@@ -41,10 +48,7 @@ def run(command: list[str]) -> dict:
 
 def imported(side: str) -> int:
     """Bytes that a process holds once it has imported what a side needs."""
-    code = (
-        "import json, resource; print(json.dumps({'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
-    )
-    return run(["-c", f"{IMPORTS[side]}; {code}"])["peak"]
+    return run(["-c", f"{IMPORTS[side]}; {PEAK}"])["peak"]
 
 
 class Comparison:
@@ -65,12 +69,12 @@ class Comparison:
         tokenizer = AutoTokenizer.from_pretrained(self.case.model)
         return peer.load_pairs(str(self.case.data), tokenizer, self.case.pairs, self.case.max_length)
 
-    def trl(self, precision: str) -> dict:
+    def trl(self, precision: str, *options: str) -> dict:
         shared = ["--model", self.case.model, "--precision", precision, "--batch", self.case.batch]
         return run([
             str(self.peer / "trl_bench.py"), *map(str, shared), "--data", str(self.case.data),
             "--pairs", str(self.case.pairs), "--max-length", str(self.case.max_length),
-            "--output", str(self.folder / "trl"),
+            "--output", str(self.folder / "trl"), *options,
         ])  # fmt: skip
 
     def ours(self, precision: str, *options: str) -> dict:
@@ -80,13 +84,12 @@ class Comparison:
             "--max-length", str(self.case.max_length), *options,
         ])  # fmt: skip
 
-    def sides(self, precision: str, repeats: int, *variants: tuple[str, ...]) -> list[list[dict]]:
-        """Runs of TRL with its reference live, then of each of our variants, in turn."""
-        found: list[list[dict]] = [[] for _ in range(1 + len(variants))]
+    def in_turn(self, repeats: int, *sides: Callable[[], dict]) -> list[list[dict]]:
+        """Runs of every side, A B A B A B."""
+        found: list[list[dict]] = [[] for _ in sides]
         for _ in range(repeats):
-            found[0].append(self.trl(precision))
-            for place, variant in enumerate(variants, 1):
-                found[place].append(self.ours(precision, *variant))
+            for runs, side in zip(found, sides, strict=True):
+                runs.append(side())
             print(".", end="", file=sys.stderr, flush=True)
         return found
 
@@ -107,17 +110,25 @@ def main_table(args: argparse.Namespace, record: list) -> None:
         print("| precision | trainer | pairs/s | x TRL | peak memory | of TRL's | less imports | limit reached |")
         print("|---|---|---|---|---|---|---|---|")
         for precision in ("fp32", "bf16"):
-            trl, *ours = comparison.sides(precision, args.repeats, (), ("--live",))
-            record += [one | {"case": "HH"} for runs in (trl, *ours) for one in runs]
+            trl, precomputed, *ours = comparison.in_turn(
+                args.repeats,
+                partial(comparison.trl, precision),
+                partial(comparison.trl, precision, "--precompute"),
+                partial(comparison.ours, precision, *LIVE),
+                partial(comparison.ours, precision, *SCORED),
+            )
+            record += [one | {"case": "HH"} for runs in (trl, precomputed, *ours) for one in runs]
             peak, rate = median(trl, "peak_bytes"), median(trl, "pairs_per_second")
-            print(f"| {precision} | TRL, reference live | {rate:.3f} | 1 | {peak / 1e9:.2f} GB | 1 | 1 | |")
-            for runs in ours:
-                own = median(runs, "peak_bytes")
-                less = (own - imports["ours"]) / (peak - imports["trl"])
+            titles = ["TRL, reference live", "TRL, reference precomputed", *(runs[0]["trainer"] for runs in ours)]
+            for title, runs in zip(titles, (trl, precomputed, *ours), strict=True):
+                own, imports_of = median(runs, "peak_bytes"), imports["trl" if "TRL" in title else "ours"]
+                less = (own - imports_of) / (peak - imports["trl"])
+                limit = f"{median(runs, 'matrix_rate_share'):.0%}" if "matrix_rate_share" in runs[0] else ""
                 print(
-                    f"| {precision} | {runs[0]['trainer']} | {median(runs, 'pairs_per_second'):.3f} | "
+                    f"| {precision} | {title} | {median(runs, 'pairs_per_second'):.3f} | "
                     f"{median(runs, 'pairs_per_second') / rate:.2f} | {own / 1e9:.2f} GB | {own / peak:.2f} | "
-                    f"{less:.2f} | {median(runs, 'matrix_rate_share'):.0%} |"
+                    f"{less:.2f} | {limit} |",
+                    flush=True,
                 )
             for runs in (trl, *ours):
                 losses = " ".join(f"{loss:.6f}" for loss in runs[0]["losses"])
@@ -129,13 +140,14 @@ def main_table(args: argparse.Namespace, record: list) -> None:
 
 
 def growth_table(args: argparse.Namespace, record: list) -> None:
-    """How the ratio grows with what a batch looks like, on a small model, in fp32."""
+    """How the ratio grows with what a batch looks like: a small model, fp32, both references live, one run of each."""
     found = []
     print("\n| what grows | | TRL, pairs/s | ours, pairs/s | x TRL | peak memory of TRL's |\n|---|---|---|---|---|---|")
     for make in cases():
         with tempfile.TemporaryDirectory() as name:
             case = write(make, Path(name))
-            trl, ours = Comparison(args, Path(name), case).sides("fp32", 1, ())
+            comparison = Comparison(args, Path(name), case)
+            trl, ours = comparison.in_turn(1, partial(comparison.trl, "fp32"), partial(comparison.ours, "fp32", *LIVE))
         theirs, own = (median(runs, "pairs_per_second") for runs in (trl, ours))
         memory = median(ours, "peak_bytes") / median(trl, "peak_bytes")
         found.append((case.what, case.value, own / theirs, memory))
@@ -151,7 +163,7 @@ def main() -> None:
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data" / "hh-harmless-1800.jsonl.gz"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=["main", "growth"])
-    parser.add_argument("--out", default=".", help="folder for runs.jsonl and growth.png")
+    parser.add_argument("--out", default=".", help="folder for runs-*.jsonl and growth.png")
     args = parser.parse_args()
     for needed in (Path(args.peer) / "trl_bench.py", Path(args.data)):
         if not needed.exists():

@@ -22,13 +22,17 @@ def test_no_two_parts_differ_by_more_than_the_largest_size(sizes, parts):
 
 @given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=12), parts=st.integers(1, 6))
 def test_units_are_cut_only_where_no_part_has_room(sizes, parts):
-    """Units of unequal length: everything once, no part longer than its share, and the largest stays whole."""
+    """Everything once, no part longer than its share; while a unit fits beside what is there, it stays whole."""
     numbers = iter(range(sum(sizes)))
     units = [[next(numbers) for _ in range(size)] for size in sizes]
     dealt = deal_together(units, len, parts)
     room = -(-sum(sizes) // parts)
     assert sorted(number for part in dealt for number in part) == list(range(sum(sizes)))
     assert max(map(len, dealt)) <= room
-    largest = max(units, key=len)
-    if len(largest) <= room:
-        assert any(set(largest) <= set(part) for part in dealt)
+    filled = [0] * parts
+    for unit in sorted(units, key=len, reverse=True):
+        holders = [place for place, part in enumerate(dealt) if set(part) & set(unit)]
+        if len(holders) > 1:
+            assert all(length + len(unit) > room for length in filled)
+            break  # from here on, what is left of it goes before smaller ones
+        filled[holders[0]] += len(unit)
