@@ -239,7 +239,7 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
         (["trainer.accelerator=abacus"], "trainer: You selected an invalid accelerator name"),
         (["data.max_length=4096"], r"data.max_length=4096: the model was made for 1024 tokens"),
         (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: nowhere.ckpt is not there"),
-        (["data.layout=share"], "data: layout must be auto or shared or padded, got 'share'"),
+        (["data.layout=share"], "data.layout=share: Input should be 'auto', 'shared' or 'padded'"),
         (
             ["data.layout=shared", "model.attention=eager"],
             "data.layout=shared: LlamaForCausalLM: its attention is eager",
