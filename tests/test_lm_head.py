@@ -16,17 +16,20 @@ def plain(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor):
 
 
 @pytest.mark.parametrize("positions", [1, 7, 8, 9, 30])
-def test_equals_the_whole_in_float64(positions, monkeypatch):
+@pytest.mark.parametrize("statistics", [False, True])
+def test_equals_the_whole_in_float64(positions, statistics, monkeypatch):
     monkeypatch.setattr("lightning_dpo.lm_head.CHUNK", 8)
     torch.manual_seed(positions)
     head, targets = nn.Linear(16, 50), torch.randint(50, (positions,))
     hidden = (3 * torch.randn(positions, 16)).requires_grad_()
-    found = head_logps(head, hidden, targets, lambda logits: logits, statistics=True)
+    found = head_logps(head, hidden, targets, lambda logits: logits, statistics)
     factors = torch.randn(positions)  # as a loss per pair gives each token its own
     gradients = torch.autograd.grad((found.logps * factors).sum(), [hidden, *head.parameters()])
     wanted = plain(head, hidden, targets)
     exact = torch.autograd.grad((wanted[0] * factors).sum(), [hidden, *head.parameters()])
-    for one, other in zip([*found, *gradients], [*wanted, *exact], strict=True):
+    shown = [value for value in found if value is not None]
+    assert len(shown) == (3 if statistics else 1)
+    for one, other in zip([*shown, *gradients], [*wanted[: len(shown)], *exact], strict=True):
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
 
 
