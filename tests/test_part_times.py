@@ -8,7 +8,10 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_dpo import DPOModule, PreferenceDataModule
 from lightning_dpo.callbacks.throughput import Throughput
 from lightning_dpo.part_times import PARTS, PartTimes
+from lightning_dpo.train import train
+from tests.compose import composed
 from tests.conftest import make_llama
+from tests.test_train import small
 
 
 def test_time_within_another_part_is_not_counted_twice(monkeypatch):
@@ -42,3 +45,13 @@ def test_parts_of_every_step_are_logged(tmp_path, pairs_file, tokenizer):
         assert all(seconds > 0 for seconds in parts.values())
         assert sum(parts.values()) == pytest.approx(whole, rel=0.6)
         assert sum(parts.values()) < whole * 1.05
+
+
+def test_the_parts_of_every_step_are_timed_on_request(tmp_path, model_folder, hh_file):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    train(composed(folder, "model=llama", "data=hh", *small(model_folder, hh_file, "logger=csv"), "+profile=true"))
+    with (folder / "metrics.csv").open(newline="") as file:
+        steps = [row for row in csv.DictReader(file) if row["train/loss"]]
+    for part in ("forward", "reference", "backward", "optimizer", "data"):
+        assert all(0 < float(step[f"train/seconds/{part}"]) < 60 for step in steps), part
