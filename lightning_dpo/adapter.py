@@ -1,5 +1,7 @@
 """LoRA adapters (https://arxiv.org/abs/2106.09685) by peft: put on a policy, switched off within it, merged into it."""
 
+import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -32,7 +35,7 @@ class NoAdapter(AdapterFactory):
 
     def __call__(self, policy: PreTrainedModel | PeftModel) -> PreTrainedModel:
         if isinstance(policy, PeftModel):
-            policy = policy.merge_and_unload()
+            policy = merged(policy)
             policy.requires_grad_(True)
         return policy
 
@@ -107,8 +110,29 @@ class Continue(AdapterFactory):
 
 
 def merged(policy: PeftModel) -> PreTrainedModel:
-    """The model with the adapter in its weights. It is made of the policy's own tensors, which is no use afterwards."""
-    return policy.merge_and_unload(adapter_names=[own_adapter(policy)])
+    """The model with the adapter in its weights. It is made of the policy's own tensors, which is no use afterwards.
+
+    Where an adapter changes the LM head or the embedding, and the two share a weight, each gets its own: merged into
+    the shared one, the change of one would change the other.
+    """
+    base = policy.get_base_model()
+    head, table = base.get_output_embeddings(), base.get_input_embeddings()
+    adapted = any(isinstance(module, BaseTunerLayer) for module in (head, table))
+    if adapted and head.weight is table.weight:
+        inner = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        inner.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        _untie(base)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        model = policy.merge_and_unload(adapter_names=[own_adapter(policy)])
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        _untie(model)  # they were trained as wholes (modules_to_save), each by itself
+    return model
+
+
+def _untie(model: PreTrainedModel) -> None:
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
 
 
 def base_name(policy: PeftModel) -> str:
@@ -143,7 +167,11 @@ def has_dropout(policy: PeftModel) -> bool:
 def copy_adapter(policy: PeftModel) -> None:
     """Keep a frozen copy of the policy's adapter beside it, by the name `REFERENCE`."""
     own = own_adapter(policy)
-    policy.add_adapter(REFERENCE, policy.peft_config[own])
+    config = copy.deepcopy(policy.peft_config[own])
+    if hasattr(config, "init_lora_weights"):
+        # PiSSA, OLoRA and others change the weights under an adapter when they make one.
+        config.init_lora_weights = True
+    policy.add_adapter(REFERENCE, config)
     values = dict(policy.named_parameters())
     with torch.no_grad():
         for name, value in values.items():

@@ -4,18 +4,15 @@ import difflib
 import logging
 import os
 import re
-import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -23,17 +20,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_dpo.config import CONFIG_DIR, register_folders, register_resolvers
 from lightning_dpo.errors import UserError
+from lightning_dpo.hydra_checks import check_hydra, plain
 from lightning_dpo.launch import process_rank
-from lightning_dpo.run_notes import check_sweep
-from lightning_dpo.sweep_jobs import SWEPT_VARIABLE
-from lightning_dpo.targets import targets
+from lightning_dpo.run_notes import task_overrides
+from lightning_dpo.settings import secret_in
+from lightning_dpo.stop_signals import Stopped, handling
+from lightning_dpo.targets import check_trust
 from lightning_dpo.without_effect import refuse_without_effect
 
 log = logging.getLogger(__name__)
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _TRACEBACK_WANTED = "LIGHTNING_DPO_FULL_ERROR"
-_SECRET_OVERRIDE = re.compile(r"([\w.]*(api_?key|secret|password|\btoken|_token))\s*[=:]\s*\S", re.IGNORECASE)
 
 
 def run(job: Callable[[], Any], config_name: str) -> None:
@@ -54,17 +52,27 @@ def run(job: Callable[[], Any], config_name: str) -> None:
     os.environ.setdefault(_TRACEBACK_WANTED, os.environ.get(_FULL_ERROR, "0"))
     # Otherwise Hydra prints what goes wrong by itself, and exits.
     os.environ[_FULL_ERROR] = "1"
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        # Within `fit`, Lightning ends the processes that it started on KeyboardInterrupt, and on no other exception.
+        raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+
     try:
-        _refuse_secrets(sys.argv[1:])
-        _check_hydra(sys.argv[1:], config_name)
-        job()
-    except KeyboardInterrupt:
-        _end("Stopped", 130)
-    except SystemExit as stop:
-        # Lightning's, on SIGTERM, has no exit status, which would be one of success.
-        if type(stop) is SystemExit:
+        with handling(stop):
+            _refuse_secrets(sys.argv[1:])
+            check_hydra(sys.argv[1:], config_name)
+            job()
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Lightning's own, on SIGTERM, has no exit status; on KeyboardInterrupt it exits with 1.
+        if isinstance(end, Stopped):
+            received.append(end.signal)
+        elif type(end) not in (KeyboardInterrupt, SystemExit):
+            received.append(signal.SIGTERM)
+        if not received:
             raise
-        _end("Stopped by SIGTERM", 143)
+        _end(received[-1], end)
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         # Any other ValueError is Hydra's word on what cannot be composed; once a job has begun, it is a fault of ours.
         explained = isinstance(error, UserError | HydraException | OmegaConfBaseException)
@@ -74,9 +82,11 @@ def run(job: Callable[[], Any], config_name: str) -> None:
         sys.exit(1)
 
 
-def _end(what: str, status: int) -> None:
-    print(f"{what}: a run goes on with ckpt_path=last, a sweep with sweep_folder=outputs/NAME/TIME.", file=sys.stderr)
-    sys.exit(status)
+def _end(number: int, stop: BaseException) -> NoReturn:
+    """Exit as a shell expects of a program that a signal ended, with what its run has saved."""
+    facts = "; ".join(getattr(stop, "__notes__", ()))
+    print(f"Stopped by {signal.Signals(number).name}{facts and f': {facts}'}.", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def traceback_wanted() -> bool:
@@ -88,10 +98,12 @@ def told(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     """Do a Hydra job. A mistake ends a single run here, in one sentence; in a sweep, it is the launcher's to record."""
     quieten(process_rank())
     try:
-        refuse_without_effect(config, HydraConfig.get().overrides.task)
+        overrides = task_overrides()
+        check_trust(plain(config), overrides)
+        refuse_without_effect(config, overrides)
         return job(config)
     except UserError as error:
-        log.error("%s", error)
+        log.error("%s", "; ".join([str(error), *getattr(error, "__notes__", ())]))
         if HydraConfig.get().mode == RunMode.MULTIRUN or traceback_wanted():
             raise
         sys.exit(1)
@@ -160,52 +172,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _check_hydra(arguments: list[str], config_name: str) -> None:
-    """Refuse what Hydra would call by itself before a job begins: callbacks, launchers and sweepers not its own.
-
-    Raises:
-        UserError: The config names a target that is neither Hydra's nor an installed plugin's.
-    """
-    parsed = get_args_parser().parse_args(arguments)
-    if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
-        return
-    folder = [f"hydra.searchpath=[file://{os.path.abspath(parsed.config_dir)}]"] if parsed.config_dir else []
-    with initialize_config_dir(os.path.abspath(parsed.config_path or CONFIG_DIR), version_base="1.3"):
-        # Values to sweep over are no part of what Hydra itself is made of.
-        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
-        single = [override.input_line for override in overrides if not override.is_sweep_override()]
-        config = compose(parsed.config_name or config_name, [*single, *folder], return_hydra_config=True)
-    GlobalHydra.instance().clear()
-    node = OmegaConf.to_container(config.hydra, resolve=False)
-    for key, target in targets(node, "hydra"):
-        if not str(target["_target_"]).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
-            raise UserError(f"{key}._target_={target['_target_']} is not allowed: it is neither Hydra's nor a plugin's")
-        if str(target["_target_"]).endswith("SlurmLauncher"):
-            _check_slurm(key, config)
-        if find_spec(".".join(target["_target_"].split(".")[:2])) is None:
-            raise UserError(f"{key} needs a plugin that is not installed: pip install 'lightning-dpo[sweep]'")
-    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
-    swept += node["sweeper"].get("params") or ()
-    os.environ[SWEPT_VARIABLE] = ",".join(swept)
-    if (parsed.multirun or config.hydra.mode == RunMode.MULTIRUN) and "sweep_folder" in config:
-        check_sweep(config, swept)
-    for name in ("job_logging", "hydra_logging"):
-        if "'()'" in repr(node[name]):
-            raise UserError(f"hydra.{name}: a logging config may not name a function to call, as its () key does")
-
-
-def _check_slurm(key: str, config: DictConfig) -> None:
-    if shutil.which("srun") is None:
-        raise UserError(f"{key} starts jobs by SLURM, and there is no srun here: log in where there is")
-    devices = OmegaConf.select(config, "trainer.devices")
-    if not isinstance(devices, int):
-        raise UserError(f"{key} asks for a task for every device: trainer.devices={devices} must be a number")
-
-
 def _refuse_secrets(overrides: list[str]) -> None:
     """Hydra writes overrides to disk before any job starts."""
-    for override in overrides:
-        if match := _SECRET_OVERRIDE.search(override):
-            raise UserError(
-                f"{match[1]}: Hydra would write this secret into the run's folder; set it in the environment"
-            )
+    for key in filter(None, map(secret_in, overrides)):
+        raise UserError(f"{key}: Hydra would write this secret into the run's folder; set it in the environment")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.adapter import NoAdapter
@@ -14,9 +13,11 @@ from lightning_dpo.config import build, check_names
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.errors import UserError
 from lightning_dpo.exports import RECORD, data_settings
+from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.module import DPOModule
 from lightning_dpo.policy import CausalLM, check_fits
 from lightning_dpo.reference import AdapterOff, AnotherModel, Auto, Frozen, LogProbAlone, ReferenceFactory
+from lightning_dpo.run_notes import task_overrides
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +25,12 @@ log = logging.getLogger(__name__)
 def as_trained(config: DictConfig) -> DictConfig:
     """With the loss that an export was trained by, unless the command line names one or that one has no rewards."""
     config = config.copy()
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    named = [override for override in overrides if override.lstrip("+~").startswith("loss")]
+    named = [override for override in task_overrides() if override.lstrip("+~").startswith("loss")]
     about = record_of(config)
     if about and not named:
         its_own = OmegaConf.create({"loss": about["loss"]})
         check_names(its_own, {"loss"})
-        if build(its_own, "loss").needs_reference:
+        if build(its_own, "loss").has_rewards:
             OmegaConf.set_struct(config, False)
             config.loss = about["loss"]
             log.info("Rewards with the loss of its training: %s.", about["loss"])
@@ -62,14 +62,14 @@ def make_module(config: DictConfig, model: CausalLM, data: PreferenceDataModule)
         UserError: The checkpoint is not there or of another model, or the reference is not known.
     """
     loss, adapter = build(config, "loss"), build(config, "adapter")
-    if not loss.needs_reference:
+    if not loss.has_rewards:
         raise UserError(f"loss: {loss!r} gives no rewards to judge by; choose another, such as loss=dpo")
     if isinstance(adapter, NoAdapter):
         adapter = None
     elif config.ckpt_path is None:
         raise UserError("adapter has no effect without ckpt_path: an adapter's export is opened by model.name alone")
     saved = None if config.ckpt_path is None else opened(config.ckpt_path)
-    reference, why_ties = make_reference(config, model)
+    reference, why_ties = make_reference(config, model, loss)
     module = DPOModule(model.policy, loss, reference, adapter)
     module.configure_model()
     check_fits(module.policy, data.tokenizer, data.max_length)
@@ -103,9 +103,15 @@ def opened(path: str) -> dict[str, Any]:
     return saved
 
 
-def make_reference(config: DictConfig, model: CausalLM) -> tuple[ReferenceFactory, str | None]:
-    """What is compared with: `reference.name`, or what the model was trained from."""
+def make_reference(
+    config: DictConfig, model: CausalLM, loss: PreferenceLossFunction
+) -> tuple[ReferenceFactory, str | None]:
+    """What is compared with: `reference.name`, or what the model was trained from; nothing, if the loss reads none."""
     name, about = config.reference.name, record_of(config)
+    if not loss.needs_reference:
+        if name is not None:
+            raise UserError(f"reference.name={name} has no effect: {loss!r} reads no reference")
+        return Auto(), None
     if name == "none":
         return LogProbAlone(), None
     if name is None and config.ckpt_path is not None:

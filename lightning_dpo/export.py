@@ -12,18 +12,20 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_dpo.config import build, check_all_arguments, check_names, register_resolvers
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_state import CONFIG, sweep_of
+from lightning_dpo.targets import check_trust
 from lightning_dpo.train import KEYS
 
 log = logging.getLogger(__name__)
 
 
-def export_checkpoint(run: Path, checkpoint: str, merge: bool) -> Path:
+def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code: bool = False) -> Path:
     """Export a checkpoint of the run in a folder.
 
     Args:
         run: The folder, as `train` left it.
         checkpoint: `best` or `last`.
         merge: Of an adapter, write the model with it merged in as well.
+        trust_remote_code: Run the code that comes with the model, as the run did.
 
     Returns:
         The folder of the export: `export_best` or `export_last`.
@@ -37,7 +39,7 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool) -> Path:
     from lightning_dpo.exports import export_run, model_card, record
     from lightning_dpo.policy import ready_policy
 
-    config = config_of(run)
+    config = config_of(run, trust_remote_code)
     path = run / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.is_file():
         raise UserError(f"{path} is not there; the run has {_checkpoints(run)}")
@@ -58,8 +60,8 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool) -> Path:
     return run / name
 
 
-def config_of(run: Path) -> DictConfig:
-    """The config of a run, checked like any other: a file can be edited."""
+def config_of(run: Path, trust_remote_code: bool = False) -> DictConfig:
+    """The config of a run, checked like any other: a file can be edited, and a folder can be a stranger's."""
     path = run / CONFIG
     if not path.is_file():
         raise UserError(f"{run} is no folder of a run: {path} is not there")
@@ -67,6 +69,8 @@ def config_of(run: Path) -> DictConfig:
     config = OmegaConf.load(path)
     config.run_folder, config.run_name = str(run), (sweep_of(run) or run).parent.name
     check_names(config, KEYS)
+    trusted = ["model.trust_remote_code=true"] if trust_remote_code else []
+    check_trust(OmegaConf.to_container(config, resolve=True), trusted)
     check_all_arguments(config)
     return config
 
@@ -100,10 +104,11 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, outputs/NAME/TIME")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (best)")
     parser.add_argument("--merge", action="store_true", help="of an adapter, write the merged model as well")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with the model")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        print(export_checkpoint(arguments.run, arguments.checkpoint, arguments.merge))
+        print(export_checkpoint(arguments.run, arguments.checkpoint, arguments.merge, arguments.trust_remote_code))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -2,16 +2,22 @@
 
 import json
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_dpo.adapter import base_name, merged
+from lightning_dpo.errors import UserError
 from lightning_dpo.policy import export
+from lightning_dpo.probe import check_same, probe
+from lightning_dpo.run_notes import resolved_settings
 from lightning_dpo.run_state import COMMAND
 
 log = logging.getLogger(__name__)
@@ -53,8 +59,29 @@ def export_run(
     for path, model in folders.items():
         # A merged model is one for plain transformers.
         text = card.replace("library_name: peft", "library_name: transformers") if model is None else card
-        export(model or merged(policy), tokenizer, path, text)
+        if model is None:
+            with compared(policy, path):
+                export(merged(policy), tokenizer, path, text)
+        else:
+            export(model, tokenizer, path, text)
         (path / RECORD).write_text(json.dumps(about, indent=2) + "\n")
+
+
+@contextmanager
+def compared(policy: PeftModel, folder: Path) -> Iterator[None]:
+    """Within, `policy` is merged and exported to `folder`; afterwards the export is opened and compared with it.
+
+    Raises:
+        UserError: The export has other log-probs than the policy; it is removed.
+    """
+    expected = probe(policy)
+    yield
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    try:
+        check_same(expected, model, f"{folder}: the merged model is not the model with its adapter")
+    except UserError:
+        shutil.rmtree(folder)
+        raise
 
 
 def record(config: DictConfig) -> dict[str, Any]:
@@ -102,7 +129,8 @@ def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, 
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()) if name.startswith(_SHOWN))
     pairs = "\n".join(f"- {name.replace('_', ' ')}: {count}" for name, count in counts.items())
     keys = ("loss", "adapter", "optimizer", "scheduler", "data")
-    settings = {key: OmegaConf.to_container(config[key], resolve=True) for key in keys}
+    settings = resolved_settings(config)
+    settings = {key: settings[key] for key in keys}
     return f"""---
 library_name: {"peft" if adapter else "transformers"}
 {link}tags: [lightning-dpo, dpo]

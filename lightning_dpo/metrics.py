@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from lightning_dpo.losses.interface import PairLogps, PreferenceLoss
+from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction
 
 # Apple's GPUs have no float64.
 _SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -42,10 +42,11 @@ class PairMean(Metric):
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Metric:
-        """Move, but stay in the dtype of sums: bf16-true casts whole modules, and bf16 cannot count past 256."""
-        super()._apply(fn, *args)
-        self.total, self.count = self.total.to(_SUM_DTYPE), self.count.to(_SUM_DTYPE)
-        return self
+        """Move, but stay in the dtype of sums: bf16-true casts whole modules, and bf16 cannot count past 256.
+
+        torchmetrics applies `fn` to the states and to the defaults that `reset` takes them from; neither may be cast.
+        """
+        return super()._apply(lambda value: value.to(fn(value).device), *args)
 
     def compute(self) -> Tensor:
         """The mean, or NaN when no pair was seen."""
@@ -136,26 +137,25 @@ class RejectedLength(PairMean):
         return logps.rejected_length
 
 
-def preference_metrics(prefix: str, needs_reference: bool = True, needs_rejected: bool = True) -> MetricCollection:
+def preference_metrics(prefix: str, loss: PreferenceLossFunction) -> MetricCollection:
     """The metrics that are defined for a loss, under the names that dashboards know.
 
     Args:
         prefix: `train/` or `val/`.
-        needs_reference: Whether there are rewards and log-ratios.
-        needs_rejected: Whether rejected completions are scored.
+        loss: Its `has_rewards`, `needs_reference` and `needs_rejected` decide which those are.
     """
     metrics: dict[str, PairMean] = {"loss": Loss(), "logps/chosen": ChosenLogps(), "length/chosen": ChosenLength()}
-    if needs_rejected:
+    if loss.needs_rejected:
         metrics |= {"logps/rejected": RejectedLogps(), "length/rejected": RejectedLength()}
-    if needs_reference and needs_rejected:
+    if loss.needs_rejected and loss.has_rewards:
         metrics |= {
             "rewards/chosen": ChosenReward(),
             "rewards/rejected": RejectedReward(),
             "rewards/margins": RewardMargin(),
             "rewards/accuracies": RewardAccuracy(),
             "rewards/ties": RewardTies(),
-            "logratios/chosen": ChosenLogratio(),
-            "logratios/rejected": RejectedLogratio(),
         }
+    if loss.needs_rejected and loss.needs_reference:
+        metrics |= {"logratios/chosen": ChosenLogratio(), "logratios/rejected": RejectedLogratio()}
     # Compute groups merge metrics whose states are equal after the first update; before training all rewards are 0.
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,18 +12,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from lightning_dpo.adapter import AdapterFactory, base_name, describe
+from lightning_dpo.adapter import AdapterFactory
 from lightning_dpo.agreement import check_dealt
 from lightning_dpo.batch import PreferenceBatch
-from lightning_dpo.checkpoint_checks import check_settings, check_tensors
+from lightning_dpo.checkpoint_checks import TrainedWith, check_tensors
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps import completion_logps
-from lightning_dpo.losses import DPO, PairLogps, PreferenceLoss, PreferenceLossFunction, pair_logps
+from lightning_dpo.losses import DPO, PairLogps, PreferenceLoss, PreferenceLossFunction, checked_loss, pair_logps
 from lightning_dpo.metrics import preference_metrics
+from lightning_dpo.monitors import check_monitors
 from lightning_dpo.optimizers import default_optimizer
 from lightning_dpo.part_times import REFERENCE
 from lightning_dpo.policy import CausalLM, ready_policy
 from lightning_dpo.prefix_sharing import share_prefixes
+from lightning_dpo.probe import check_opened, probe
 from lightning_dpo.reference import Auto, Reference, ReferenceFactory
 from lightning_dpo.schedules import Schedule, warmup_constant
 from lightning_dpo.sharding import full, shard
@@ -68,10 +69,16 @@ class DPOModule(LightningModule):
         self.train_metrics = self._metrics("train/")
         self.val_metrics = self._metrics("val/")
         self.source_metrics = nn.ModuleList()
+        self._trained_with = TrainedWith(self.loss)
         self._record = StepRecord()
         self._dealt = False
         self.validated_step: int | None = None
         self._hold_reference(None)
+
+    def setup(self, stage: str) -> None:
+        """Refuse callbacks that wait for a metric that the run will not have."""
+        if stage == "fit":
+            check_monitors(self, self.trainer.callbacks)
 
     def configure_model(self) -> None:
         """Open the policy and make its reference, once."""
@@ -83,11 +90,16 @@ class DPOModule(LightningModule):
         elif not isinstance(policy, nn.Module):
             policy = policy()
         policy = ready_policy(policy)
+        self._trained_with.starts_from(policy)
+        opened = probe(policy) if self.make_adapter or isinstance(policy, PeftModel) else None
         # Afterwards: dropout of an adapter stays.
         self.policy = self.make_adapter(policy).train() if self.make_adapter else policy
         # The frozen weights under an adapter are in no checkpoint; `load_state_dict` checks the others.
         self.strict_loading = not isinstance(self.policy, PeftModel)
         self._hold_reference(self.make_reference(self.policy, self.loss))
+        if opened is not None:
+            check_opened(opened, self.policy, self.reference)
+        self._trained_with.trains(self.policy, self.reference)
         if self.device_mesh is not None:
             for model in filter(None, (self.policy, self.reference and self.reference.model)):
                 shard(model, self.device_mesh["data_parallel"], self.trainer.precision)
@@ -117,7 +129,7 @@ class DPOModule(LightningModule):
             check_dealt(batch, self.trainer.strategy, self.global_rank)
             self._dealt = True
         logps = self(batch)
-        loss = self.loss(logps)
+        loss = checked_loss(self.loss, logps)
         if self.trainer.global_step == 0 and self.reference and self.reference.starts_equal:
             check_start(self.loss, loss, logps, batch, self.trainer.precision, self._place)
         self._record.add(batch, loss)
@@ -146,7 +158,7 @@ class DPOModule(LightningModule):
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> dict[str, Any]:
         """Count the pairs of `batch`; what was found out about each goes to callbacks."""
         logps = self(batch)
-        loss = self.loss(logps)
+        loss = checked_loss(self.loss, logps)
         self._update(self.val_metrics, loss, logps, batch)
         for number, metrics in enumerate(self.source_metrics):
             metrics.update(loss, logps, batch.weight, batch.counted & (batch.source == number))
@@ -169,35 +181,29 @@ class DPOModule(LightningModule):
         optimizer = self.make_optimizer(trained)
         # A fused one would unscale fp16 gradients in its step; their norm is looked at before that.
         optimizer._step_supports_amp_scaling = False
-        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        self._trained_with.optimizes_by(optimizer, self.make_scheduler, steps)
+        scheduler = self.make_scheduler(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what decides what the weights mean: the loss, the scale of every reward, and what is trained of what."""
-        checkpoint |= {"trained_with": self.settings(), "has_rewards": self.loss.needs_reference}
+        """Note what the weights mean and how they are trained: loss, starting weights, adapter, optimizer, schedule."""
+        checkpoint |= {"trained_with": dict(self._trained_with.settings), "has_rewards": self.loss.has_rewards}
         if isinstance(self.policy, PeftModel):
             checkpoint["tensors"] = self._trained()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another loss or adapter, or on another model, than the checkpoint was trained with.
+        """Refuse to resume with other settings, or from other weights, than the checkpoint was trained with.
 
         Raises:
-            UserError: It is so.
+            UserError: Names what differs.
         """
         saved = checkpoint.get("trained_with", {})
         # Without a trainer, by load_from_checkpoint, the weights are wanted, whatever loss is used on them.
-        names = [name for name in saved if self._trainer is not None or name != "loss"]
-        check_settings(self.settings(), saved, names)
+        (self._trained_with.opens if self._trainer is None else self._trained_with.resumes)(saved)
         # A sharded policy is loaded past `load_state_dict`.
         if "tensors" in checkpoint:
             check_tensors(self._trained(), checkpoint["tensors"])
-
-    def settings(self) -> dict[str, str]:
-        """What a checkpoint of this module belongs to."""
-        settings = {"loss": repr(self.loss)}
-        if isinstance(self.policy, PeftModel):
-            settings |= {"adapter": describe(self.policy), "model": Path(base_name(self.policy)).name}
-        return settings
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DPOModule":
         """Move or cast the reference along: it is no submodule."""
@@ -233,7 +239,7 @@ class DPOModule(LightningModule):
         object.__setattr__(self, "reference", reference)
 
     def _metrics(self, prefix: str) -> nn.Module:
-        return preference_metrics(prefix, self.loss.needs_reference, self.loss.needs_rejected)
+        return preference_metrics(prefix, self.loss)
 
     @staticmethod
     def _update(metrics: nn.Module, loss: PreferenceLoss, logps: PairLogps, batch: PreferenceBatch) -> None:

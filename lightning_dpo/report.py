@@ -11,6 +11,7 @@ from filelock import FileLock
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
+from lightning_dpo.atomic_files import write_whole
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_state import CONFIG, ERROR, RunState
 from lightning_dpo.sweep_pictures import draw_frontier, draw_run_curves
@@ -50,8 +51,8 @@ def report(folder: Path) -> list[Path]:
         write_csv(runs, folder / "sweep.csv")
         drawn = {name: text for name, (draw, text) in _PICTURES.items() if draw(runs, folder / name)}
         facts = _facts(folder, runs)
-        (folder / "report.md").write_text(_markdown(facts, drawn), encoding="utf-8")
-        (folder / "report.html").write_text(_html(facts, drawn, folder), encoding="utf-8")
+        write_whole(folder / "report.md", _markdown(facts, drawn))
+        write_whole(folder / "report.html", _html(facts, drawn, folder))
     return [folder / name for name in ("report.md", "report.html", "sweep.csv", *drawn)]
 
 
@@ -76,8 +77,8 @@ def _command(folder: Path) -> str:
     noted = folder / "multirun.yaml"
     if not noted.exists():
         return ""
-    overrides = OmegaConf.load(noted).hydra.overrides
-    return " ".join(["python -m lightning_dpo.train", *overrides.hydra, *overrides.task])
+    overrides = OmegaConf.to_container(OmegaConf.load(noted).hydra.overrides, resolve=False)
+    return " ".join(["python -m lightning_dpo.train", *overrides["hydra"], *overrides["task"]])
 
 
 def _markdown(facts: dict[str, Any], drawn: dict[str, str]) -> str:

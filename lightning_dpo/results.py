@@ -7,11 +7,12 @@ from pathlib import Path
 from lightning import Trainer
 from omegaconf import DictConfig
 
+from lightning_dpo.atomic_files import write_whole
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.exports import export_run, model_card, record
 from lightning_dpo.module import DPOModule
 from lightning_dpo.pictures import draw_curves
-from lightning_dpo.run_state import METRICS, write_whole
+from lightning_dpo.run_state import METRICS
 from lightning_dpo.sharding import is_sharded, make_whole
 
 log = logging.getLogger(__name__)

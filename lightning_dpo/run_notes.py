@@ -1,16 +1,20 @@
 """What a run notes of its settings when it begins, and whether those of a run that is there are the same."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
+from lightning_dpo.atomic_files import write_whole
 from lightning_dpo.errors import UserError
 from lightning_dpo.launch import process_rank
-from lightning_dpo.run_state import COMMAND, CONFIG, RunState, run_state, write_whole
+from lightning_dpo.run_state import COMMAND, CONFIG, RunState, run_state
 from lightning_dpo.settings import compared, flat, without_secrets
 
 # Change memory or speed, and no number; a run in progress has counted its steps by the first.
@@ -22,10 +26,38 @@ def note_settings(config: DictConfig) -> None:
     if process_rank() == 0:
         folder = Path(config.run_folder)
         folder.mkdir(parents=True, exist_ok=True)
-        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-        write_whole(folder / COMMAND, shlex.join(["python", "-m", "lightning_dpo.train", *overrides]) + "\n")
+        write_whole(folder / COMMAND, shlex.join(["python", "-m", "lightning_dpo.train", *task_overrides()]) + "\n")
         settings = without_secrets(OmegaConf.to_container(config))
         write_whole(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+
+def task_overrides(hydra: DictConfig | None = None) -> list[str]:
+    """What the command line set, as it was typed: read as a config, `${oc.env:HF_TOKEN}` would become the secret.
+
+    Args:
+        hydra: Hydra's own config; None: that of this job, if there is one.
+    """
+    if hydra is None and not HydraConfig.initialized():
+        return []
+    return OmegaConf.to_container((hydra or HydraConfig.get()).overrides.task, resolve=False)
+
+
+def resolved_settings(config: DictConfig) -> dict[str, Any]:
+    """The values of a config as they may be written down and published: no secrets, nothing from the environment.
+
+    What refers to the environment keeps its text, `${oc.env:NAME}`.
+    """
+    with _environment_unread():
+        return without_secrets(OmegaConf.to_container(config, resolve=True))
+
+
+@contextmanager
+def _environment_unread() -> Iterator[None]:
+    OmegaConf.register_new_resolver("oc.env", lambda name, *_: f"${{oc.env:{name}}}", replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def check_same_settings(config: DictConfig, folder: Path, swept: Sequence[str] = ()) -> None:
@@ -81,8 +113,9 @@ def _begun(sweep: Path) -> Iterable[Path]:
 
 
 def shown(settings: DictConfig, name: str) -> object:
-    """The value of a dotted key, what it refers to resolved where that can be."""
+    """The value of a dotted key, what it refers to resolved where that can be; nothing from the environment."""
     try:
-        return OmegaConf.select(settings, name)
+        with _environment_unread():
+            return OmegaConf.select(settings, name)
     except OmegaConfBaseException:  # it is made of what this config does not have
         return flat(OmegaConf.to_container(settings)).get(name)

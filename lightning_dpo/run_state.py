@@ -18,8 +18,12 @@ LAST = "checkpoints/last.ckpt"
 
 # Made anew by Hydra, or held, before a job looks at its folder.
 _OF_THIS_ATTEMPT = (".hydra", ".lock", "*.log", "attempt_*")
-_ANEW = "A mistake that would be made again: a sweep begins the job anew."
-_GOES_ON = "Not a mistake: a sweep goes on from the job's last checkpoint, and a single run by ckpt_path=last."
+_ANEW = "An error that would repeat itself: a sweep restarts the job."
+_GOES_ON = "A crash: a sweep resumes the job from its last checkpoint, if there is one."
+_CRASHES = (
+    _GOES_ON,
+    "Not a mistake: a sweep goes on from the job's last checkpoint, and a single run by ckpt_path=last.",
+)
 
 
 class RunState(StrEnum):
@@ -43,7 +47,7 @@ def run_state(folder: Path) -> RunState:
         return RunState.FINISHED
     if (folder / ERROR).exists():
         _, second, *_ = (folder / ERROR).read_text(encoding="utf-8").splitlines()
-        return RunState.CRASHED if second == _GOES_ON else RunState.FAILED
+        return RunState.CRASHED if second in _CRASHES else RunState.FAILED
     return RunState.INTERRUPTED if (folder / CONFIG).exists() else RunState.NEW
 
 
@@ -76,6 +80,19 @@ def record_failure(folder: Path, error: BaseException) -> None:
 def failure(folder: Path) -> str:
     """The sentence of `error.txt`; empty where there is none."""
     return (folder / ERROR).read_text(encoding="utf-8").partition("\n")[0] if (folder / ERROR).exists() else ""
+
+
+def saved(folder: Path) -> str:
+    """How much of the run in `folder` is on disk.
+
+    >>> saved(Path("nowhere"))
+    'nothing saved yet'
+    """
+    if not (folder / LAST).exists():
+        return "nothing saved yet"
+    from torch import load  # a stop may come before anything has needed torch
+
+    return f"saved at step {load(folder / LAST, mmap=True, weights_only=True)['global_step']}"
 
 
 @contextmanager
@@ -115,13 +132,6 @@ def attempts(folder: Path) -> int:
 def final_metrics(folder: Path) -> dict[str, object]:
     """What `metrics.json` says."""
     return json.loads((folder / METRICS).read_text(encoding="utf-8"))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, all of it or nothing: whoever reads it meanwhile, or after a crash, sees no half of it."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def sweep_of(folder: Path) -> Path | None:

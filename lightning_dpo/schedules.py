@@ -48,6 +48,27 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0,
     return SequentialLR(optimizer, [warmup, _cosine(optimizer, total_steps - warmup_steps, final)], [warmup_steps])
 
 
+_ANY_LENGTH = (warmup_constant,)
+
+
+def depends_on_length(schedule: Schedule) -> bool:
+    """Whether a run of another length would have had other learning rates so far; of a foreign schedule, yes."""
+    return getattr(schedule, "func", schedule) not in _ANY_LENGTH
+
+
+def describe(schedule: Schedule) -> str:
+    """A schedule's name and arguments.
+
+    >>> from functools import partial
+    >>> describe(partial(warmup_constant, warmup_steps=3))
+    'warmup_constant(warmup_steps=3)'
+    """
+    function = getattr(schedule, "func", schedule)
+    arguments = sorted(getattr(schedule, "keywords", {}).items())
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"{name}({', '.join(f'{key}={value}' for key, value in arguments)})"
+
+
 def _cosine(optimizer: Optimizer, steps: int, final: float) -> LRScheduler:
     return CosineAnnealingLR(
         optimizer, steps, eta_min=final * max(group["initial_lr"] for group in optimizer.param_groups)

@@ -4,7 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_SECRET = re.compile(r"api_?key|secret|password|passwd|credential|(^|_)(access_?)?token$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(api|access|private)_?key|secret|passw|pwd|credential|bearer|authorization|(?<!bos)(?<!eos)(?<!pad)(?<!unk)(^|_)token$",
+    re.IGNORECASE,
+)
+_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+# A key and what it is set to, at the beginning of an override or within a dict; `${oc.env:NAME}` names a secret only.
+_SET = re.compile(r"(?:^[+~]*|[{,\s])['\"]?([\w./-]+)['\"]?\s*[=:]\s*(?!\$\{oc\.env:)(?=\S)")
 
 _OF_AN_ATTEMPT = ("run_folder", "run_name", "ckpt_path", "sweep_folder", "logger", "hydra")
 
@@ -31,23 +37,35 @@ def compared(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_secrets(config: Any) -> Any:
-    """`config` with the value of every key that sounds like a secret replaced.
+    """`config` with the value of every key that sounds like a secret replaced, and the passwords in URLs.
 
-    >>> without_secrets({"logger": {"api_key": "abc", "project": "p"}})
-    {'logger': {'api_key': '(secret)', 'project': 'p'}}
+    >>> without_secrets({"logger": {"api_key": "abc", "uri": "https://me:abc@host"}})
+    {'logger': {'api_key': '(secret)', 'uri': 'https://(secret)@host'}}
     """
     if isinstance(config, dict):
         return {
             key: "(secret)" if is_secret(key) and isinstance(value, str) else without_secrets(value)
             for key, value in config.items()
         }
-    return [without_secrets(value) for value in config] if isinstance(config, list) else config
+    if isinstance(config, list):
+        return [without_secrets(value) for value in config]
+    return _IN_URL.sub("://(secret)@", config) if isinstance(config, str) else config
+
+
+def secret_in(override: str) -> str | None:
+    """The key that an override sets to a secret, if there is one.
+
+    >>> secret_in("+logger.mlflow={tracking_token: abc}"), secret_in("data.path=/data/token=1")
+    ('tracking_token', None)
+    """
+    named = (match[1] for match in _SET.finditer(override) if is_secret(match[1].rpartition(".")[2]))
+    return next(named, override.partition("=")[0] if _IN_URL.search(override) else None)
 
 
 def is_secret(key: object) -> bool:
     """Whether a config key sounds like a secret.
 
-    >>> is_secret("api_key"), is_secret("max_tokens"), is_secret("tokenizer")
-    (True, False, False)
+    >>> [name for name in ("api_key", "hf_token", "max_tokens", "tokenizer", "eos_token") if is_secret(name)]
+    ['api_key', 'hf_token']
     """
     return bool(_SECRET.search(str(key)))

@@ -49,7 +49,7 @@ def make_whole(model: PreTrainedModel | PeftModel, keep: bool) -> None:
     """Turn a sharded model back into a plain one, in place and on the CPU; called on all devices at once.
 
     Args:
-        model: What `shard` was called on. It can be saved or merged afterwards, and its parameters are new ones.
+        model: What `shard` was called on. It can be called, saved or merged afterwards; its parameters are new ones.
         keep: Whether this device keeps the weights; where it does not, the model is no use afterwards.
     """
     whole: dict[int, nn.Parameter] = {}  # tied weights stay tied
@@ -60,6 +60,10 @@ def make_whole(model: PreTrainedModel | PeftModel, keep: bool) -> None:
                 whole[id(parameter)] = nn.Parameter(values if keep else values[:0], parameter.requires_grad)
             module._parameters[name] = whole[id(parameter)]
         if isinstance(module, FSDPModule):
+            # It would gather its weights in a forward pass.
+            state = module._get_fsdp_state()
+            state._pre_forward_hook_handle.remove()
+            state._post_forward_hook_handle.remove()
             # fully_shard derived a class on the fly, of itself and the module's own.
             module.__class__ = type(module).__mro__[2]
 

@@ -25,6 +25,7 @@ from lightning_dpo.run_state import (
     failure,
     record_failure,
     run_state,
+    saved,
     set_aside,
     sweep_of,
 )
@@ -135,6 +136,9 @@ def _attempted(run: Callable[[DictConfig], float], config: DictConfig, folder: P
         if run is not run_alone:  # which leaves its own record
             record_failure(folder, error)
         return None
+    except BaseException as stop:  # a signal: the sweep ends with the job
+        stop.add_note(f"{saved(folder)}; resume the sweep with sweep_folder={folder.parent}")
+        raise
     finally:
         _free_memory()
         if process_rank() == 0 and (sweep := sweep_of(folder)):

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.launch import started_by_others
+from lightning_dpo.run_notes import task_overrides
 from lightning_dpo.run_state import RunState, failure, final_metrics, record_failure, run_state
+from lightning_dpo.stop_signals import handling, stop
 
 
 def needs_processes(config: DictConfig) -> bool:
@@ -54,7 +55,7 @@ def own_command(config: DictConfig, hydra: DictConfig) -> list[str]:
         hydra: Hydra's own config in the sweep: what the job overrides, and where configs come from besides ours.
     """
     left_out = ("sweep_folder", "ckpt_path")
-    task = [override for override in hydra.overrides.task if override.lstrip("+~").partition("=")[0] not in left_out]
+    task = [override for override in task_overrides(hydra) if override.lstrip("+~").partition("=")[0] not in left_out]
     resumed = [] if config.ckpt_path is None else [f"ckpt_path={config.ckpt_path}"]
     others = [
         f"file://{source.path}"
@@ -78,15 +79,10 @@ def _quoted(value: str | Sequence[str]) -> str:
 @contextmanager
 def _ending_with_us(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
     """Whatever ends this program, short of SIGKILL, ends `process`, too."""
-
-    def stop(*_: Any) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield process
+        with handling(stop):
+            yield process
     finally:
-        signal.signal(signal.SIGTERM, before)
         if process.poll() is None:
             # All of its processes at once, as by Ctrl-C: one that alone was told would wait for the others.
             os.killpg(process.pid, signal.SIGINT)

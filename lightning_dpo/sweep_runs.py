@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.evaluation import wilson
 from lightning_dpo.run_notes import shown
@@ -34,6 +34,7 @@ class Run:
         state: How far it came.
         settings: What its command line set, by key.
         config: All that decided what it did, by dotted key.
+        config_but_seed: The same, whatever the seed; what refers to `${seed}` is equal for all seeds.
         metrics: Its last ones, if it is finished.
         pairs: Its validation pairs.
         error: Why it failed, in one sentence; empty where it did not.
@@ -43,6 +44,7 @@ class Run:
     state: RunState
     settings: dict[str, str]
     config: dict[str, Any]
+    config_but_seed: dict[str, Any]
     metrics: dict[str, float]
     pairs: int
     error: str
@@ -88,15 +90,14 @@ def by_all_but_the_seed(runs: Sequence[Run]) -> list[list[Run]]:
     groups: dict[str, dict[Any, Run]] = {}
     for run in runs:
         if run.state is RunState.FINISHED:
-            rest = {name: value for name, value in sorted(run.config.items()) if name != SEED}
-            groups.setdefault(repr(rest), {})[run.config.get(SEED)] = run
+            groups.setdefault(repr(sorted(run.config_but_seed.items())), {})[run.config.get(SEED)] = run
     return [list(group.values()) for group in groups.values()]
 
 
 def label(run: Run, names: Sequence[str]) -> str:
     """The run by its settings, short.
 
-    >>> label(Run(Path("0"), RunState.NEW, {"loss.beta": "0.1", "seed": "3"}, {}, {}, 0, ""), ["loss.beta", "seed"])
+    >>> label(Run(Path("0"), RunState.NEW, {"loss.beta": "0.1", "seed": "3"}, {}, {}, {}, 0, ""), ["loss.beta", "seed"])
     'β 0.1, seed 3'
     """
     known = (name for name in names if run.setting(name))
@@ -114,12 +115,17 @@ def _run(folder: Path) -> Run:
     overrides = shlex.split(command.read_text(encoding="utf-8"))[3:] if command.exists() else []
     parts = [override.lstrip("+~").partition("=") for override in overrides]
     settings = compared({key: value for key, _, value in parts if key.partition(".")[0] not in ("sweep", "logger")})
-    config = flat(compared(OmegaConf.to_container(loaded := OmegaConf.load(noted)))) if noted.exists() else {}
-    config = {name: shown(loaded, name) for name in config}
+    loaded = OmegaConf.load(noted) if noted.exists() else OmegaConf.create()
+    config = _decided(loaded)
     values = final_metrics(folder) if state is RunState.FINISHED else {}
     metrics = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
     pairs = int(values.get("data", {}).get("val", 0))
-    return Run(folder, state, settings, config, metrics | _share(metrics), pairs, failure(folder))
+    loaded[SEED] = None
+    return Run(folder, state, settings, config, _decided(loaded), metrics | _share(metrics), pairs, failure(folder))
+
+
+def _decided(config: DictConfig) -> dict[str, Any]:
+    return {name: shown(config, name) for name in flat(compared(OmegaConf.to_container(config)))}
 
 
 def _share(metrics: dict[str, float]) -> dict[str, float]:

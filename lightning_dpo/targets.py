@@ -6,18 +6,38 @@ import importlib
 import inspect
 import logging
 import os
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, get_type_hints
 
 from lightning_dpo.errors import UserError
+from lightning_dpo.settings import flat
 
 log = logging.getLogger(__name__)
 
-# Everything that a config may name, besides this package. Names, not prefixes: `torch.hub.load` runs foreign code.
-ALLOWED_TARGETS = frozenset(
-    {
-        "lightning.Trainer",
+# What a config may name, by the key that it stands under: of this package, a module that ends with a dot, with all that
+# is defined in it, or one name; of others, names only, since `torch.hub.load` runs foreign code.
+ALLOWED_TARGETS = {
+    "model": ("lightning_dpo.policy.CausalLM", "lightning_dpo.reviews.policy.TinyReviewer"),
+    "adapter": ("lightning_dpo.adapter.",),
+    "reference": ("lightning_dpo.reference.",),
+    "data": ("lightning_dpo.data.datamodule.PreferenceDataModule",),
+    "data.source": ("lightning_dpo.data.", "lightning_dpo.reviews.pairs."),
+    "loss": ("lightning_dpo.losses.",),
+    "optimizer": (
+        "lightning_dpo.optimizers.",
         *(f"torch.optim.{name}" for name in ("Adafactor", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD")),
+    ),
+    "scheduler": ("lightning_dpo.schedules.",),
+    "trainer": ("lightning.Trainer",),
+    "trainer.strategy": ("lightning_dpo.strategies.",),
+    "logger": (
+        "lightning_dpo.loggers.",
+        *(f"lightning.pytorch.loggers.{name}" for name in ("MLFlowLogger", "TensorBoardLogger")),
+    ),
+    "callbacks": (
+        "lightning_dpo.callbacks.",
+        "lightning_dpo.reviews.callback.",
         *(
             f"lightning.pytorch.callbacks.{name}"
             for name in (
@@ -25,10 +45,13 @@ ALLOWED_TARGETS = frozenset(
                 "RichModelSummary", "RichProgressBar", "Timer", "TQDMProgressBar",
             )
         ),
-        *(f"lightning.pytorch.loggers.{name}" for name in ("MLFlowLogger", "TensorBoardLogger")),
-    }
-)  # fmt: skip
+    ),
+    "samples": ("lightning_dpo.callbacks.samples.Samples",),
+}  # fmt: skip
+TRUST = "trust_remote_code"
 OWN_TARGETS_VARIABLE = "LIGHTNING_DPO_TARGETS"
+# Read when the process starts: a config can set the environment of its jobs.
+OWN_PACKAGES = tuple(name for name in os.environ.get(OWN_TARGETS_VARIABLE, "").split(",") if name.endswith("."))
 
 
 def targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -44,26 +67,38 @@ def targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_name(key: str, target: Any) -> None:
-    """Refuse a target that is not allowed, by its name alone.
+    """Refuse a target that is not allowed at its place, by its name only.
+
+    Args:
+        key: Of the node in the config.
+        target: Its `_target_`.
 
     Raises:
         UserError: Names the key and how to allow a package of one's own.
     """
-    own = [prefix for prefix in os.environ.get(OWN_TARGETS_VARIABLE, "").split(",") if prefix]
-    if target in ALLOWED_TARGETS or str(target).startswith("lightning_dpo."):
-        return
-    if any(prefix.endswith(".") and str(target).startswith(prefix) for prefix in own):
+    if any(str(target).startswith(name) for name in OWN_PACKAGES):
         log.info("%s: %s is allowed by %s.", key, target, OWN_TARGETS_VARIABLE)
         return
+    place, allowed = _allowed_at(key)
+    if any(target == name or (name.endswith(".") and str(target).startswith(name)) for name in allowed):
+        return
     raise UserError(
-        f"{key}._target_={target} is not allowed: a config may name what lightning_dpo/targets.py lists, and your own "
-        f"package when the environment says {OWN_TARGETS_VARIABLE}=mypackage."
+        f"{key}._target_={target} is not allowed: under {place}, a config may name what lightning_dpo/targets.py "
+        f"lists, and your own package when the environment says {OWN_TARGETS_VARIABLE}=mypackage."
     )
+
+
+def _allowed_at(key: str) -> tuple[str, tuple[str, ...]]:
+    """The nearest key at or above `key` that is listed, and what may be named there."""
+    parts = re.split(r"[.\[]", key)
+    above = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    place = next((name for name in above if name in ALLOWED_TARGETS), "")
+    return place or key, ALLOWED_TARGETS.get(place, ())
 
 
 @functools.cache
 def resolved(key: str, target: str) -> Any:
-    """What `target` names; it must be defined in the package that its name begins with, not merely imported there.
+    """What `target` names; it must be defined where its name says, not merely imported there.
 
     Raises:
         UserError: There is no such thing, or it may not be named, or cannot be called.
@@ -75,9 +110,33 @@ def resolved(key: str, target: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}._target_={target}: there is no such thing ({error})") from error
     home = getattr(value, "__module__", None) or ""
-    if not callable(value) or (target not in ALLOWED_TARGETS and home.split(".")[0] != target.split(".")[0]):
+    packages = [
+        name for name in (*_allowed_at(key)[1], *OWN_PACKAGES) if name.endswith(".") and target.startswith(name)
+    ]
+    if not callable(value) or (packages and not any(f"{home}.".startswith(name) for name in packages)):
         raise UserError(f"{key}._target_={target} is not allowed: it is no class or function of that package")
     return value
+
+
+def check_trust(settings: Any, overrides: Sequence[str]) -> None:
+    """Refuse code that comes with a model, unless the command line itself asks for it.
+
+    A config may have come with the model.
+
+    Args:
+        settings: The config, resolved.
+        overrides: What the command line set, `key=value` each.
+
+    Raises:
+        UserError: Names the key.
+    """
+    asked = {override.lstrip("+").lower() for override in overrides}
+    for key, value in flat(settings).items():
+        if key.rpartition(".")[2] == TRUST and value and f"{key.lower()}=true" not in asked:
+            raise UserError(
+                f"{key}={value} comes from a file: code of a model runs only if the command line says {key}=true, or "
+                "--trust-remote-code to export"
+            )
 
 
 def check_arguments(key: str, node: dict[str, Any]) -> None:

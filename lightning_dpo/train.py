@@ -20,9 +20,8 @@ from lightning_dpo.command_line import run, told
 from lightning_dpo.config import CONFIG_DIR, build, call, check_all_arguments, check_names
 from lightning_dpo.errors import UserError
 from lightning_dpo.launch import process_count, process_rank, started_by_others
-from lightning_dpo.run_notes import note_settings
-from lightning_dpo.run_state import ERROR, claimed, record_failure
-from lightning_dpo.settings import without_secrets
+from lightning_dpo.run_notes import note_settings, resolved_settings
+from lightning_dpo.run_state import ERROR, LAST, claimed, record_failure, saved
 from lightning_dpo.sweep_jobs import run_in_sweep
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from lightning_dpo import PreferenceDataModule
+    from lightning_dpo import DPOModule, PreferenceDataModule
     from lightning_dpo.policy import CausalLM
 
 log = logging.getLogger(__name__)
@@ -73,6 +72,7 @@ def train(config: DictConfig) -> float:
     trainer = make_trainer(config, data)
     policy = partial(fitting_policy, model, data)
     module = DPOModule(policy, loss, reference, adapter, optimizer, build(config, "scheduler"))
+    check_monitors(config, trainer, module)
     # Before loggers open runs for data that cannot be read.
     data.setup("fit")
     try:
@@ -151,6 +151,18 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     return trainer
 
 
+def check_monitors(config: DictConfig, trainer: "Trainer", module: "DPOModule") -> None:
+    """Refuse a callback that waits for a metric that the run will not have."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    from lightning_dpo.monitors import check_monitor, known_metrics
+
+    # A config cannot name a LambdaCallback: the one there is notes the settings, and logs nothing.
+    known = known_metrics(module, [one for one in trainer.callbacks if not isinstance(one, LambdaCallback)])
+    for name, node in config.callbacks.items():
+        check_monitor(f"callbacks.{name}.monitor", (node or {}).get("monitor"), known)
+
+
 def profiled(config: DictConfig) -> bool:
     """Whether to log how long the parts of each step take.
 
@@ -168,7 +180,7 @@ def profiled(config: DictConfig) -> bool:
 def log_config(config: DictConfig, trainer: "Trainer") -> None:
     """Give the loggers the whole config; with this wandb's run begins."""
     for logger in trainer.loggers:
-        logger.log_hyperparams(without_secrets(OmegaConf.to_container(config, resolve=True)))
+        logger.log_hyperparams(resolved_settings(config))
 
 
 def checkpoint(config: DictConfig) -> str | None:
@@ -187,7 +199,7 @@ def checkpoint(config: DictConfig) -> str | None:
 
 
 def alone(config: DictConfig) -> float:
-    """A run by itself; where it fails, why stands in its `error.txt`."""
+    """A single run. Where it fails, `error.txt` has the reason; where it stops, the exception has what was saved."""
     if config.sweep_folder is not None:
         raise UserError("sweep_folder has no effect without a sweep: choose one by sweep=..., or give values with -m")
     folder = Path(config.run_folder)
@@ -197,8 +209,14 @@ def alone(config: DictConfig) -> float:
             (folder / ERROR).unlink(missing_ok=True)  # of the attempt that this one goes on from
         try:
             return train(config)
-        except Exception as error:
-            record_failure(folder, error)
+        except BaseException as error:
+            failed = isinstance(error, Exception)  # else a signal stopped it
+            if failed:
+                record_failure(folder, error)
+            if (folder / LAST).exists():
+                error.add_note(f"{saved(folder)}; resume with ckpt_path=last")
+            elif not failed:
+                error.add_note(saved(folder))
             raise
 
 

@@ -78,8 +78,18 @@ def _main(folder: Path, module: str, arguments: list[str], disturbed: dict[str, 
     importlib.import_module(f"lightning_dpo.{module}").main()
 
 
-def _disturb(kill_before_job: int | None = None, kill_after_steps: int | None = None, path: Path | None = None) -> None:
-    """SIGKILL when the job of that number begins, or after so many steps; another PATH to find programs in."""
+def _disturb(
+    kill_before_job: int | None = None,
+    kill_after_steps: int | None = None,
+    path: Path | None = None,
+    signal_at: tuple[int, str, str, int] | None = None,
+) -> None:
+    """SIGKILL when the job of that number begins, or after so many steps; another PATH to find programs in; a signal.
+
+    The signal comes when a function is called the given time: `(number, module, function, call)`.
+    """
+    if signal_at is not None:
+        _signal_at(*signal_at)
     from lightning_dpo import DPOModule, train
 
     whole_job, whole_step = train.train, DPOModule.training_step
@@ -97,3 +107,19 @@ def _disturb(kill_before_job: int | None = None, kill_after_steps: int | None = 
     train.train, DPOModule.training_step = job, step
     if path is not None:
         os.environ["PATH"] = str(path)
+
+
+def _signal_at(number: int, module: str, name: str, call: int) -> None:
+    owner = importlib.import_module(f"lightning_dpo.{module}")
+    *classes, name = name.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    whole, calls = getattr(owner, name), []
+
+    def signalled(*arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return whole(*arguments, **options)
+
+    setattr(owner, name, signalled)

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import lightning
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -19,20 +20,14 @@ from tests.conftest import make_llama, padded_batch, random_pairs
 from tests.test_module import trainer_for
 
 
-class Losses(LastCheckpoint):
+class Losses(lightning.Callback):
     """Collects the loss of every step."""
 
     def __init__(self) -> None:
         self.values = []
 
-    def on_train_start(self, *_):
-        pass
-
     def on_train_batch_end(self, trainer, *_):
         self.values.append(float(trainer.callback_metrics["train/loss"]))
-
-    def on_train_end(self, *_):
-        pass
 
 
 def fit(folder, pairs_file, tokenizer, policy=None, callbacks=(), **options):

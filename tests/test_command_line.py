@@ -8,6 +8,7 @@ from hydra.errors import HydraException
 
 from lightning_dpo.command_line import explain
 from lightning_dpo.errors import UserError
+from lightning_dpo.settings import secret_in, without_secrets
 from tests.conftest import HH_FILE
 
 
@@ -67,6 +68,31 @@ def test_a_config_folder_cannot_make_hydra_call_what_it_likes(tmp_path, hydra, m
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("+x.api_key=S", "x.api_key"),
+        ("++logger.mlflow.credential=S", "logger.mlflow.credential"),
+        ("+x={passwd: S}", "passwd"),
+        ("+x={a: {b: 1, 'access_key': S}}", "access_key"),
+        ("+x.private_key=S", "x.private_key"),
+        ("+x.hf_token=S", "x.hf_token"),
+        ("+x.bearer=S", "x.bearer"),
+        ("+logger.mlflow.tracking_uri=https://me:S@host", "+logger.mlflow.tracking_uri"),
+        ("+x.api_key=${oc.env:KEY}", None),
+        ("data.path=/data/token=1", None),
+        ("data.max_tokens=100", None),
+        ("model.tokenizer_name=x", None),
+        ("+model.config.eos_token=x", None),
+    ],
+)
+def test_what_is_refused_as_a_secret_is_redacted_as_one(override, key):
+    assert secret_in(override) == key
+    if key and "://" not in override:
+        name = key.rpartition(".")[2]
+        assert without_secrets({"x": {name: "S"}}) == {"x": {name: "(secret)"}}
+
+
 def test_a_traceback_for_those_who_ask(tmp_path):
     assert "Traceback" in run(tmp_path, "loss.beta=-1", HYDRA_FULL_ERROR="1").stderr
 
@@ -101,12 +127,18 @@ def test_a_cause_deep_down_is_the_one_that_is_told():
 @pytest.mark.timeout(240)
 def test_a_sweep_is_one_folder_and_one_wandb_run_per_job(tmp_path):
     small = ["model.teaching_steps=2", "data.source.pairs=300", "data.source.val_pairs=20", "trainer.max_steps=1"]
-    result = run(tmp_path, "sweep=beta", "loss.beta=0.1,0.7", "trainer.accelerator=cpu", *small)
+    result = run(
+        tmp_path, "sweep=beta", "loss.beta=0.1,0.7", "trainer.accelerator=cpu", *small,
+        "+suggested.note=${oc.env:HF_TOKEN}", HF_TOKEN="SENTINEL",
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
     for job, beta in (("0_beta-0.1", "0.1"), ("1_beta-0.7", "0.7")):
         assert f"beta: {beta}" in (sweep / job / "export" / "README.md").read_text()
         assert len(list((sweep / job / "wandb").glob("offline-run-*"))) == 1
+        for file in ("command.txt", "config.yaml", "export/README.md"):
+            assert "HF_TOKEN" in (sweep / job / file).read_text()
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"SENTINEL" in file.read_bytes()]
 
 
 @pytest.mark.skipif(not HH_FILE.exists(), reason="the HH sample is not here")

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lightning_dpo import evaluate, inspect_data
+from lightning_dpo import evaluate, inspect_data, targets
 from lightning_dpo.config import CONFIG_DIR, ROOT, build, check_all_arguments, check_names, run_folder
 from lightning_dpo.errors import UserError
+from lightning_dpo.targets import check_trust
 from lightning_dpo.train import KEYS
 from tests.compose import composed
 
@@ -75,13 +76,42 @@ def test_a_target_that_an_interpolation_names_is_seen(tmp_path):
         check_names(config, KEYS)
 
 
+@pytest.mark.parametrize(
+    ("key", "target"),
+    [
+        ("loss", "lightning_dpo.policy.load_tokenizer"),
+        ("loss", "lightning_dpo.policy.CausalLM"),
+        ("callbacks.x", "lightning_dpo.losses.DPO"),
+        ("logger.x", "lightning_dpo.train.main"),
+        ("optimizer", "lightning_dpo.config.call"),
+        ("suggested.x", "lightning_dpo.losses.DPO"),
+        ("data.source", "lightning_dpo.data.datamodule.load_tokenizer"),
+        ("reference", "lightning_dpo.reference.CausalLM"),
+        ("loss", "[os.system]"),
+    ],
+)
+def test_a_key_takes_only_what_belongs_there(tmp_path, key, target):
+    config = composed(tmp_path, f"++{key}={{_target_: {target}}}")
+    with pytest.raises(UserError, match=rf"{re.escape(key)}\._target_=.* is not allowed"):
+        check_names(config, KEYS)
+        check_all_arguments(config)
+
+
+def test_code_of_a_model_is_trusted_by_the_command_line_only(tmp_path):
+    settings = OmegaConf.to_container(composed(tmp_path, "model=llama", "model.trust_remote_code=true").model)
+    check_trust({"model": settings}, ["model=llama", "model.trust_remote_code=True"])
+    for override in ("model=llama", "model.trust_remote_code=${suggested.x}", "reference.trust_remote_code=true"):
+        with pytest.raises(UserError, match=r"model\.trust_remote_code=True comes from a file"):
+            check_trust({"model": settings}, [override])
+
+
 def test_ones_own_package_is_allowed_by_the_environment_alone(tmp_path, monkeypatch, caplog):
     (tmp_path / "mylosses.py").write_text("from lightning_dpo.losses import DPO\nclass Mine(DPO): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     config = composed(tmp_path, "loss._target_=mylosses.Mine")
     with pytest.raises(UserError, match=r"loss\._target_=mylosses\.Mine is not allowed"):
         check_names(config, KEYS)
-    monkeypatch.setenv("LIGHTNING_DPO_TARGETS", "mylosses.")
+    monkeypatch.setattr(targets, "OWN_PACKAGES", ("mylosses.",))
     with caplog.at_level("INFO"):
         check_names(config, KEYS)
     assert "mylosses.Mine is allowed by LIGHTNING_DPO_TARGETS" in caplog.text

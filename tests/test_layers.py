@@ -10,20 +10,22 @@ import lightning_dpo
 PACKAGE = Path(lightning_dpo.__file__).parent
 LAYERS = [
     {"command_line", "config", "evaluate", "evaluated_model", "evaluation_report", "export", "exports",
-     "inspect_data", "report", "results", "run_notes", "sweep_jobs", "sweep_pictures", "sweep_processes",
-     "sweep_runs", "sweep_tables", "targets", "train", "without_effect"},
+     "hydra_checks", "inspect_data", "report", "results", "run_notes", "sweep_jobs", "sweep_pictures",
+     "sweep_processes", "sweep_runs", "sweep_tables", "targets", "train", "without_effect"},
     {"agreement", "callbacks.agreement", "callbacks.checkpoints", "callbacks.guards", "callbacks.memory",
      "callbacks.progress_bar", "callbacks.samples", "callbacks.scored_pairs", "callbacks.throughput",
-     "data.datamodule", "data.loader", "loggers", "module", "part_times", "scoring", "strategies"},
-    {"adapter", "attention", "attention_cuda", "data.chat", "data.encoding", "data.forward_size", "data.hh",
-     "data.hub", "data.jsonl", "data.preparation", "data.prompts", "data.shp", "data.splitting",
-     "data.stack_exchange", "data.tokenization", "data.ultrafeedback", "data.validation", "flops",
-     "generation", "memory", "policy", "prefix_sharing", "reference", "sharding", "token_table"},
-    {"batch", "checkpoint_checks", "data.arguments", "data.dealing", "data.layout_choice", "data.lengths",
+     "checkpoint_files", "data.datamodule", "data.loader", "loggers", "module", "monitors", "part_times",
+     "resume_points", "scoring", "strategies"},
+    {"adapter", "attention", "attention_cuda", "checkpoint_checks", "data.chat", "data.encoding",
+     "data.forward_size", "data.hh", "data.hub", "data.jsonl", "data.preparation", "data.prompts", "data.shp",
+     "data.splitting",
+     "data.stack_exchange", "data.tokenization", "data.ultrafeedback", "data.validation", "digests", "flops",
+     "generation", "memory", "policy", "prefix_sharing", "probe", "reference", "sharding", "token_table"},
+    {"atomic_files", "batch", "data.arguments", "data.dealing", "data.layout_choice", "data.lengths",
      "data.messages", "data.pairs", "data.reading", "data.reasons", "data.sampling", "data.statistics", "errors",
      "evaluation", "launch", "layouts", "layouts.columns", "layouts.padded", "layouts.shared", "lm_head", "logps",
      "losses", "metrics", "optimizers", "pictures", "precision", "run_state", "schedules", "segments", "settings",
-     "step_checks"}
+     "step_checks", "stop_signals"}
     | {f"losses.{name}" for name in ("interface", "dpo", "ipo", "hinge", "sft")},
 ]  # fmt: skip
 ALLOWED = {

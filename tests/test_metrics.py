@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from lightning_dpo.losses import DPO, SFT, PreferenceLoss
+from lightning_dpo.losses import DPO, SFT, PreferenceLoss, PreferenceLossFunction
 from lightning_dpo.metrics import RewardAccuracy, RewardTies, preference_metrics
 from tests.losses.pair_logps import random_logps
 
@@ -14,7 +15,7 @@ def test_batches_of_any_size_give_the_mean_over_all_pairs():
     """Batches of six and of two pairs: a mean of means would weigh the two as much as the six."""
     six, two = random_logps(6, seed=1), random_logps(2, seed=2)
     loss = DPO(0.2)
-    metrics = preference_metrics("val/")
+    metrics = preference_metrics("val/", DPO())
     metrics.update(loss(six), six, torch.ones(6), ALL)
     metrics.update(loss(two), two, torch.ones(2), ALL[:2])
     values = metrics.compute()
@@ -42,7 +43,7 @@ def test_pairs_that_fill_up_count_nowhere_even_when_not_finite():
     logps = random_logps()
     logps.chosen[5] = float("nan")
     weight = torch.tensor([1.0, 1, 1, 1, 1, 0])
-    metrics = preference_metrics("val/")
+    metrics = preference_metrics("val/", DPO())
     metrics.update(DPO()(logps), logps, weight, weight != 0)
     values = metrics.compute()
     assert all(math.isfinite(value) for value in values.values())
@@ -51,7 +52,7 @@ def test_pairs_that_fill_up_count_nowhere_even_when_not_finite():
 
 def test_the_loss_is_weighted_and_divided_by_the_number_of_pairs():
     logps, weight = random_logps(), torch.tensor([2.0, 1, 1, 0.5, 1, 1])
-    metrics = preference_metrics("train/")
+    metrics = preference_metrics("train/", DPO())
     metrics.update(DPO()(logps), logps, weight, ALL)
     expected = (DPO()(logps).losses * weight).sum() / 6
     torch.testing.assert_close(metrics.compute()["train/loss"].item(), expected.item())
@@ -60,7 +61,7 @@ def test_the_loss_is_weighted_and_divided_by_the_number_of_pairs():
 def test_metrics_that_begin_equal_do_not_stay_tied():
     """Before training all rewards are 0. torchmetrics' compute groups would make one metric of all of them."""
     start = random_logps().at_start()
-    metrics = preference_metrics("train/")
+    metrics = preference_metrics("train/", DPO())
     metrics.update(DPO()(start), start, ONES, ALL)
     metrics.reset()
     logps = random_logps()
@@ -70,21 +71,38 @@ def test_metrics_that_begin_equal_do_not_stay_tied():
 
 
 def test_a_loss_without_a_reference_has_no_rewards_to_report():
-    metrics = preference_metrics("train/", SFT.needs_reference, SFT.needs_rejected)
+    metrics = preference_metrics("train/", SFT())
     assert set(metrics.keys()) == {"train/loss", "train/logps/chosen", "train/length/chosen"}
 
 
 def test_a_weight_of_zero_is_a_weight():
     """The pair trains nothing, and is one of the pairs all the same."""
     logps, weight = random_logps(), torch.tensor([0.0, 1, 1, 1, 1, 1])
-    metrics = preference_metrics("train/")
+    metrics = preference_metrics("train/", DPO())
     metrics.update(DPO()(logps), logps, weight, ALL)
     torch.testing.assert_close(metrics.compute()["train/logps/chosen"].item(), logps.chosen.mean().item())
 
 
+class WithoutReference(PreferenceLossFunction):
+    needs_reference = False
+
+    def __call__(self, logps):
+        return PreferenceLoss(logps.rejected - logps.chosen, logps.chosen, logps.rejected)
+
+
+def test_a_loss_without_a_reference_may_have_rewards():
+    metrics, logps = preference_metrics("val/", WithoutReference()), random_logps()
+    metrics.update(WithoutReference()(logps), logps, ONES, ALL)
+    values = metrics.compute()
+    torch.testing.assert_close(values["val/rewards/margins"].item(), (logps.chosen - logps.rejected).mean().item())
+    assert not [name for name in values if "logratios" in name]
+
+
 def test_sums_stay_exact_when_the_module_is_cast_to_bf16():
-    """As Lightning's bf16-true does: bf16 cannot count past 256."""
-    metric = RewardTies().to(dtype=torch.bfloat16)
+    """As Lightning's bf16-true does: bf16 cannot count past 256. A reset takes the states from their defaults."""
+    metric = RewardTies()
+    nn.ModuleList([metric]).to(dtype=torch.bfloat16)
+    metric.reset()
     loss = PreferenceLoss(torch.zeros(6), torch.zeros(6), torch.zeros(6))
     for _ in range(100):
         metric.update(loss, None, ONES, ALL)

@@ -19,7 +19,7 @@ def sgd(parameters):
 
 
 def trainer_for(folder, **options) -> lightning.Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     settings = {"max_epochs": 1, "logger": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
     return lightning.Trainer(default_root_dir=folder, **quiet | settings | options)
 

@@ -1,7 +1,3 @@
-from pathlib import Path
-
-import pytest
-
 from lightning_dpo import UserError
 from lightning_dpo.run_state import (
     RunState,
@@ -11,7 +7,6 @@ from lightning_dpo.run_state import (
     run_state,
     set_aside,
     sweep_of,
-    write_whole,
 )  # fmt: skip
 from tests.ranks import on_ranks
 
@@ -56,14 +51,6 @@ def refused(folder) -> str:
             return ""
     except UserError as error:
         return str(error)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    write_whole(tmp_path / "a", "old")
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "a", "new")
-    assert (tmp_path / "a").read_text() == "old"
 
 
 def test_attempts_are_kept(tmp_path):

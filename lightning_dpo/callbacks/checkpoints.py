@@ -1,65 +1,186 @@
-"""The checkpoint that a run goes on from, and the best one."""
+"""The best checkpoint of a run, and the last one, from which the run resumes."""
 
+import logging
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from lightning_dpo.checkpoint_files import check_writable, keep_previous, write_atomically
+from lightning_dpo.errors import UserError
+from lightning_dpo.resume_points import after_validation, before_validation, between_steps
+from lightning_dpo.stop_signals import Stopped, handling
+
+log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(ModelCheckpoint):
     """Writes `best.ckpt` where a validation metric is better than ever, as long as the policy stays near its reference.
 
     Args:
-        folder: Where `best.ckpt` stands.
+        folder: Folder of `best.ckpt`.
         monitor: The metric.
         mode: `max` or `min`: which is better.
-        max_kl: `val/kl`, in nats per answer, beyond which no checkpoint is taken; None: however far.
+        max_kl: `val/kl`, in nats per answer, beyond which no checkpoint is taken; None: no limit.
     """
 
     def __init__(self, folder: str, monitor: str, mode: Literal["max", "min"], max_kl: float | None = None) -> None:
         super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
         self.max_kl = max_kl
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the trainer write checkpoints atomically."""
+        super().setup(trainer, pl_module, stage)
+        write_atomically(trainer)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save within the budget alone."""
+        """Save if `val/kl` is within the budget."""
         kl = trainer.callback_metrics.get("val/kl")
         if self.max_kl is None or (kl is not None and float(kl) <= self.max_kl):
             super().on_validation_end(trainer, pl_module)
 
 
-class LastCheckpoint(Callback):
-    """Writes `last.ckpt` every so many optimizer steps and at the end, whatever the validation metrics do.
+class LastCheckpoint(Checkpoint):
+    """Writes `last.ckpt`: during training, after every validation, at the end, and when the run is stopped.
 
     Lightning's `ModelCheckpoint(save_last=True)` follows its monitor: with a worsening metric, its last checkpoint is
-    the best one. This one is taken between two optimizer steps, where no gradient is half accumulated.
+    the best one. This one holds the newest optimizer step, as it was between two steps, where no gradient is half
+    accumulated (see `resume_points.py`). The file that it replaces is kept as `last.previous.ckpt`. Among a Trainer's
+    callbacks it comes after `BestCheckpoint`, whose best score it saves.
+
+    On one device, SIGTERM and SIGINT let the optimizer step finish, save, and raise `Stopped`; a second signal raises
+    at once. An exception saves the last finished step. On several devices, which would have to agree, neither does.
 
     Args:
-        folder: Where `last.ckpt` stands.
+        folder: Folder of `last.ckpt`.
         every_n_steps: Optimizer steps from one to the next.
+        every_minutes: Minutes from one to the next; whichever comes first.
     """
 
-    def __init__(self, folder: str, every_n_steps: int = 100) -> None:
+    def __init__(self, folder: str, every_n_steps: int = 100, every_minutes: float = 10) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps!r}")
+        if not every_minutes > 0:
+            raise ValueError(f"every_minutes must be positive, got {every_minutes!r}")
         self.path = Path(folder, "last.ckpt")
-        self.every_n_steps = every_n_steps
-        self._saved_step = 0
+        self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
+        self._saved_step = self._step = 0
+        self._saved_at = time.monotonic()
+        self._loops: dict[str, Any] | None = None  # what the checkpoint says of Lightning's loops
+        self._due = self._saving = self._in_step = self._in_update = False
+        self._requested: int | None = None
+        self._handlers = ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the trainer write checkpoints atomically, and refuse a folder that is not writable.
+
+        Raises:
+            UserError: It is not.
+        """
+        write_atomically(trainer)
+        if stage == "fit" and trainer.is_global_zero:
+            check_writable(self.path.parent, "callbacks.last.folder")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do not write again what a resumed run comes from, in the middle of its next step."""
-        self._saved_step = trainer.global_step
+        """Note the step that a resumed run starts from, and listen to signals from now on."""
+        self._saved_step = self._step = trainer.global_step
+        self._saved_at, self._loops, self._requested = time.monotonic(), None, None
+        if trainer.world_size == 1:
+            # After Lightning's handlers, which set a flag that is looked at in the middle of a step.
+            self._handlers.enter_context(handling(self._signal))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Save the finished step where that is due. Not at its end: a validation may follow, and change what is due."""
+        if not self._in_step:
+            if self._due:
+                self._save(trainer)
+            self._stop_if_requested()
+        self._in_step = True
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        """Note that weights are about to change."""
+        self._in_update = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Save after an optimizer step, not after each of its micro-batches."""
-        if trainer.global_step % self.every_n_steps == 0:
-            self._save(trainer)
+        """After an optimizer step, not after each of its micro-batches, note where the run would resume."""
+        if trainer.global_step == self._step:
+            return
+        self._step, self._loops = trainer.global_step, between_steps(trainer)
+        self._in_step = self._in_update = False
+        late = time.monotonic() - self._saved_at > 60 * self.every_minutes
+        if trainer.world_size > 1:  # saving takes all devices, whose clocks differ
+            late = trainer.strategy.broadcast(late)
+        self._due = self._due or late or self._step % self.every_n_steps == 0
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """A run that is stopped within validation validates again when it resumes."""
+        if self._training(trainer) and not self._in_step and batch_idx == 0:
+            self._loops = before_validation(trainer)
+            self._stop_if_requested()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, with the best score that `BestCheckpoint` has just noted."""
+        if not self._training(trainer):
+            return
+        if self._in_step:  # `val_check_interval` may ask for that: save when the step is done
+            self._due = True
+            return
+        self._loops = after_validation(trainer)
+        self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save where training ended."""
+        self._loops = None
         self._save(trainer)
+        self._handlers.close()
+        self._stop_if_requested()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save the last finished optimizer step, unless its weights are lost."""
+        self._handlers.close()
+        # A UserError comes from the check before the update; anything else may have come in the middle of it.
+        intact = not self._in_update or isinstance(exception, UserError)
+        if trainer.world_size > 1 or self._loops is None or not intact:
+            return
+        try:
+            self._save(trainer)
+        except Exception:  # the run ends by `exception`, which must not be replaced
+            log.exception("Step %d could not be saved.", self._step)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the loops as they were noted into the checkpoint: by now, they may be in the middle of something."""
+        if self._saving and self._loops is not None:
+            checkpoint["loops"]["fit_loop"] = self._loops
+
+    def _training(self, trainer: Trainer) -> bool:
+        return trainer.state.fn == "fit" and not trainer.sanity_checking
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step != self._saved_step:
+        self._due = False
+        if self._step == self._saved_step:
+            return
+        for logger in trainer.loggers:  # a resumed run has their rows up to the checkpoint from their files
+            logger.save()
+        if trainer.is_global_zero:
+            keep_previous(self.path)
+        self._saving = True
+        try:
             trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved_step = trainer.global_step
+        finally:
+            self._saving = False
+        self._saved_step, self._saved_at = self._step, time.monotonic()
+
+    def _signal(self, number: int) -> None:
+        if self._requested is None and (self._in_step or self._saving):
+            self._requested = number
+        else:
+            raise Stopped(number)
+
+    def _stop_if_requested(self) -> None:
+        if self._requested is not None:
+            raise Stopped(self._requested)

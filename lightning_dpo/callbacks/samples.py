@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from lightning_dpo.atomic_files import write_whole
 from lightning_dpo.errors import UserError
 from lightning_dpo.generation import Ids, Writer
 
@@ -58,6 +59,15 @@ class Samples(Callback):
         self._prompts: list[Ids] = []
         self._reference: list[Ids] | None = None
         self._table: Any = None
+
+    def metric_names(self, pl_module: LightningModule) -> set[str]:
+        """The metrics that this callback logs."""
+        facts = (*_FACTS, "length_stderr")
+        names = {f"val/samples/{fact}" for fact in facts}
+        if pl_module.loss.needs_reference:
+            names |= {f"val/samples/reference/{fact}" for fact in facts}
+            names |= set() if self.greedy else {"val/kl", "val/kl_stderr"}
+        return names
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the prompts, once.
@@ -145,7 +155,7 @@ class Samples(Callback):
         old = [json.loads(line) for line in self.path.open(encoding="utf-8")] if self.path.exists() else []
         kept = [row for row in old if row["step"] < rows[0]["step"]]
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows))
-        self.path.write_text("".join(lines), encoding="utf-8")
+        write_whole(self.path, "".join(lines))
 
     def _show(self, rows: list[dict[str, Any]]) -> None:
         columns = [name for name in _COLUMNS[1:] if name in rows[0]]

@@ -15,6 +15,8 @@ from lightning_dpo.flops import MatrixWork, matrix_rate
 from lightning_dpo.part_times import PartTimes
 from lightning_dpo.precision import compute_dtype
 
+_METRICS = ("pairs_per_second", "tokens_per_second", "padding_fraction", "matrix_rate_share", "peak_memory_gb")
+
 
 class Throughput(Callback):
     """Logs of each optimizer step, for all devices together where nothing else is said.
@@ -39,6 +41,10 @@ class Throughput(Callback):
         self._passes: list[Callable[[PreferenceBatch], float]] = []
         self._restart()
 
+    def metric_names(self, pl_module: LightningModule) -> set[str]:
+        """The metrics that this callback logs, those of the profiler aside."""
+        return {f"train/{name}" for name in _METRICS}
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the rate of matrix products, and look at what a step multiplies."""
         self.rate = matrix_rate(trainer.strategy.root_device, compute_dtype(trainer.precision))
@@ -61,14 +67,15 @@ class Throughput(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
         seconds = time.perf_counter() - self._start
-        values = {
+        measured = (
             # step_pairs is of all devices; tokens are this device's, and the others have about as many.
-            "pairs_per_second": float(batch.step_pairs) / seconds,
-            "tokens_per_second": self._tokens * trainer.world_size / seconds,
-            "padding_fraction": 1 - float(self._real) / self._tokens,
-            "matrix_rate_share": self._flops / seconds / self.rate,
-            "peak_memory_gb": peak_memory(trainer.strategy.root_device) / 1e9,
-        }
+            float(batch.step_pairs) / seconds,
+            self._tokens * trainer.world_size / seconds,
+            1 - float(self._real) / self._tokens,
+            self._flops / seconds / self.rate,
+            peak_memory(trainer.strategy.root_device) / 1e9,
+        )
+        values = dict(zip(_METRICS, measured, strict=True))
         if isinstance(trainer.profiler, PartTimes):
             values |= {f"seconds/{part}": spent for part, spent in trainer.profiler.take().items()}
         named = {f"train/{name}": value for name, value in values.items()}

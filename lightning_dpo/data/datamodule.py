@@ -24,6 +24,7 @@ from lightning_dpo.data.preparation import Preparation, PreparedPairs, Source, p
 from lightning_dpo.data.prompts import answer_ends, sample_prompts
 from lightning_dpo.data.sampling import Draw, StepSampler, accumulation
 from lightning_dpo.data.tokenization import Tokenization
+from lightning_dpo.digests import pairs_digest, tokenizer_digest
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout, SharedLayout
 from lightning_dpo.policy import load_tokenizer, ready_tokenizer
@@ -111,6 +112,7 @@ class PreferenceDataModule(LightningDataModule):
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
         self.max_tokens, self.layout, self.group_by_prompt = max_tokens, layout, group_by_prompt
         self._chosen: tuple[Callable[[], LightningModule | None], Layout] | None = None
+        self._known_digests: tuple[PreparedPairs, dict[str, str]] | None = None
         self.prepared: PreparedPairs | None = None
         self.prepared_alone = False
 
@@ -213,22 +215,41 @@ class PreferenceDataModule(LightningDataModule):
         """Tokens that end an answer: the end of sequence, and what ends the answers that are trained on."""
         return answer_ends(self.val_pairs, self.tokenizer)
 
-    def state_dict(self) -> dict[str, int]:
-        """What decides which pairs a micro-batch holds."""
+    def state_dict(self) -> dict[str, Any]:
+        """What decides which pairs a micro-batch holds, and what is in them."""
         names = ("seed", "batch_size", "pairs_per_step", "max_length", "group_by_prompt")
         found = {"training_pairs": len(self.train_pairs), "devices": devices_of(self.trainer)["num_replicas"]}
-        return {name: getattr(self, name) for name in names} | found
+        return {name: getattr(self, name) for name in names} | found | {"digests": self._digests()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Refuse to go on in another order than the checkpoint was taken in.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse to resume on other pairs, or in another order, than the checkpoint was taken with.
 
         Raises:
-            UserError: Something that decides the order is not what it was.
+            UserError: Something that decides the pairs or their order is not what it was.
         """
-        now, state = self.state_dict(), {"group_by_prompt": False} | state  # which older ones do not say
+        if self.trainer and self.trainer.state.fn != "fit":  # the order of training means nothing there
+            return
+        now, state = self.state_dict(), {"group_by_prompt": False} | state  # older ones lack it
+        was_digests, digests = state.pop("digests", {}), now.pop("digests")
         changed = [f"{name} was {was} and is {now[name]}" for name, was in state.items() if was != now[name]]
         if changed:
             raise UserError(f"the checkpoint belongs to another order of pairs: {', '.join(changed)}; set it back")
+        for what, was in was_digests.items():
+            if was != digests[what]:
+                raise UserError(
+                    f"the checkpoint was trained with another {what}: its digest was {was} and is {digests[what]}; "
+                    f"resume with the {what} of the run's start"
+                )
+
+    def _digests(self) -> dict[str, str]:
+        """Computed once: of the tokenizer first, since another one makes other pairs."""
+        if self._known_digests is None or self._known_digests[0] is not self.prepared:
+            digests = {
+                "tokenizer": tokenizer_digest(self.tokenizer),
+                "set of training pairs": pairs_digest(self.train_pairs),
+            }
+            self._known_digests = (self.prepared, digests)
+        return self._known_digests[1]
 
     def _sampler(self, tokens: Dataset, pairs_per_step: int, seed: int | None) -> StepSampler:
         """Shuffled by `seed`, with even micro-batches; without one, in order."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.chat import ChatTemplate
 from lightning_dpo.data.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder
+from lightning_dpo.digests import tokenizer_facts
 from lightning_dpo.errors import UserError
 
 # Part of the cache's key: raise it with every change of what becomes of a row.
@@ -125,21 +126,12 @@ class Tokenization:
 
     def _digest(self, pairs: Dataset, probe: str = "") -> str:
         """What decides the result; the `probe` of a template, too, which may hold the date."""
-        settings = [_VERSION, self.max_length, self.on_overlong, self.score, probe, *_facts(self.tokenizer)]
+        settings = [_VERSION, self.max_length, self.on_overlong, self.score, probe, *tokenizer_facts(self.tokenizer)]
         settings.append(json.dumps(dict(self.chat_template_kwargs), sort_keys=True))
         digest = hashlib.sha256(json.dumps(settings).encode())
         for row in pairs:
             digest.update(json.dumps(row, sort_keys=True).encode())
         return digest.hexdigest()
-
-
-def _facts(tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
-    """All that decides how a tokenizer encodes: its whole state where it is a fast one, else its vocabulary."""
-    if tokenizer.is_fast:
-        yield tokenizer.backend_tokenizer.to_str()
-    else:
-        yield json.dumps([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())])
-    yield json.dumps([tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
 
 
 def _scores(ids: Ids, mask: Mask) -> bool:

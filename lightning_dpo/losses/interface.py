@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.errors import UserError
 from lightning_dpo.logps import CompletionLogps
 
 
@@ -95,10 +96,25 @@ class PreferenceLossFunction(ABC):
     """Whether the loss compares with a reference; then `reference=none` is an error, else any other is."""
     needs_rejected: ClassVar[bool] = True
     """Whether the loss reads rejected completions; otherwise they need not be computed."""
+    has_rewards: ClassVar[bool] = True
+    """Whether the loss gives the two rewards of each pair; otherwise no `rewards/*` are logged."""
 
     @abstractmethod
     def __call__(self, logps: PairLogps) -> PreferenceLoss:
         """The loss and the rewards of each pair."""
+
+
+def checked_loss(function: PreferenceLossFunction, logps: PairLogps) -> PreferenceLoss:
+    """What `function` gives for `logps`.
+
+    Raises:
+        UserError: It has no rewards, and its class does not say so.
+    """
+    loss = function(logps)
+    if function.has_rewards and loss.chosen_rewards is None:
+        name = type(function).__name__
+        raise UserError(f"loss: {name} returns no rewards: return them, or set has_rewards = False in the class")
+    return loss
 
 
 def check_beta(beta: float) -> None:

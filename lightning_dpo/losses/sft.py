@@ -16,6 +16,7 @@ class SFT(PreferenceLossFunction):
 
     needs_reference: ClassVar[bool] = False
     needs_rejected: ClassVar[bool] = False
+    has_rewards: ClassVar[bool] = False
 
     def __call__(self, logps: PairLogps) -> PreferenceLoss:
         return PreferenceLoss(-logps.chosen / logps.mean_chosen_length)

@@ -26,6 +26,10 @@ _LABELS = {
     "mass_on_reviews": ("probability of writing a review", None, None),
 }
 
+# What `ClosedForm.report` gives, and what of it needs the loss's β.
+_ALWAYS = ("reward", "reference_reward", "kl_reference", "mass_on_reviews", "best_accuracy", "frontier_reward")
+_WITH_BETA = ("optimal_reward", "optimal_kl_reference", "kl_optimum", "kl_optimum_before")
+
 
 class ClosedFormReport(Callback):
     """Logs `closed_form/*` and prints them as a table, with reviews before and after.
@@ -41,6 +45,11 @@ class ClosedFormReport(Callback):
         self.samples, self.folder = samples, folder
         self.before: list[list[str]] = []
         self.world: ClosedForm | None = None
+
+    def metric_names(self, pl_module: LightningModule) -> set[str]:
+        """The metrics that this callback logs."""
+        names = _WITH_BETA if hasattr(pl_module.loss, "beta") else ()
+        return {f"closed_form/{name}" for name in (*_ALWAYS, *names)}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enumerate the reference: the model that the policy starts from."""

@@ -1,0 +1,54 @@
+"""SIGTERM and SIGINT as exceptions, with the exit status that shells and schedulers expect."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+    """A signal ended the program: exit status 143 for SIGTERM, 130 for SIGINT.
+
+    Attributes:
+        signal: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+
+@contextmanager
+def handling(handle: Callable[[int], None]) -> Iterator[None]:
+    """Within, `handle(signal number)` is called for SIGTERM and SIGINT; afterwards, whatever was called before is.
+
+    Processes forked within, such as workers of a DataLoader, are not affected: SIGTERM ends them, and they ignore
+    SIGINT, which a terminal sends to all processes, so that the main process decides when they end.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
+        yield
+        return
+    process = os.getpid()
+
+    def received(number: int, _: FrameType | None) -> None:
+        if os.getpid() == process:
+            handle(number)
+        elif number != signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    before = {number: signal.signal(number, received) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop(number: int) -> None:
+    """Raise `Stopped`: a handler for programs that have nothing to save."""
+    raise Stopped(number)
