@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import LlamaForCausalLM
 
 from lightning_dpo import DPOModule, UserError
-from lightning_dpo.adapter import Continue, LoRA, copy_adapter, with_copy, without_adapter
+from lightning_dpo.adapter import AdapterFactory, Continue, LoRA, copy_adapter, merged, with_copy, without_adapter
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.losses import DPO
+from lightning_dpo.probe import probe
 from lightning_dpo.reference import AdapterOff
 from tests.conftest import make_llama, padded_batch, random_pairs
 
@@ -105,3 +107,46 @@ def test_what_cannot_be(model_folder, tmp_path, tokenizer):
     for name, value in (("r", 0), ("alpha", 0), ("dropout", 1)):
         with pytest.raises(ValueError, match=f"{name} must be"):
             LoRA(**{name: value})
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_copy_of_an_adapter_leaves_the_weights_under_it_alone(init):
+    """PiSSA and OLoRA take their adapters out of the weights when they make them."""
+    policy = get_peft_model(make_llama(), LoraConfig(r=4, init_lora_weights=init, target_modules="all-linear"))
+    opened = probe(policy)
+    copy_adapter(policy)
+    assert torch.equal(probe(policy), opened)
+    with torch.no_grad(), with_copy(policy):
+        assert torch.equal(probe(policy), opened)
+
+
+def test_an_adapter_that_changes_the_policy_is_refused():
+    class Careless(AdapterFactory):
+        def __call__(self, policy):
+            policy.lm_head.weight.data *= 1.1
+            return LoRA(r=2)(policy)
+
+    module = DPOModule(make_llama(), DPO(0.3), adapter=Careless())
+    with pytest.raises(UserError, match="the policy changed before training, when its adapter or its reference was"):
+        module.configure_model()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+    ],
+)
+def test_a_merged_model_with_tied_embeddings_is_the_model_with_its_adapter(tmp_path, options):
+    policy = get_peft_model(make_llama(tie_word_embeddings=True), LoraConfig(r=4, **options))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    expected = probe(policy)
+    merged(policy).save_pretrained(tmp_path)
+    opened = LlamaForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(probe(opened), expected, rtol=0, atol=1e-4)

@@ -1,5 +1,10 @@
-from lightning_dpo.exports import command, model_card, record
+import pytest
+
+from lightning_dpo import UserError, exports
+from lightning_dpo.adapter import LoRA
+from lightning_dpo.exports import command, export_run, model_card, record
 from tests.compose import composed
+from tests.conftest import make_llama
 
 
 def test_a_model_card_says_what_was_done(tmp_path):
@@ -31,6 +36,19 @@ def test_the_record_names_base_and_loss_and_a_model_made_in_code_has_no_name(tmp
     }
     assert record(composed(tmp_path))["base_model"] is None
     assert record(composed(tmp_path, "model=llama", "data=hh", "model.pretrained=false"))["base_model"] is None
+
+
+def test_a_merged_export_that_is_another_model_is_removed_and_refused(tmp_path, tokenizer, monkeypatch):
+    """As peft merged an adapter of a tied LM head: into the embedding as well."""
+    policy = LoRA(r=4)(make_llama())
+    policy.name_or_path = ""
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    monkeypatch.setattr(exports, "merged", lambda policy: policy.get_base_model())
+    with pytest.raises(UserError, match=r"export: the merged model is not the model with its adapter: .* nats"):
+        export_run(policy, tokenizer, tmp_path, "card", {}, merge=True)
+    assert not (tmp_path / "export").exists()
 
 
 def test_the_command_is_the_one_that_the_run_noted(tmp_path):

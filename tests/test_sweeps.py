@@ -113,12 +113,17 @@ def test_a_rank_of_torchrun_that_fails_alone_ends_the_sweep(tmp_path):
 
 
 def test_jobs_by_submitit(tmp_path):
-    status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "hydra/launcher=submitit_local")
+    """Their report has the mean over the two seeds: `${seed}` is in many settings of a real run."""
+    status, output = command(tmp_path, "-m", "seed=0,1", *TINY, "hydra/launcher=submitit_local")
     assert status == 0, output
     (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
-    assert jobs(sweep) == [".submitit", "0_beta-0.1", "1_beta-0.5"]
-    assert all((sweep / name / "metrics.json").exists() for name in jobs(sweep)[1:])
-    assert "2 runs: 2 finished." in (sweep / "report.md").read_text()
+    assert jobs(sweep) == [".submitit", "0_seed-0", "1_seed-1"]
+    metrics = [json.loads((sweep / name / "metrics.json").read_text()) for name in jobs(sweep)[1:]]
+    report = (sweep / "report.md").read_text()
+    assert "2 runs: 2 finished." in report
+    table = report.partition("## Over seeds")[2].partition("## Runs")[0]
+    (row,) = [line for line in table.splitlines() if line.startswith("| 2 |")]
+    assert f"{(metrics[0]['val/loss'] + metrics[1]['val/loss']) / 2:.3f} ±" in row
 
 
 def test_slurm_is_asked_for_where_it_is(tmp_path, monkeypatch):

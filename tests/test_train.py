@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lightning_dpo import DPOModule, UserError
+from lightning_dpo import DPOModule, UserError, targets
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.losses import DPO
 from lightning_dpo.train import train
@@ -139,6 +139,22 @@ def test_ckpt_path_last_goes_on_in_the_same_folder(tmp_path, model_folder, hh_fi
     assert steps[0] == steps[1]
 
 
+def test_a_loss_without_a_reference_may_have_rewards(tmp_path, model_folder, hh_file, monkeypatch):
+    """Written by the guide in losses/README.md: its rewards are logged, and choose best.ckpt."""
+    monkeypatch.setattr(targets, "OWN_PACKAGES", ("tests.",))
+    name, options = (
+        "tests.losses.without_reference",
+        [*small(model_folder, hh_file), "logger=csv", "~loss.label_smoothing"],
+    )
+    train(composed(tmp_path, "model=llama", "data=hh", *options, f"loss._target_={name}.SimPO", "loss.beta=2"))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["val/rewards/margins"] != 0
+    assert "val/logratios/chosen" not in metrics
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
+    with pytest.raises(UserError, match="loss: Silent returns no rewards: return them, or set has_rewards = False"):
+        train(composed(tmp_path, "model=llama", "data=hh", *options, f"loss._target_={name}.Silent"))
+
+
 def test_a_run_without_its_objective_or_its_csv_ends_well(tmp_path, model_folder, hh_file, caplog):
     options = small(model_folder, hh_file, "trainer.max_steps=1", "logger=csv", "logger.csv=null")
     objective = train(composed(tmp_path, "model=llama", "data=hh", *options, "sweep_objective=val/nothing"))
@@ -222,12 +238,19 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
         (["adapter=continue"], "model.name is no adapter"),
         (["loss=sft", "reference=frozen"], "reads no reference"),
         (["data.on_invalid=error", "data.path=nowhere.jsonl"], "there is no such file"),
-        (["model.pretrained=false", "model.config={model_type: gpt2, vocab_size: 64}"], "299 tokens and the policy 64"),
+        (
+            ["model.pretrained=false", "model.config={model_type: gpt2, vocab_size: 64, n_layer: 1}"],
+            "299 tokens and the policy 64",
+        ),
         (["model.name=nowhere"], "nowhere: is neither a folder"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["+trainer.logger=false"], r"trainer\.logger follows from the rest of the config"),
         (["trainer.accelerator=abacus"], "trainer: You selected an invalid accelerator name"),
         (["data.max_length=4096"], r"data.max_length=4096: the model was made for 1024 tokens"),
+        (
+            ["callbacks.best.monitor=val/accuracy"],
+            r"callbacks.best.monitor=val/accuracy: this run has no such metric; did you mean val/rewards/accuracies",
+        ),
         (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: nowhere.ckpt is not there"),
         (["data.layout=share"], "data.layout=share: Input should be 'auto', 'shared' or 'padded'"),
         (
