@@ -121,7 +121,6 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     from lightning.pytorch.callbacks import LambdaCallback
 
     from lightning_dpo.callbacks.agreement import Agreement
-    from lightning_dpo.data.sampling import accumulation
     from lightning_dpo.loggers import join_lightning_logs
     from lightning_dpo.part_times import PartTimes
     from lightning_dpo.precision import default_precision
@@ -147,7 +146,8 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
             "started, and strategy=ddp or strategy=fsdp"
         )
     if data.pairs_per_step is not None:
-        trainer.accumulate_grad_batches = accumulation(data.pairs_per_step, data.batch_size, trainer.world_size)
+        data.fit_batch_size(trainer.world_size)
+        trainer.accumulate_grad_batches = data.pairs_per_step // (data.batch_size * trainer.world_size)
     return trainer
 
 

@@ -24,6 +24,7 @@ os.environ.pop("WANDB_API_KEY", None)
 import json
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -31,6 +32,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
 from lightning_dpo.layouts import PaddedLayout, SharedLayout
+
+# A deadline measures the machine, and examples are the same in every run.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 HH_FILE = Path(__file__).parents[2] / "shared" / "data" / "hh-harmless-1800.jsonl.gz"
 VOCABULARY = 300

@@ -21,7 +21,7 @@ LAYERS = [
      "data.splitting",
      "data.stack_exchange", "data.tokenization", "data.ultrafeedback", "data.validation", "digests", "flops",
      "generation", "memory", "policy", "prefix_sharing", "probe", "reference", "sharding", "token_table"},
-    {"atomic_files", "batch", "data.arguments", "data.dealing", "data.layout_choice", "data.lengths",
+    {"atomic_files", "batch", "data.arguments", "data.dealing", "data.layout_choice", "data.lengths", "data.resume",
      "data.messages", "data.pairs", "data.reading", "data.reasons", "data.sampling", "data.statistics", "errors",
      "evaluation", "launch", "layouts", "layouts.columns", "layouts.padded", "layouts.shared", "lm_head", "logps",
      "losses", "metrics", "optimizers", "pictures", "precision", "run_state", "schedules", "segments", "settings",

@@ -233,13 +233,16 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
     ("overrides", "message"),
     [
         (["+trainer.accumulate_grad_batches=2"], "accumulate_grad_batches follows from data.pairs_per_step"),
-        (["data.pairs_per_step=3"], r"data.pairs_per_step=3 is no multiple of data.batch_size=2"),
         (["reference=none"], "reference=none: DPO"),
         (["adapter=continue"], "model.name is no adapter"),
         (["loss=sft", "reference=frozen"], "reads no reference"),
         (["data.on_invalid=error", "data.path=nowhere.jsonl"], "there is no such file"),
         (
-            ["model.pretrained=false", "model.config={model_type: gpt2, vocab_size: 64, n_layer: 1}"],
+            [
+                "model.pretrained=false",
+                "model.config={model_type: gpt2, vocab_size: 64}",
+                "model.config.num_hidden_layers=1",
+            ],
             "299 tokens and the policy 64",
         ),
         (["model.name=nowhere"], "nowhere: is neither a folder"),

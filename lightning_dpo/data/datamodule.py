@@ -22,9 +22,9 @@ from lightning_dpo.data.loader import DrawnPairs, StepLoader, devices_of, steps_
 from lightning_dpo.data.pairs import MicroBatch
 from lightning_dpo.data.preparation import Preparation, PreparedPairs, Source, parts_of
 from lightning_dpo.data.prompts import answer_ends, sample_prompts
-from lightning_dpo.data.sampling import Draw, StepSampler, accumulation
+from lightning_dpo.data.resume import check_same_pairs
+from lightning_dpo.data.sampling import Draw, StepSampler, fitting_batch_size
 from lightning_dpo.data.tokenization import Tokenization
-from lightning_dpo.digests import pairs_digest, tokenizer_digest
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout, SharedLayout
 from lightning_dpo.policy import load_tokenizer, ready_tokenizer
@@ -56,7 +56,7 @@ class PreferenceDataModule(LightningDataModule):
         max_pairs: At most so many pairs of a source, drawn by `seed`, a fraction of which validates; of a validation
             split of its own, as many again. None: all.
         pairs_per_step: Pairs in one optimizer step on all devices; None: what the Trainer's own accumulation gives.
-        batch_size: Pairs in one forward pass on one device.
+        batch_size: Pairs in one forward pass on one device, or fewer: what divides its share of `pairs_per_step`.
         max_tokens: Tokens, pads included, that one forward pass may have; None: however many.
         layout: `shared` lays each prompt of a micro-batch out once, without pads; `padded`, before each of its
             completions. `auto`: shared, where that gives the policy's log-probs, as is tried before training.
@@ -112,7 +112,6 @@ class PreferenceDataModule(LightningDataModule):
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
         self.max_tokens, self.layout, self.group_by_prompt = max_tokens, layout, group_by_prompt
         self._chosen: tuple[Callable[[], LightningModule | None], Layout] | None = None
-        self._known_digests: tuple[PreparedPairs, dict[str, str]] | None = None
         self.prepared: PreparedPairs | None = None
         self.prepared_alone = False
 
@@ -122,10 +121,17 @@ class PreferenceDataModule(LightningDataModule):
         Raises:
             UserError: Rows are invalid, or nothing is left to train or validate on, or `max_tokens` is exceeded.
         """
+        if self.trainer and stage == "fit":
+            self.fit_batch_size(devices_of(self.trainer)["num_replicas"])
         alone = stage == "validate"
         if self.prepared is None or (not alone and self.prepared_alone):
             self.prepared, self.prepared_alone = self.preparation(alone), alone
             self._check_max_tokens({"shared": True, "padded": False}.get(self.layout))
+
+    def fit_batch_size(self, devices: int) -> None:
+        """Reduce `batch_size`, which changes memory only, until it divides a device's share of `pairs_per_step`."""
+        if self.pairs_per_step is not None:
+            self.batch_size = fitting_batch_size(self.pairs_per_step, self.batch_size, devices)
 
     @property
     def train_pairs(self) -> Dataset | None:
@@ -152,7 +158,7 @@ class PreferenceDataModule(LightningDataModule):
         accumulate = self.trainer.accumulate_grad_batches
         devices = devices_of(self.trainer)["num_replicas"]
         pairs_per_step = self.pairs_per_step or accumulate * self.batch_size * devices
-        if (needed := accumulation(pairs_per_step, self.batch_size, devices)) != accumulate:
+        if (needed := pairs_per_step // (self.batch_size * devices)) != accumulate:
             raise UserError(
                 f"pairs_per_step={pairs_per_step} with batch_size={self.batch_size} on {devices} device(s) needs "
                 f"Trainer(accumulate_grad_batches={needed}), got {accumulate}"
@@ -219,37 +225,15 @@ class PreferenceDataModule(LightningDataModule):
         """What decides which pairs a micro-batch holds, and what is in them."""
         names = ("seed", "batch_size", "pairs_per_step", "max_length", "group_by_prompt")
         found = {"training_pairs": len(self.train_pairs), "devices": devices_of(self.trainer)["num_replicas"]}
-        return {name: getattr(self, name) for name in names} | found | {"digests": self._digests()}
+        # The tokenizer first: another one makes other pairs.
+        digests = {"tokenizer": self.preparation.tokenization.digest, "set of training pairs": self.prepared.digest}
+        return {name: getattr(self, name) for name in names} | found | {"digests": digests}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse to resume on other pairs, or in another order, than the checkpoint was taken with.
-
-        Raises:
-            UserError: Something that decides the pairs or their order is not what it was.
-        """
+        """Refuse to resume on other pairs, or in another order, than the checkpoint was taken with."""
         if self.trainer and self.trainer.state.fn != "fit":  # the order of training means nothing there
             return
-        now, state = self.state_dict(), {"group_by_prompt": False} | state  # older ones lack it
-        was_digests, digests = state.pop("digests", {}), now.pop("digests")
-        changed = [f"{name} was {was} and is {now[name]}" for name, was in state.items() if was != now[name]]
-        if changed:
-            raise UserError(f"the checkpoint belongs to another order of pairs: {', '.join(changed)}; set it back")
-        for what, was in was_digests.items():
-            if was != digests[what]:
-                raise UserError(
-                    f"the checkpoint was trained with another {what}: its digest was {was} and is {digests[what]}; "
-                    f"resume with the {what} of the run's start"
-                )
-
-    def _digests(self) -> dict[str, str]:
-        """Computed once: of the tokenizer first, since another one makes other pairs."""
-        if self._known_digests is None or self._known_digests[0] is not self.prepared:
-            digests = {
-                "tokenizer": tokenizer_digest(self.tokenizer),
-                "set of training pairs": pairs_digest(self.train_pairs),
-            }
-            self._known_digests = (self.prepared, digests)
-        return self._known_digests[1]
+        check_same_pairs(self.state_dict(), state)
 
     def _sampler(self, tokens: Dataset, pairs_per_step: int, seed: int | None) -> StepSampler:
         """Shuffled by `seed`, with even micro-batches; without one, in order."""

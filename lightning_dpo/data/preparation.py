@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from datasets import Dataset, concatenate_datasets
 from lightning_dpo.data.splitting import repeat, sample, split_by_prompt, without_prompts
 from lightning_dpo.data.tokenization import Tokenization
 from lightning_dpo.data.validation import checked_pairs, valid
+from lightning_dpo.digests import pairs_digest
 from lightning_dpo.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,11 @@ class PreparedPairs:
     overlong: Dataset
     sources: list[str]
     counts: dict[str, int]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the training pairs' tokens."""
+        return pairs_digest(self.train)
 
 
 @dataclass

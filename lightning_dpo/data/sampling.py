@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torch.utils.data import DistributedSampler
 
 from lightning_dpo.data.dealing import deal, deal_together, unevenness
 from lightning_dpo.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _MEASURED_STEPS = 100
 
@@ -145,23 +148,23 @@ class StepSampler(DistributedSampler[Draw]):
         return math.ceil(math.ceil(pairs / self.batch_size) / self.num_replicas)
 
 
-def accumulation(pairs_per_step: int, batch_size: int, devices: int) -> int:
-    """Micro-batches per device and optimizer step.
+def fitting_batch_size(pairs_per_step: int, batch_size: int, devices: int) -> int:
+    """The largest size of a micro-batch, at most `batch_size`, that divides each device's share of a step; logged.
 
-    >>> accumulation(pairs_per_step=64, batch_size=8, devices=2)
+    >>> fitting_batch_size(pairs_per_step=64, batch_size=8, devices=16)
     4
 
     Raises:
-        UserError: They do not come out whole.
+        UserError: The devices' shares do not come out whole.
     """
-    together = batch_size * devices
-    if pairs_per_step % together == 0:
-        return pairs_per_step // together
-    below, above = pairs_per_step // together * together, math.ceil(pairs_per_step / together) * together
-    nearest = " or ".join(str(number) for number in (below, above) if number)
-    each, left = divmod(pairs_per_step, devices)
-    fits = [] if left else [size for size in range(1, batch_size) if each % size == 0]
-    raise UserError(
-        f"data.pairs_per_step={pairs_per_step} is no multiple of data.batch_size={batch_size} on {devices} device(s): "
-        f"set data.pairs_per_step={nearest}" + (f", or data.batch_size={fits[-1]}" if fits else "")
-    )
+    share, left = divmod(pairs_per_step, devices)
+    if left or not share:
+        nearest = " or ".join(str(number) for number in (share * devices, (share + 1) * devices) if number)
+        raise UserError(
+            f"data.pairs_per_step={pairs_per_step} is not a multiple of the {devices} devices: set it to {nearest}"
+        )
+    fitting = next(size for size in range(min(batch_size, share), 0, -1) if share % size == 0)
+    if fitting != batch_size:
+        parts = f"{pairs_per_step} pairs of a step on {devices} device(s)"
+        log.info("data.batch_size is reduced from %d to %d, which divides the %s.", batch_size, fitting, parts)
+    return fitting

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.chat import ChatTemplate
 from lightning_dpo.data.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder
-from lightning_dpo.digests import tokenizer_facts
+from lightning_dpo.digests import tokenizer_digest, tokenizer_facts
 from lightning_dpo.errors import UserError
 
 # Part of the cache's key: raise it with every change of what becomes of a row.
@@ -115,6 +115,11 @@ class Tokenization:
             return prompt
         start = [prompt[0]] if prompt[0] == self.tokenizer.bos_token_id else []
         return start + prompt[len(prompt) - room + len(start) :]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the tokenizer, as `tokenizer_digest` gives it."""
+        return tokenizer_digest(self.tokenizer)
 
     @cached_property
     def _text(self) -> TextEncoder:

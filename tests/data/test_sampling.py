@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_dpo.data.sampling import StepSampler, accumulation
+from lightning_dpo.data.sampling import StepSampler, fitting_batch_size
 from lightning_dpo.errors import UserError
 
 LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
@@ -110,13 +110,12 @@ def test_a_resumed_epoch_goes_on_behind_what_was_trained_and_the_next_is_whole()
     assert len(sampler) == len(whole)
 
 
-def test_accumulation_must_come_out_whole():
-    assert accumulation(64, 8, 2) == 4
-    with pytest.raises(UserError, match=r"pairs_per_step=20 .* on 2 device\(s\): set data.pairs_per_step=16 or 32"):
-        accumulation(20, 8, 2)
-    with pytest.raises(UserError, match=r"set data.pairs_per_step=8, or data.batch_size=4$"):
-        accumulation(4, 8, 1)
-    with pytest.raises(UserError, match=r"set data.pairs_per_step=256, or data.batch_size=64$"):
-        accumulation(128, 128, 2)
-    with pytest.raises(UserError, match=r"set data.pairs_per_step=2 or 4$"):
-        accumulation(3, 1, 2)
+def test_the_batch_size_is_the_largest_that_divides_a_devices_share():
+    assert fitting_batch_size(64, 8, 2) == 8
+    assert fitting_batch_size(64, 8, 16) == 4  # two nodes of eight GPUs with the defaults
+    assert fitting_batch_size(128, 128, 2) == 64  # the default run on two devices
+    assert fitting_batch_size(20, 8, 1) == 5
+    with pytest.raises(UserError, match=r"pairs_per_step=20 is not a multiple of the 3 devices: set it to 18 or 21"):
+        fitting_batch_size(20, 8, 3)
+    with pytest.raises(UserError, match=r"pairs_per_step=3 is not a multiple of the 4 devices: set it to 4$"):
+        fitting_batch_size(3, 1, 4)

@@ -11,7 +11,7 @@ def pairs_over(prompts: list[str]) -> Dataset:
     return Dataset.from_dict({"prompt": prompts})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=20, max_size=60).filter(lambda p: len(set(p)) > 2), st.integers())
 def test_sides_share_no_prompt_and_lose_no_pair(prompts, seed):
     train, val = split_by_prompt(pairs_over(prompts), 0.2, seed)
