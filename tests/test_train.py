@@ -238,11 +238,7 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
         (["loss=sft", "reference=frozen"], "reads no reference"),
         (["data.on_invalid=error", "data.path=nowhere.jsonl"], "there is no such file"),
         (
-            [
-                "model.pretrained=false",
-                "model.config={model_type: gpt2, vocab_size: 64}",
-                "model.config.num_hidden_layers=1",
-            ],
+            ["model.pretrained=false", "model.config={model_type: gpt2, vocab_size: 64, num_hidden_layers: 1}"],
             "299 tokens and the policy 64",
         ),
         (["model.name=nowhere"], "nowhere: is neither a folder"),

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 _CHOSEN = "train/logratios/chosen"
 _SAMPLES = ("length", "repetition", "ended")
 _TEXTS = {
-    "chosen": "the chosen answers are less likely than under the reference and go on falling (log-ratio {now:.2f} "
+    "chosen": "the chosen answers are less likely than under the reference and continue to fall (log-ratio {now:.2f} "
     "nats, {before:.2f} in the {window} steps before): try a smaller optimizer.lr, a larger loss.beta, or supervised "
     "fine-tuning on the chosen answers first (loss=sft)",
     "kl": "val/kl is {now:.2f} nats, beyond callbacks.guard.max_kl={most}: try a larger loss.beta, a smaller "
@@ -38,8 +38,10 @@ class Guards(Callback):
         max_length_ratio: Mean length of the samples over that of the reference's.
         max_repetition: By how much `val/samples/repetition` may exceed the reference's.
         max_unended: By how much `val/samples/ended` may fall below the reference's.
+        max_chosen_drop: Nats by which the chosen answers may become less likely than under the reference. A
+            small drop is usual, even at the optimum: the chosen answer is the better of two, not a good one.
         window: Optimizer steps over which the chosen answers' log-ratio is averaged; it is too low when it is below
-            zero and lower than in the window before, two times in a row.
+            `-max_chosen_drop` and lower than in the window before, two times in a row.
         stop: End training where a guard would warn.
     """
 
@@ -49,6 +51,7 @@ class Guards(Callback):
         max_length_ratio: float = 1.5,
         max_repetition: float = 0.1,
         max_unended: float = 0.2,
+        max_chosen_drop: float = 3.0,
         window: int = 50,
         stop: bool = False,
     ) -> None:
@@ -57,7 +60,7 @@ class Guards(Callback):
         if window < 1:
             raise ValueError(f"window must be at least 1, got {window!r}")
         self.max_kl, self.max_length_ratio, self.stop, self.window = max_kl, max_length_ratio, stop, window
-        self.max_repetition, self.max_unended = max_repetition, max_unended
+        self.max_repetition, self.max_unended, self.max_chosen_drop = max_repetition, max_unended, max_chosen_drop
         self._said: list[str] = []
         self._start: dict[str, float] = {}
         self._ratios: list[float] = []
@@ -117,7 +120,8 @@ class Guards(Callback):
             self._say(trainer, name, now=now[name], start=start[name])
 
     def _compare_windows(self, trainer: Trainer) -> None:
-        if len(self._ratios) == 3 and self._ratios[2] < min(self._ratios[1], 0) and self._ratios[1] < self._ratios[0]:
+        falls = len(self._ratios) == 3 and self._ratios[2] < self._ratios[1] < self._ratios[0]
+        if falls and self._ratios[2] < -self.max_chosen_drop:
             self._say(trainer, "chosen", now=self._ratios[2], before=self._ratios[1], window=self.window)
 
     def _say(self, trainer: Trainer, name: str, **values: float) -> None:
