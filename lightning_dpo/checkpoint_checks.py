@@ -90,7 +90,7 @@ class TrainedWith:
             if saved[name] != self.settings[name]
         ]
         if changed:
-            raise UserError(f"the checkpoint was trained with {', '.join(changed)}: set that")
+            raise UserError(f"the checkpoint was trained with {', '.join(changed)}: set it back, or start a new run")
 
 
 def optimizer_settings(optimizer: Optimizer) -> dict[str, str]:

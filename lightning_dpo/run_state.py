@@ -92,7 +92,10 @@ def saved(folder: Path) -> str:
         return "nothing saved yet"
     from torch import load  # a stop may come before anything has needed torch
 
-    return f"saved at step {load(folder / LAST, mmap=True, weights_only=True)['global_step']}"
+    try:
+        return f"saved at step {load(folder / LAST, mmap=True, weights_only=True)['global_step']}"
+    except Exception:  # whatever is wrong with the file, it must not hide why the run ended
+        return f"{folder / LAST} cannot be read"
 
 
 @contextmanager

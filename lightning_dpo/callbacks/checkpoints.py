@@ -88,6 +88,7 @@ class LastCheckpoint(Checkpoint):
         """Note the step that a resumed run starts from, and listen to signals from now on."""
         self._saved_step = self._step = trainer.global_step
         self._saved_at, self._loops, self._requested = time.monotonic(), None, None
+        self._due = self._in_step = self._in_update = False
         if trainer.world_size == 1:
             # After Lightning's handlers, which set a flag that is looked at in the middle of a step.
             self._handlers.enter_context(handling(self._signal))

@@ -139,6 +139,7 @@ def main() -> None:
         "precision": args.precision,
         "pairs": len(pairs),
         "pairs_per_second": round(args.batch * len(steady) / sum(steady), 3),
+        "pairs_per_second_all_steps": round(len(pairs) / sum(clock.seconds), 3),
         "seconds": round(time.perf_counter() - start, 2),
         "peak_bytes": int(peak),
         "tokens": clock.tokens,
