@@ -97,8 +97,7 @@ class DPOModule(LightningModule):
         # The frozen weights under an adapter are in no checkpoint; `load_state_dict` checks the others.
         self.strict_loading = not isinstance(self.policy, PeftModel)
         self._hold_reference(self.make_reference(self.policy, self.loss))
-        if opened is not None:
-            check_opened(opened, self.policy, self.reference)
+        check_opened(opened, self.policy, self.reference)
         self._trained_with.trains(self.policy, self.reference)
         if self.device_mesh is not None:
             for model in filter(None, (self.policy, self.reference and self.reference.model)):
@@ -193,11 +192,7 @@ class DPOModule(LightningModule):
             checkpoint["tensors"] = self._trained()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume with other settings, or from other weights, than the checkpoint was trained with.
-
-        Raises:
-            UserError: Names what differs.
-        """
+        """Refuse to resume with other settings, or from other weights, than the checkpoint was trained with."""
         saved = checkpoint.get("trained_with", {})
         # Without a trainer, by load_from_checkpoint, the weights are wanted, whatever loss is used on them.
         (self._trained_with.opens if self._trainer is None else self._trained_with.resumes)(saved)

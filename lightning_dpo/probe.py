@@ -43,11 +43,11 @@ def check_same(expected: Tensor, model: nn.Module, what: str) -> None:
         raise UserError(f"{what}: their log-probs of {_SEQUENCES} probe sequences differ by {worst:.3g} nats")
 
 
-def check_opened(opened: Tensor, policy: nn.Module, reference: Reference | None) -> None:
+def check_opened(opened: Tensor | None, policy: nn.Module, reference: Reference | None) -> None:
     """Refuse an adapter or a reference whose making changed the model: the start check sees only that both agree.
 
     Args:
-        opened: What `probe` gave for the policy as it was opened.
+        opened: What `probe` gave for the policy as it was opened; None for one that nothing was put on.
         policy: The policy, with what is to be trained in it.
         reference: Its reference. One that is another model, or the model without its trained adapter, may differ.
 
@@ -55,7 +55,7 @@ def check_opened(opened: Tensor, policy: nn.Module, reference: Reference | None)
         UserError: One of the two is not the model that was opened.
     """
     copied = isinstance(policy, PeftModel) and REFERENCE in policy.peft_config
-    if reference is None or not (reference.starts_equal or copied):
+    if opened is None or reference is None or not (reference.starts_equal or copied):
         return
     check_same(opened, policy, "the policy changed before training, when its adapter or its reference was made")
     with reference.active() as model:

@@ -53,8 +53,7 @@ class PreferenceDataModule(LightningDataModule):
         chat_template_kwargs: Arguments of the chat template, where a row does not set them.
         on_invalid: `error` refuses a file with invalid rows; `drop` leaves them out, counted and listed.
         max_invalid_fraction: Share of invalid rows above which `drop` is an error as well.
-        max_pairs: At most so many pairs of a source, drawn by `seed`, a fraction of which validates; of a validation
-            split of its own, as many again. None: all.
+        max_pairs: Limit of a source's pairs, drawn by `seed`, and of those of its own validation split; None: all.
         pairs_per_step: Pairs in one optimizer step on all devices; None: what the Trainer's own accumulation gives.
         batch_size: Pairs in one forward pass on one device, or fewer: what divides its share of `pairs_per_step`.
         max_tokens: Tokens, pads included, that one forward pass may have; None: however many.
@@ -121,9 +120,9 @@ class PreferenceDataModule(LightningDataModule):
         Raises:
             UserError: Rows are invalid, or nothing is left to train or validate on, or `max_tokens` is exceeded.
         """
-        if self.trainer and stage == "fit":
-            self.fit_batch_size(devices_of(self.trainer)["num_replicas"])
         alone = stage == "validate"
+        if self.trainer and not alone:
+            self.fit_batch_size(devices_of(self.trainer)["num_replicas"])
         if self.prepared is None or (not alone and self.prepared_alone):
             self.prepared, self.prepared_alone = self.preparation(alone), alone
             self._check_max_tokens({"shared": True, "padded": False}.get(self.layout))
@@ -197,8 +196,8 @@ class PreferenceDataModule(LightningDataModule):
     def _check_max_tokens(self, shared: bool | None) -> None:
         if self.max_tokens is None or shared is None:
             return
-        of_step = self.pairs_per_step or self.batch_size
         for tokens in filter(None, (self.val_pairs, self.train_pairs)):
+            of_step = self.pairs_per_step or self.batch_size
             check_max_tokens(tokens, self.batch_size, self.max_tokens, of_step, self.chosen_only, shared)
 
     def place(self, row: int) -> str:
@@ -225,7 +224,6 @@ class PreferenceDataModule(LightningDataModule):
         """What decides which pairs a micro-batch holds, and what is in them."""
         names = ("seed", "batch_size", "pairs_per_step", "max_length", "group_by_prompt")
         found = {"training_pairs": len(self.train_pairs), "devices": devices_of(self.trainer)["num_replicas"]}
-        # The tokenizer first: another one makes other pairs.
         digests = {"tokenizer": self.preparation.tokenization.digest, "set of training pairs": self.prepared.digest}
         return {name: getattr(self, name) for name in names} | found | {"digests": digests}
 
