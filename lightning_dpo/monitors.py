@@ -58,7 +58,9 @@ def check_monitor(where: str, monitor: Any, known: set[str] | None) -> None:
     """
     if monitor is None or known is None or monitor in known or _of_one_source(str(monitor)) in known:
         return
-    near = difflib.get_close_matches(str(monitor), known, n=3, cutoff=0.5)
+    stem = str(monitor).rpartition("/")[2][:5]
+    alike = [name for name in sorted(known, reverse=True) if stem and stem in name]  # `val/...` before `train/...`
+    near = alike[:3] or difflib.get_close_matches(str(monitor), known, n=3, cutoff=0.5)
     listed = near or sorted(name for name in known if name.startswith("val/"))
     words = "did you mean" if near else "there are"
     raise UserError(f"{where}={monitor}: this run has no such metric; {words} {', '.join(listed)}{'?' if near else ''}")

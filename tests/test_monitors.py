@@ -23,6 +23,7 @@ def test_metrics_that_a_run_has(monitor):
     ("monitor", "loss", "near"),
     [
         ("val/accuracy", None, "did you mean val/rewards/accuracies"),
+        ("val/acc", None, "did you mean val/rewards/accuracies"),
         ("val/los", None, "did you mean val/loss"),
         ("val/rewards/accuracies", SFT(), "there are val/length/chosen, val/logps/chosen, val/loss"),
         ("val/kl", None, "did you mean val/loss"),
