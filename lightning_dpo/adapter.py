@@ -110,7 +110,7 @@ class Continue(AdapterFactory):
 
 
 def merged(policy: PeftModel) -> PreTrainedModel:
-    """The model with the adapter in its weights. It is made of the policy's own tensors, which is no use afterwards.
+    """The model with the adapter in its weights. It takes the policy's tensors: do not use the policy afterwards.
 
     Where an adapter changes the LM head or the embedding, and the two share a weight, each gets its own: merged into
     the shared one, the change of one would change the other.

@@ -41,7 +41,7 @@ def check_hydra(arguments: list[str], config_name: str) -> None:
         return
     folder = [f"hydra.searchpath=[file://{os.path.abspath(parsed.config_dir)}]"] if parsed.config_dir else []
     with initialize_config_dir(os.path.abspath(parsed.config_path or CONFIG_DIR), version_base="1.3"):
-        # Values to sweep over are no part of what Hydra itself is made of.
+        # Swept values are not part of Hydra's own config.
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
         single = [override.input_line for override in overrides if not override.is_sweep_override()]
         config = compose(parsed.config_name or config_name, [*single, *folder], return_hydra_config=True)

@@ -1,11 +1,15 @@
+import json
 import math
 
+import lightning
 import pytest
 import torch
 from torch import nn
 
+from lightning_dpo import DPOModule, PreferenceDataModule
 from lightning_dpo.losses import DPO, SFT, PreferenceLoss, PreferenceLossFunction
 from lightning_dpo.metrics import RewardAccuracy, RewardTies, preference_metrics
+from tests.conftest import make_llama
 from tests.losses.pair_logps import random_logps
 
 ONES, ALL = torch.ones(6), torch.ones(6, dtype=torch.bool)
@@ -112,3 +116,20 @@ def test_sums_stay_exact_when_the_module_is_cast_to_bf16():
 def test_no_pair_gives_no_number():
     with pytest.warns(UserWarning, match="before the ``update``"):
         assert math.isnan(RewardAccuracy().compute())
+
+
+def test_validation_sums_are_exact_under_bf16_true(tmp_path, tokenizer):
+    """2 400 pairs of an untrained policy: the loss is ln 2. Lightning casts the metrics, and resets them afterwards."""
+    rows = [{"prompt": f"{n}:", "chosen": " yes", "rejected": " no"} for n in range(2400)]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "train.jsonl").write_text(json.dumps({"prompt": "x", "chosen": " a", "rejected": " b"}) + "\n")
+    data = PreferenceDataModule(
+        str(tmp_path / "train.jsonl"), tokenizer=tokenizer, val_path=str(tmp_path / "val.jsonl"), batch_size=40,
+        layout="padded",
+    )  # fmt: skip
+    trainer = lightning.Trainer(
+        precision="bf16-true", accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+    (metrics,) = trainer.validate(DPOModule(make_llama().to(torch.bfloat16)), data, verbose=False)
+    assert metrics["val/loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert (metrics["val/rewards/accuracies"], metrics["val/rewards/ties"]) == (0.5, 1)

@@ -1,5 +1,4 @@
 import copy
-import json
 import math
 
 import lightning
@@ -103,21 +102,6 @@ def test_the_reference_is_in_no_checkpoint_and_in_no_optimizer(tmp_path, pairs_f
     start = torch.nn.utils.parameters_to_vector(make_llama().parameters())
     assert torch.equal(torch.nn.utils.parameters_to_vector(module.reference.model.parameters()), start)
     assert not torch.equal(parameters_of(module), start)
-
-
-def test_validation_sums_are_exact_under_bf16_true(tmp_path, tokenizer):
-    """2 400 pairs of an untrained policy: the loss is ln 2. Lightning casts the metrics, and resets them afterwards."""
-    rows = [{"prompt": f"{n}:", "chosen": " yes", "rejected": " no"} for n in range(2400)]
-    (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "train.jsonl").write_text(json.dumps({"prompt": "x", "chosen": " a", "rejected": " b"}) + "\n")
-    data = PreferenceDataModule(
-        str(tmp_path / "train.jsonl"), tokenizer=tokenizer, val_path=str(tmp_path / "val.jsonl"), batch_size=40,
-        layout="padded",
-    )  # fmt: skip
-    trainer = trainer_for(tmp_path, precision="bf16-true")
-    (metrics,) = trainer.validate(DPOModule(make_llama().to(torch.bfloat16)), data, verbose=False)
-    assert metrics["val/loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert (metrics["val/rewards/accuracies"], metrics["val/rewards/ties"]) == (0.5, 1)
 
 
 def test_the_reference_moves_with_the_module(llama):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lightning_dpo import DPOModule, UserError, targets
+from lightning_dpo import DPOModule, UserError
 from lightning_dpo.logps import completion_logps
 from lightning_dpo.losses import DPO
 from lightning_dpo.train import train
@@ -137,22 +137,6 @@ def test_ckpt_path_last_goes_on_in_the_same_folder(tmp_path, model_folder, hh_fi
             rows = [(row["step"], row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
         steps.append(rows)
     assert steps[0] == steps[1]
-
-
-def test_a_loss_without_a_reference_may_have_rewards(tmp_path, model_folder, hh_file, monkeypatch):
-    """Written by the guide in losses/README.md: its rewards are logged, and choose best.ckpt."""
-    monkeypatch.setattr(targets, "OWN_PACKAGES", ("tests.",))
-    name, options = (
-        "tests.losses.without_reference",
-        [*small(model_folder, hh_file), "logger=csv", "~loss.label_smoothing"],
-    )
-    train(composed(tmp_path, "model=llama", "data=hh", *options, f"loss._target_={name}.SimPO", "loss.beta=2"))
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["val/rewards/margins"] != 0
-    assert "val/logratios/chosen" not in metrics
-    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
-    with pytest.raises(UserError, match="loss: Silent returns no rewards: return them, or set has_rewards = False"):
-        train(composed(tmp_path, "model=llama", "data=hh", *options, f"loss._target_={name}.Silent"))
 
 
 def test_a_run_without_its_objective_or_its_csv_ends_well(tmp_path, model_folder, hh_file, caplog):
