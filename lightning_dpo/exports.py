@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_dpo.adapter import base_name, merged
 from lightning_dpo.errors import UserError
@@ -74,9 +74,9 @@ def compared(policy: PeftModel, folder: Path) -> Iterator[None]:
     Raises:
         UserError: The export has other log-probs than the policy; it is removed.
     """
-    expected = probe(policy)
+    expected, architecture = probe(policy), type(policy.get_base_model())
     yield
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model = architecture.from_pretrained(folder, dtype="auto")
     try:
         check_same(expected, model, f"{folder}: the merged model is not the model with its adapter")
     except UserError:
