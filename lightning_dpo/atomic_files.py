@@ -21,11 +21,15 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         OSError: The folder is not writable, or the disk is full.
     """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # a full disk needs its room
+        raise
     sync_folder(path.parent)
 
 

@@ -41,11 +41,15 @@ class TrainedWith:
         self.settings[_WEIGHTS] = weights_digest(policy)
 
     def trains(self, policy: nn.Module, reference: Reference | None) -> None:
-        """Note the adapter, and the weights of a reference that the policy did not start from."""
+        """Note the adapter and the reference: by its weights where the policy did not start from them."""
         if isinstance(policy, PeftModel):
             self.settings[_ADAPTER] = describe_adapter(policy)
-        if reference and reference.model and not reference.starts_equal:
-            self.settings["weights of the reference (sha256)"] = weights_digest(reference.model)
+        if reference is None:
+            self.settings["reference"] = "none"
+        elif reference.model is None or reference.starts_equal:
+            self.settings["reference"] = "the starting weights"
+        else:
+            self.settings["reference"] = f"other weights (sha256 {weights_digest(reference.model)})"
 
     def optimizes_by(self, optimizer: Optimizer, schedule: Schedule, steps: int) -> None:
         """Note optimizer and schedule, as they are made, and compare with the checkpoint where that is read already.

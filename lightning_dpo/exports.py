@@ -19,6 +19,7 @@ from lightning_dpo.policy import export
 from lightning_dpo.probe import check_same, probe
 from lightning_dpo.run_notes import resolved_settings
 from lightning_dpo.run_state import COMMAND
+from lightning_dpo.settings import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,9 @@ def compared(policy: PeftModel, folder: Path) -> Iterator[None]:
     Raises:
         UserError: The export has other log-probs than the policy; it is removed.
     """
-    expected, architecture = probe(policy), type(policy.get_base_model())
+    architecture = type(policy.get_base_model())
+    policy.get_base_model().set_attn_implementation("eager")  # after training it is on the CPU
+    expected = probe(policy)
     yield
     model = architecture.from_pretrained(folder, dtype="auto")
     try:
@@ -87,7 +90,7 @@ def compared(policy: PeftModel, folder: Path) -> Iterator[None]:
 def record(config: DictConfig) -> dict[str, Any]:
     """What `evaluate` must know: where training began, the loss, whose β rewards have, and what held pairs out."""
     loss = OmegaConf.to_container(config.loss, resolve=True)
-    return {"base_model": base_model(config), "loss": loss, "data": data_settings(config)}
+    return without_secrets({"base_model": base_model(config), "loss": loss, "data": data_settings(config)})
 
 
 def data_settings(config: DictConfig) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, 
         counts: Pairs by what became of them.
         step: Optimizer step of the weights.
     """
-    base = config.model.name if base_model(config) else "a model that was made in code"
+    base = without_secrets(config.model.name) if base_model(config) else "a model that was made in code"
     adapter = "_target_: lightning_dpo.adapter.NoAdapter" not in OmegaConf.to_yaml(config.adapter)
     # The hub links a model to the one it came from; a path on this machine means nothing there.
     link = f"base_model: {base}\n" if base_model(config) and not Path(base).is_dir() else ""

@@ -1,5 +1,6 @@
 """What Hydra itself would call or set before a job begins: callbacks, launchers, sweepers, logging, the environment."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from lightning_dpo.targets import TRUST, targets
 
 _CLASSES = ("logging.Formatter", "logging.StreamHandler", "logging.FileHandler")
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-_LOG_FOLDER = "${hydra.runtime.output_dir}/"
+_LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 
 
 def check_hydra(arguments: list[str], config_name: str) -> None:
@@ -45,22 +46,59 @@ def check_hydra(arguments: list[str], config_name: str) -> None:
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
         single = [override.input_line for override in overrides if not override.is_sweep_override()]
         config = compose(parsed.config_name or config_name, [*single, *folder], return_hydra_config=True)
+        params = plain(config.hydra.sweeper).get("params") or {}
+        for key in params:
+            if key.lstrip("+~").startswith("hydra") or key.endswith(TRUST):
+                raise UserError(f"hydra.sweeper.params: {key} is allowed only on the command line")
+        swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
+        swept += params
+        os.environ[SWEPT_VARIABLE] = ",".join(swept)  # first: a config may depend on it
+        _check(config, single)
+        # A group that is swept over may set what is Hydra's, for its jobs.
+        for job in _jobs(parsed.overrides, params, config):
+            _check(compose(parsed.config_name or config_name, [*job, *folder], return_hydra_config=True), job)
     GlobalHydra.instance().clear()
-    node = plain(config.hydra)
+    if (parsed.multirun or config.hydra.mode == RunMode.MULTIRUN) and "sweep_folder" in config:
+        check_sweep(config, swept)
+
+
+def _jobs(overrides: list[str], params: dict[str, Any], config: DictConfig) -> list[list[str]]:
+    """The overrides of a sweep's jobs that differ in a group; of other settings, the first value."""
+    parsed = OverridesParser.create().parse_overrides(
+        [*overrides, *(f"{key}={value}" for key, value in params.items())]
+    )
+    kept = []
+    for override in parsed:
+        group = override.key_or_group in config.hydra.runtime.choices or override.is_add() or override.is_force_add()
+        if not override.is_sweep_override():
+            kept.append([override.input_line])
+        elif override.is_discrete_sweep() and group:
+            values = override.sweep_string_iterator()
+            kept.append([f"{override.get_key_element()}={value}" for value in values])
+    swept = any(len(values) > 1 for values in kept) or params
+    return [list(job) for job in itertools.product(*kept)] if swept else []
+
+
+def _check(config: DictConfig, overrides: list[str]) -> None:
+    """Check the config of one job, Hydra's own included."""
+    node, raw = plain(config.hydra), OmegaConf.to_container(config.hydra, resolve=False)
+    for name in ("callbacks", "job_logging", "hydra_logging"):
+        _check_constant(f"hydra.{name}", raw[name])
     _check_targets(node, config)
     for name in ("job_logging", "hydra_logging"):
         _check_logging(f"hydra.{name}", node[name])
     if node["job"]["env_set"]:
         names = ", ".join(node["job"]["env_set"])
         raise UserError(f"hydra.job.env_set is not allowed: set {names} in the environment of the command")
-    params = node["sweeper"].get("params") or {}
-    if found := [key for key in params if key.endswith(TRUST)]:
-        raise UserError(f"hydra.sweeper.params: {found[0]} is allowed only on the command line")
-    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
-    swept += params
-    os.environ[SWEPT_VARIABLE] = ",".join(swept)
-    if (parsed.multirun or config.hydra.mode == RunMode.MULTIRUN) and "sweep_folder" in config:
-        check_sweep(config, swept)
+    if forged := [override for override in raw["overrides"]["task"] if override not in overrides]:
+        raise UserError(f"hydra.overrides.task={forged[0]} is not allowed: only the command line sets it")
+
+
+def _check_constant(key: str, node: Any) -> None:
+    """What is checked now must be what Hydra reads later: an interpolation could be something else by then."""
+    for place, text in _leaves(node, key):
+        if "${" in text and not (place.endswith(".filename") and text == _LOG_FILE):
+            raise UserError(f"{place}={text} is not allowed: what it refers to may change before the job")
 
 
 def plain(node: Any) -> Any:
@@ -80,9 +118,6 @@ def _value(node: DictConfig | ListConfig, key: Any) -> Any:
 
 
 def _check_targets(node: dict[str, Any], config: DictConfig) -> None:
-    for key, text in _leaves(node["callbacks"], "hydra.callbacks"):
-        if "${" in text:
-            raise UserError(f"{key}={text} is not allowed: what it refers to is not known before the job")
     for key, found in targets(node, "hydra"):
         target = str(found["_target_"])
         if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
@@ -101,12 +136,10 @@ def _check_logging(key: str, node: Any) -> None:
             raise UserError(f"{key}: a logging config may not name a function to call, as its () key does")
         if name == "class" and text not in _CLASSES:
             raise UserError(f"{place}={text} is not allowed: a logging config may name {', '.join(_CLASSES)}")
-        if name == "filename" and (not text.startswith(_LOG_FOLDER) or ".." in text):
-            raise UserError(f"{place}={text} is not allowed: a log file is in {_LOG_FOLDER}")
+        if name == "filename" and text != _LOG_FILE:
+            raise UserError(f"{place}={text} is not allowed: the log file is {_LOG_FILE}")
         if text.startswith(("ext://", "cfg://")) and text not in _STREAMS:
             raise UserError(f"{place}={text} is not allowed: a logging config may name {', '.join(_STREAMS)}")
-        if "${" in text and name != "filename":
-            raise UserError(f"{place}={text} is not allowed: what it refers to is not known before the job")
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -76,8 +76,9 @@ class DPOModule(LightningModule):
         self._hold_reference(None)
 
     def setup(self, stage: str) -> None:
-        """Refuse callbacks that wait for a metric that the run will not have."""
+        """Forget the checkpoint of an earlier fit; refuse callbacks that wait for a metric that no part logs."""
         if stage == "fit":
+            self._trained_with.resumes({})
             check_monitors(self, self.trainer.callbacks)
 
     def configure_model(self) -> None:
@@ -194,8 +195,9 @@ class DPOModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume with other settings, or from other weights, than the checkpoint was trained with."""
         saved = checkpoint.get("trained_with", {})
-        # Without a trainer, by load_from_checkpoint, the weights are wanted, whatever loss is used on them.
-        (self._trained_with.opens if self._trainer is None else self._trained_with.resumes)(saved)
+        # Otherwise, as by load_from_checkpoint, the weights are wanted, whatever loss is used on them.
+        fits = self._trainer is not None and self.trainer.state.fn == "fit"
+        (self._trained_with.resumes if fits else self._trained_with.opens)(saved)
         # A sharded policy is loaded past `load_state_dict`.
         if "tensors" in checkpoint:
             check_tensors(self._trained(), checkpoint["tensors"])

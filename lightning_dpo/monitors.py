@@ -27,7 +27,7 @@ def known_metrics(module: "DPOModule", callbacks: Sequence[Callback]) -> set[str
     classes = [type(module), *map(type, callbacks)]
     if LambdaCallback in classes or any(one.__module__.split(".")[0] not in _OWN_CODE for one in classes):
         return None
-    names = {"train/grad_norm", "train/lr", *module.train_metrics.keys(), *module.val_metrics.keys()}
+    names = {"step", "epoch", "train/grad_norm", "train/lr", *module.train_metrics.keys(), *module.val_metrics.keys()}
     for callback in callbacks:
         if hasattr(callback, "metric_names"):
             names |= callback.metric_names(module)

@@ -17,10 +17,13 @@ _PRECISIONS = {torch.float32: "32", torch.float64: "64"}
 @torch.no_grad()
 def probe(model: nn.Module) -> Tensor:
     """Log-probs of two sequences of random tokens, always the same ones, in eval mode. Shape: (2,), on the CPU."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     table = model.get_input_embeddings().weight
-    ids = torch.randint(len(table), (_SEQUENCES, _LENGTH), generator=generator).to(table.device)
-    with evaluating(model):
+    # On the CPU explicitly: Lightning opens models within the context of their device.
+    ids = torch.randint(len(table), (_SEQUENCES, _LENGTH), generator=generator, device="cpu").to(table.device)
+    # Flash attention has no fp32 kernels.
+    flash = "flash" in str(model.config._attn_implementation)
+    with evaluating(model), torch.autocast(table.device.type, torch.bfloat16, enabled=flash):
         logits = model(input_ids=ids, use_cache=False).logits
     logps = logits[:, :-1].float().log_softmax(-1)
     return logps.gather(-1, ids[:, 1:, None]).sum((1, 2)).cpu()

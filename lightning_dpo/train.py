@@ -6,7 +6,7 @@ Heavy imports stand inside functions: `--help` does without them, and a mistake 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -212,7 +212,8 @@ def alone(config: DictConfig) -> float:
         except BaseException as error:
             failed = isinstance(error, Exception)  # else a signal stopped it
             if failed:
-                record_failure(folder, error)
+                with suppress(OSError):  # on a full disk, the run ends by `error` all the same
+                    record_failure(folder, error)
             if (folder / LAST).exists():
                 error.add_note(f"{saved(folder)}; resume with ckpt_path=last")
             elif not failed:

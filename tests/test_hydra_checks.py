@@ -34,17 +34,20 @@ def check(folder: Path, text: str, *flags: str, overrides: tuple[str, ...] = ())
         ),
         ("hydra: {job: {env_set: '${suggested}'}}\nsuggested: {PYTHONPATH: x}", "hydra.job.env_set is not allowed"),
         (f"hydra: {{callbacks: {{x: {EVIL}}}}}", "hydra.callbacks.x._target_=torch.load is not allowed"),
-        (f"hydra: {{callbacks: '${{evil2}}'}}\nevil2: {{x: '${{evil}}'}}\nevil: {EVIL}", "_target_=torch.load is not"),
-        ("hydra: {callbacks: {x: {_target_: '${hydra:job.name}'}}}", "what it refers to is not known before the job"),
-        ("hydra: {callbacks: {x: '${hydra:runtime.choices}'}}", "what it refers to is not known before the job"),
-        ("hydra: {job_logging: {formatters: {x: '${suggested.formatter}'}}}", "may not name a function to call"),
-        ("hydra: {job_logging: {formatters: {x: {class: '${suggested.class}'}}}}", "class=evil.Class is not allowed"),
+        (f"hydra: {{callbacks: '${{evil2}}'}}\nevil2: {{x: '${{evil}}'}}\nevil: {EVIL}", "may change before the job"),
+        ("hydra: {callbacks: {x: {_target_: '${oc.env:LIGHTNING_DPO_SWEPT,a}'}}}", "may change before the job"),
+        ("hydra: {overrides: {task: [model.trust_remote_code=true]}}", "only the command line sets it"),
+        ("hydra: {sweeper: {params: {+hydra.job.env_set.X: '1,2'}}}", "is allowed only on the command line"),
+        ("hydra: {callbacks: {x: {_target_: '${hydra:job.name}'}}}", "may change before the job"),
+        ("hydra: {callbacks: {x: '${hydra:runtime.choices}'}}", "may change before the job"),
+        ("hydra: {job_logging: {formatters: {x: '${suggested.formatter}'}}}", "may change before the job"),
+        ("hydra: {job_logging: {formatters: {x: {class: '${suggested.class}'}}}}", "may change before the job"),
         ("hydra: {hydra_logging: {handlers: {x: {class: evil.Handler}}}}", "class=evil.Handler is not allowed"),
         ("hydra: {job_logging: {handlers: {console: {stream: 'ext://evil.f'}}}}", "stream=ext://evil.f is not allowed"),
         ("hydra: {job_logging: {handlers: {file: {filename: metrics.csv}}}}", "filename=metrics.csv is not allowed"),
         (
             "hydra: {job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/../x'}}}}",
-            "filename=.* is not allowed: a log file is in",
+            "filename=.* is not allowed: what it refers to may change",
         ),
         ("hydra: {sweeper: {params: {model.trust_remote_code: true}}}", "trust_remote_code is allowed only on the com"),
         ("hydra: {launcher: {_target_: os.system}}", "hydra.launcher._target_=os.system is not allowed"),
@@ -66,6 +69,16 @@ def test_hydra_executes_nothing_that_a_config_names(tmp_path, text, message):
 )
 def test_what_people_configure_is_allowed(tmp_path, text, flags):
     check(tmp_path, text, *flags)
+
+
+def test_a_group_that_is_swept_over_is_checked_for_each_of_its_jobs(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.yaml").write_text("# @package _global_\nloss: {beta: 0.3}\n")
+    (tmp_path / "own" / "b.yaml").write_text(
+        "# @package _global_\nhydra: {job_logging: {formatters: {x: {(): os.getcwd}}}}\n"
+    )
+    with pytest.raises(UserError, match="may not name a function to call"):
+        check(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {+own: 'a,b'}}}")
 
 
 @pytest.mark.parametrize("option", ["hydra/job_logging=disabled", "hydra/launcher=submitit_local"])

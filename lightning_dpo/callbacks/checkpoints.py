@@ -70,7 +70,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = self._step = 0
         self._saved_at = time.monotonic()
         self._loops: dict[str, Any] | None = None  # what the checkpoint says of Lightning's loops
-        self._due = self._saving = self._in_step = self._in_update = False
+        self._due = self._saving = self._in_step = self._in_update = self._between = False
         self._requested: int | None = None
         self._handlers = ExitStack()
 
@@ -88,7 +88,7 @@ class LastCheckpoint(Checkpoint):
         """Note the step that a resumed run starts from, and listen to signals from now on."""
         self._saved_step = self._step = trainer.global_step
         self._saved_at, self._loops, self._requested = time.monotonic(), None, None
-        self._due = self._in_step = self._in_update = False
+        self._due = self._in_step = self._in_update = self._between = False
         if trainer.world_size == 1:
             # After Lightning's handlers, which set a flag that is looked at in the middle of a step.
             self._handlers.enter_context(handling(self._signal))
@@ -99,7 +99,7 @@ class LastCheckpoint(Checkpoint):
             if self._due:
                 self._save(trainer)
             self._stop_if_requested()
-        self._in_step = True
+        self._in_step, self._between = True, False
 
     def on_before_optimizer_step(self, *args: Any) -> None:
         """Note that weights are about to change."""
@@ -111,17 +111,16 @@ class LastCheckpoint(Checkpoint):
             return
         self._step, self._loops = trainer.global_step, between_steps(trainer)
         self._in_step = self._in_update = False
+        self._between = True  # until it is known whether a validation or a step follows
         late = time.monotonic() - self._saved_at > 60 * self.every_minutes
         if trainer.world_size > 1:  # saving takes all devices, whose clocks differ
             late = trainer.strategy.broadcast(late)
         self._due = self._due or late or self._step % self.every_n_steps == 0
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *args: Any
-    ) -> None:
-        """A run that is stopped within validation validates again when it resumes."""
-        if self._training(trainer) and not self._in_step and batch_idx == 0:
-            self._loops = before_validation(trainer)
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before a validation rather than after it."""
+        self._between = False
+        if self._training(trainer) and not self._in_step:
             self._stop_if_requested()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -148,6 +147,8 @@ class LastCheckpoint(Checkpoint):
         intact = not self._in_update or isinstance(exception, UserError)
         if trainer.world_size > 1 or self._loops is None or not intact:
             return
+        if self._training(trainer) and trainer.validating and not self._in_step:
+            self._loops = before_validation(trainer)  # the resumed run validates again
         try:
             self._save(trainer)
         except Exception:  # the run ends by `exception`, which must not be replaced
@@ -177,7 +178,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_step, self._saved_at = self._step, time.monotonic()
 
     def _signal(self, number: int) -> None:
-        if self._requested is None and (self._in_step or self._saving):
+        if self._requested is None and (self._in_step or self._between or self._saving):
             self._requested = number
         else:
             raise Stopped(number)

@@ -86,6 +86,7 @@ class FailsOnce(lightning.Callback):
         ("on_before_backward", 3, 10, None),  # in the first step
         ("on_before_backward", 5, 10, 1),  # in the middle of the second
         ("on_before_optimizer_step", 3, 6, 2),
+        ("on_validation_start", 2, 6, 6),
         ("on_validation_batch_start", 1, 6, 2),
         ("on_validation_batch_end", 5, 6, 6),  # in the second epoch
         ("on_validation_epoch_end", 1, 10, 4),
