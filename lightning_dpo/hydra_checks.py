@@ -63,10 +63,9 @@ def check_hydra(arguments: list[str], config_name: str) -> None:
 
 
 def _jobs(overrides: list[str], params: dict[str, Any], config: DictConfig) -> list[list[str]]:
-    """The overrides of a sweep's jobs that differ in a group; of other settings, the first value."""
-    parsed = OverridesParser.create().parse_overrides(
-        [*overrides, *(f"{key}={value}" for key, value in params.items())]
-    )
+    """The overrides of a sweep's jobs that differ in a group; other swept values set nothing of Hydra's."""
+    swept_by_config = [f"{key}={value}" for key, value in params.items()]
+    parsed = OverridesParser.create().parse_overrides([*overrides, *swept_by_config])
     kept = []
     for override in parsed:
         group = override.key_or_group in config.hydra.runtime.choices or override.is_add() or override.is_force_add()

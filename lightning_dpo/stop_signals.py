@@ -24,10 +24,10 @@ class Stopped(SystemExit):
 
 @contextmanager
 def handling(handle: Callable[[int], None]) -> Iterator[None]:
-    """Within, `handle(signal number)` is called for SIGTERM and SIGINT; afterwards, whatever was called before is.
+    """Within, `handle(signal number)` is called for SIGTERM and SIGINT; on exit, the previous handlers are restored.
 
-    Processes forked within, such as workers of a DataLoader, are not affected: SIGTERM ends them, and they ignore
-    SIGINT, which a terminal sends to all processes, so that the main process decides when they end.
+    It is not called in forked processes, such as workers of a DataLoader: SIGTERM ends them, and they ignore SIGINT. A
+    terminal sends SIGINT to all processes; the main process ends its workers.
     """
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
         yield

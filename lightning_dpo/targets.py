@@ -15,8 +15,8 @@ from lightning_dpo.settings import flat
 
 log = logging.getLogger(__name__)
 
-# What a config may name, by the key that it stands under: of this package, a module that ends with a dot, with all that
-# is defined in it, or one name; of others, names only, since `torch.hub.load` runs foreign code.
+# Allowed targets by config key. A name that ends with a dot allows everything that is defined in that module of this
+# package. Other packages are listed by full names, because `torch.hub.load`, for example, runs foreign code.
 ALLOWED_TARGETS = {
     "model": ("lightning_dpo.policy.CausalLM", "lightning_dpo.reviews.policy.TinyReviewer"),
     "adapter": ("lightning_dpo.adapter.",),

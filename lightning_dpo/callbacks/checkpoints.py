@@ -52,7 +52,7 @@ class LastCheckpoint(Checkpoint):
     callbacks it comes after `BestCheckpoint`, whose best score it saves.
 
     On one device, SIGTERM and SIGINT let the optimizer step finish, save, and raise `Stopped`; a second signal raises
-    at once. An exception saves the last finished step. On several devices, which would have to agree, neither does.
+    at once. An exception saves the last finished step. On several devices neither does: they would have to agree.
 
     Args:
         folder: Folder of `last.ckpt`.
@@ -90,7 +90,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_at, self._loops, self._requested = time.monotonic(), None, None
         self._due = self._in_step = self._in_update = self._between = False
         if trainer.world_size == 1:
-            # After Lightning's handlers, which set a flag that is looked at in the middle of a step.
+            # Installed after Lightning's handlers, which only set a flag that Lightning checks in the middle of a step.
             self._handlers.enter_context(handling(self._signal))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

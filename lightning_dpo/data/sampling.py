@@ -165,6 +165,6 @@ def fitting_batch_size(pairs_per_step: int, batch_size: int, devices: int) -> in
         )
     fitting = next(size for size in range(min(batch_size, share), 0, -1) if share % size == 0)
     if fitting != batch_size:
-        parts = f"{pairs_per_step} pairs of a step on {devices} device(s)"
-        log.info("data.batch_size is reduced from %d to %d, which divides the %s.", batch_size, fitting, parts)
+        shares = f"each of {devices} device(s) gets {share} of the {pairs_per_step} pairs of a step"
+        log.info("data.batch_size is reduced from %d to %d: %s.", batch_size, fitting, shares)
     return fitting
