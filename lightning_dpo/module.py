@@ -76,8 +76,9 @@ class DPOModule(LightningModule):
         self._hold_reference(None)
 
     def setup(self, stage: str) -> None:
-        """Forget the checkpoint of an earlier fit; refuse callbacks that wait for a metric that no part logs."""
+        """Forget an earlier fit; refuse callbacks that wait for a metric that no part of the run logs."""
         if stage == "fit":
+            self._dealt = False
             self._trained_with.resumes({})
             check_monitors(self, self.trainer.callbacks)
 
@@ -110,10 +111,6 @@ class DPOModule(LightningModule):
         batches = (batch.to(self.device) for batch in (padded, shared))
         with self.trainer.precision_plugin.forward_context():
             return share_prefixes(models, *batches, self.trainer.precision)
-
-    def on_fit_start(self) -> None:
-        """Look at the first batch of every fit."""
-        self._dealt = False
 
     def forward(self, batch: PreferenceBatch) -> PairLogps:
         """Log-probs of the pairs of `batch` under policy and reference."""

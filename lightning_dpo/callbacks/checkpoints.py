@@ -70,7 +70,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = self._step = 0
         self._saved_at = time.monotonic()
         self._loops: dict[str, Any] | None = None  # what the checkpoint says of Lightning's loops
-        self._due = self._saving = self._in_step = self._in_update = self._between = False
+        self._due = self._saving = self._in_step = self._in_update = self._between = self._validated = False
         self._requested: int | None = None
         self._handlers = ExitStack()
 
@@ -111,7 +111,7 @@ class LastCheckpoint(Checkpoint):
             return
         self._step, self._loops = trainer.global_step, between_steps(trainer)
         self._in_step = self._in_update = False
-        self._between = True  # until it is known whether a validation or a step follows
+        self._validated, self._between = False, True  # until it is known whether a validation or a step follows
         late = time.monotonic() - self._saved_at > 60 * self.every_minutes
         if trainer.world_size > 1:  # saving takes all devices, whose clocks differ
             late = trainer.strategy.broadcast(late)
@@ -130,7 +130,7 @@ class LastCheckpoint(Checkpoint):
         if self._in_step:  # `val_check_interval` may ask for that: save when the step is done
             self._due = True
             return
-        self._loops = after_validation(trainer)
+        self._loops, self._validated = after_validation(trainer), True
         self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,7 +147,7 @@ class LastCheckpoint(Checkpoint):
         intact = not self._in_update or isinstance(exception, UserError)
         if trainer.world_size > 1 or self._loops is None or not intact:
             return
-        if self._training(trainer) and trainer.validating and not self._in_step:
+        if self._training(trainer) and trainer.validating and not self._in_step and not self._validated:
             self._loops = before_validation(trainer)  # the resumed run validates again
         try:
             self._save(trainer)
@@ -166,12 +166,12 @@ class LastCheckpoint(Checkpoint):
         self._due = False
         if self._step == self._saved_step:
             return
-        for logger in trainer.loggers:  # a resumed run has their rows up to the checkpoint from their files
-            logger.save()
-        if trainer.is_global_zero:
-            keep_previous(self.path)
-        self._saving = True
+        self._saving = True  # a signal waits until it is done
         try:
+            for logger in trainer.loggers:  # a resumed run has their rows up to the checkpoint from their files
+                logger.save()
+            if trainer.is_global_zero:
+                keep_previous(self.path)
             trainer.save_checkpoint(self.path, weights_only=False)
         finally:
             self._saving = False
