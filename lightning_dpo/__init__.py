@@ -1,6 +1,6 @@
 """Direct Preference Optimization as a PyTorch Lightning plugin.
 
->>> from lightning_dpo.losses import DPO
+>>> from lightning_dpo import DPO
 >>> DPO(beta=0.3)
 DPO(beta=0.3, label_smoothing=0.0)
 """
@@ -10,16 +10,23 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_dpo.data.datamodule import PreferenceDataModule
+    from lightning_dpo.data import PreferenceDataModule
     from lightning_dpo.errors import UserError
+    from lightning_dpo.losses import DPO, IPO, SFT, Hinge
+    from lightning_dpo.models import AdapterOff, AnotherModel, Auto, Continue, Frozen, LoRA, NoReference
     from lightning_dpo.module import DPOModule
 
-__all__ = ["DPOModule", "PreferenceDataModule", "UserError", "__version__"]
+__all__ = [
+    "DPO", "IPO", "SFT", "AdapterOff", "AnotherModel", "Auto", "Continue", "DPOModule", "Frozen", "Hinge", "LoRA",
+    "NoReference", "PreferenceDataModule", "UserError",
+]  # fmt: skip
 
 _HOMES = {
-    "DPOModule": "lightning_dpo.module",
-    "PreferenceDataModule": "lightning_dpo.data.datamodule",
-    "UserError": "lightning_dpo.errors",
+    "DPOModule": "module",
+    "PreferenceDataModule": "data",
+    "UserError": "errors",
+    **dict.fromkeys(("DPO", "IPO", "SFT", "Hinge"), "losses"),
+    **dict.fromkeys(("AdapterOff", "AnotherModel", "Auto", "Continue", "Frozen", "LoRA", "NoReference"), "models"),
 }
 
 
@@ -28,5 +35,10 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("lightning-dpo")
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'lightning_dpo' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted([*globals(), *__all__])

@@ -1,72 +1,154 @@
-"""What a collator hands to the module: completions of prompts, and pairs as indices into them."""
+"""What data and module share: pairs as tokens, the batch that a layout makes of them, and completions' log-probs."""
 
-from collections.abc import Callable
-from typing import Any
+import inspect
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import torch
 from torch import Tensor
 
-from lightning_dpo.segments import Segments
+_T = TypeVar("_T")
 
 
-class PreferenceBatch:
-    """Completions, laid out as a layout chose, and preference pairs over them. Immutable.
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """A pair as token ids.
 
-    A plain class with slots, because Lightning's precision plugins refuse frozen dataclasses and cast the floating
-    tensors of dictionaries, named tuples and other dataclasses to the compute dtype; `weight` must keep its own.
-
-    Attributes:
-        input_ids: Token ids, int64. Shape: (rows, length).
-        position_ids: Position of every token, counted from its prompt's start. Shape: (rows, length).
-        segments: Which stretch of the stream attends to what, in the shared layout; None in the padded layout, where
-            rows are independent, pads stand on the right, and causal attention never looks right.
-        tokens: Positions of `input_ids` that hold no pad. Shape: (), int64.
-        score_index: Flat position in `input_ids` whose hidden state predicts a scored token. Shape: (scored,).
-        target_ids: That token. Shape: (scored,).
-        completion_index: The completion that token belongs to. Shape: (scored,).
-        prompt_index: The prompt that a completion answers. Shape: (completions,).
-        completion_key: sha256 of prompt ids, completion ids and scored positions, as four int64.
-            Shape: (completions, 4).
-        chosen: The preferred completion of each pair. Shape: (pairs,).
-        rejected: The other one; empty where only chosen completions were laid out. Shape: (pairs,) or (0,).
-        pair_index: Row of the pair in its data set, for messages. Shape: (pairs,).
-        weight: Factor of the pair's loss; 0 for a pair that does not count. Shape: (pairs,), float32.
-        counted: False for a pair that only fills up a device. Shape: (pairs,), bool.
-        offset: By how much the reward margin should exceed zero, in units of reward (ODPO). Shape: (pairs,), float32.
-        source: Number of the data source that the pair came from. Shape: (pairs,).
-        step_pairs: Pairs in the whole optimizer step, on all devices and micro-batches. Shape: (), float32.
-        step_chosen_tokens: Scored tokens of their chosen completions. Shape: (), float32.
+    Every token of a completion is scored, the one that ends it included, unless `chosen_scored` or `rejected_scored`
+    gives a flag for each token: the later questions of a dialogue are not part of its answers.
     """
 
-    __slots__ = (
-        "chosen",
-        "completion_index",
-        "completion_key",
-        "counted",
-        "input_ids",
-        "offset",
-        "pair_index",
-        "position_ids",
-        "prompt_index",
-        "rejected",
-        "score_index",
-        "segments",
-        "source",
-        "step_chosen_tokens",
-        "step_pairs",
-        "target_ids",
-        "tokens",
-        "weight",
-    )
+    index: int
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    chosen_scored: list[bool] | None = None
+    rejected_scored: list[bool] | None = None
+    weight: float = 1.0
+    offset: float = 0.0
+    source: int = 0
 
-    def __init__(self, **fields: Tensor | Segments | None) -> None:
-        if set(fields) != set(self.__slots__):
-            raise TypeError(f"a PreferenceBatch takes exactly these fields: {', '.join(self.__slots__)}")
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """The pairs of one forward pass, and what the loss must know of the optimizer step that they belong to."""
+
+    pairs: Sequence[TokenizedPair]
+    counted: Sequence[bool]
+    """False for a pair that only fills up a device and counts nowhere."""
+    step_pairs: int
+    """Pairs of the whole step that count."""
+    step_chosen_tokens: int
+    """Scored tokens of their chosen completions."""
+
+
+class Stretch(NamedTuple):
+    """Consecutive tokens of a stream. Each attends to those before it in its stretch, and to all of a prefix."""
+
+    length: int
+    """Tokens."""
+    prefix: int
+    """Tokens at the beginning of the latest stretch without a prefix, to which these attend as well: the prompt of a
+    further completion. 0 for a prompt and its first completion."""
+
+
+class Segments:
+    """The stretches of a stream, in its order; together they are all of it.
+
+    A plain class, because FSDP copies dataclasses and casts what they hold on their way into every layer.
+
+    Attributes:
+        stretches: Prompt and first completion of a group, then each further completion, then the next group.
+    """
+
+    def __init__(self, stretches: Iterable[Stretch]) -> None:
+        self.stretches = tuple(stretches)
+        self._made: dict[Hashable, Any] = {}
+
+    def made(self, what: Hashable, make: Callable[[], _T]) -> _T:
+        """What `make` returns, made once: masks and indices are the same in every layer."""
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
+
+    def __getstate__(self) -> tuple[Stretch, ...]:
+        return self.stretches
+
+    def __setstate__(self, stretches: tuple[Stretch, ...]) -> None:
+        self.stretches, self._made = stretches, {}
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Segments":
+        """Itself: lengths are needed on the CPU, and what is made of them is made on the device that needs it."""
+        return self
+
+    def pin_memory(self) -> "Segments":
+        """Itself: there is no memory to pin."""
+        return self
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def _typed(cls: type[_T]) -> type[_T]:
+    """Let type checkers and editors read the constructor's arguments off the annotations, as those of a dataclass."""
+    return cls
+
+
+class _Immutable:
+    """Attributes that are set once, by name: one for each annotation of the class."""
+
+    def __init__(self, **fields: Any) -> None:
+        if fields.keys() != (expected := inspect.get_annotations(type(self))).keys():
+            raise TypeError(f"a {type(self).__name__} takes exactly these arguments: {', '.join(expected)}")
+        vars(self).update(fields)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a PreferenceBatch cannot be changed: make a new one with another {name}")
+        raise AttributeError(f"a {type(self).__name__} cannot be changed: make a new one with another {name}")
+
+
+@_typed
+class PreferenceBatch(_Immutable):
+    """Completions, laid out as a layout chose, and preference pairs over them. Immutable.
+
+    Not a dataclass, because Lightning's precision plugins refuse frozen dataclasses and cast the floating-point tensors
+    of dictionaries, named tuples and other dataclasses to the compute dtype; `weight` must keep its own.
+    """
+
+    input_ids: Tensor
+    """Token ids. Shape: (rows, length), int64."""
+    position_ids: Tensor | None
+    """Position of every token, counted from its prompt's start. Shape: (rows, length), int64. None in the padded
+    layout, where the model counts them itself."""
+    segments: Segments | None
+    """Which stretch of the stream attends to what. None in the padded layout, where rows are independent, pads are on
+    the right, and causal attention never looks right."""
+    tokens: Tensor
+    """Positions of `input_ids` that hold no pad. Shape: (), int64."""
+    score_index: Tensor
+    """Flat position in `input_ids` whose hidden state predicts a scored token. Shape: (scored,), int64."""
+    target_ids: Tensor
+    """That token. Shape: (scored,), int64."""
+    completion_index: Tensor
+    """The completion that token belongs to. Shape: (scored,), int64."""
+    completion_lengths: Tensor
+    """Scored tokens of each completion. Shape: (completions,), float32."""
+    chosen: Tensor
+    """The preferred completion of each pair. Shape: (pairs,), int64."""
+    rejected: Tensor
+    """The other one; empty if only chosen completions were laid out. Shape: (pairs,) or (0,), int64."""
+    pair_index: Tensor
+    """Row of the pair in its data set, for messages. Shape: (pairs,), int64."""
+    weight: Tensor
+    """Factor of the pair's loss; 0 for a pair that does not count. Shape: (pairs,), float32."""
+    counted: Tensor
+    """False for a pair that only fills up a device. Shape: (pairs,), bool."""
+    offset: Tensor
+    """By how much the reward margin should exceed zero, in units of reward (ODPO). Shape: (pairs,), float32."""
+    source: Tensor
+    """Index of the data source that the pair came from. Shape: (pairs,), int64."""
+    step_pairs: Tensor
+    """Pairs in the whole optimizer step, on all devices and micro-batches. Shape: (), float32."""
+    step_chosen_tokens: Tensor
+    """Scored tokens of their chosen completions. Shape: (), float32."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PreferenceBatch":
         """The same batch on `device`; dtypes stay."""
@@ -77,11 +159,15 @@ class PreferenceBatch:
         return self._map(lambda value: value.pin_memory())
 
     def _map(self, function: Callable[[Any], Any]) -> "PreferenceBatch":
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return PreferenceBatch(**{name: None if value is None else function(value) for name, value in values.items()})
+        changed = {name: None if value is None else function(value) for name, value in vars(self).items()}
+        return PreferenceBatch(**changed)  # type: ignore[arg-type]  # each value has the type that it had
 
-    def __getstate__(self) -> dict[str, Tensor | Segments | None]:
-        return {name: getattr(self, name) for name in self.__slots__}
 
-    def __setstate__(self, state: dict[str, Tensor | Segments | None]) -> None:
-        self.__init__(**state)
+@dataclass(frozen=True, slots=True)
+class CompletionLogps:
+    """Log-probabilities of completions, given their prompts."""
+
+    sums: Tensor
+    """Sum over the scored tokens, in nats. Shape: (completions,), float32 in any precision below."""
+    lengths: Tensor
+    """Scored tokens. Shape: (completions,), float32."""

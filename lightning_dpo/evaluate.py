@@ -4,22 +4,22 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
-from lightning_dpo.command_line import run, told
-from lightning_dpo.config import CONFIG_DIR, build, check_all_arguments, check_names
+from lightning_dpo.cli.command_line import run, told
+from lightning_dpo.cli.config import CONFIG_DIR, build, check_all_arguments, check_names
 from lightning_dpo.errors import UserError
+from lightning_dpo.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lightning import Trainer
 
     from lightning_dpo import DPOModule, PreferenceDataModule
-    from lightning_dpo.evaluation import ScoredPair
-    from lightning_dpo.policy import CausalLM
+    from lightning_dpo.evaluation.accuracy import ScoredPair
+    from lightning_dpo.models.causal_lm import CausalLM
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ def evaluate(config: DictConfig) -> None:
 
     from lightning import seed_everything
 
-    from lightning_dpo.evaluated_model import as_trained, make_module, warn_of_trained_pairs
-    from lightning_dpo.evaluation_report import report
-    from lightning_dpo.loggers import join_lightning_logs
-    from lightning_dpo.precision import default_precision
+    from lightning_dpo.evaluation.model import as_trained, make_module, warn_of_trained_pairs
+    from lightning_dpo.evaluation.report import report
+    from lightning_dpo.runs.loggers import join_lightning_logs
+    from lightning_dpo.training.precision import default_precision
 
     join_lightning_logs()
     seed_everything(config.seed, workers=True, verbose=False)
@@ -59,22 +59,22 @@ def evaluate(config: DictConfig) -> None:
     warn_of_trained_pairs(config)
     module, why_ties = make_module(config, model, data)
     metrics, pairs = validated(config, module, data)
-    report(metrics, pairs, Path(config.run_folder))
+    report(metrics, pairs, RunFolder(config.run_folder))
     if why_ties and all(pair.margin == 0 for pair in pairs):
         log.warning("Every pair is a tie, and accuracy one half: %s.", why_ties)
 
 
 def score(config: DictConfig, model: "CausalLM", data: "PreferenceDataModule") -> None:
     """Give rewards to the answers of a file."""
-    from lightning_dpo.evaluated_model import make_module
-    from lightning_dpo.scoring import AnswersFile
+    from lightning_dpo.evaluation.model import make_module
+    from lightning_dpo.evaluation.scoring import AnswersFile
 
     answers = AnswersFile(config.score, data.preparation.tokenization)
     module, why_ties = make_module(config, model, data)
     if why_ties:
         raise UserError(f"every reward would be 0: {why_ties}")
     trainer = build(config, "trainer", devices=1, logger=False, callbacks=[])
-    target = Path(config.run_folder, "scores.jsonl")
+    target = RunFolder(config.run_folder).scores
     count = answers.write_rewards(target, module, trainer, data.batch_size, data.layout)
     log.info("Rewards of %d answers in %s.", count, target)
 
@@ -83,7 +83,7 @@ def validated(
     config: DictConfig, module: "DPOModule", data: "PreferenceDataModule"
 ) -> "tuple[dict[str, float], Sequence[ScoredPair]]":
     """Metrics as in training, and what is known of every validation pair."""
-    from lightning_dpo.callbacks.scored_pairs import ScoredPairs
+    from lightning_dpo.evaluation.scored_pairs import ScoredPairs
 
     collected = ScoredPairs()
     callbacks = [collected] if config.samples is None else [collected, build(config, "samples")]

@@ -7,12 +7,13 @@ import logging
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lightning_dpo.config import build, check_all_arguments, check_names, register_resolvers
+from lightning_dpo.cli.config import build, check_all_arguments, check_names, register_resolvers
+from lightning_dpo.cli.targets import check_trust
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_state import CONFIG, sweep_of
-from lightning_dpo.targets import check_trust
+from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.runs.settings_files import as_dict, loaded
 from lightning_dpo.train import KEYS
 
 log = logging.getLogger(__name__)
@@ -36,11 +37,11 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     import torch
     from peft import PeftModel
 
-    from lightning_dpo.exports import export_run, model_card, record
-    from lightning_dpo.policy import ready_policy
+    from lightning_dpo.models.causal_lm import ready_policy
+    from lightning_dpo.runs.exports import export_run, model_card, record
 
     config = config_of(run, trust_remote_code)
-    path = run / "checkpoints" / f"{checkpoint}.ckpt"
+    path = RunFolder(run).checkpoint(checkpoint)
     if not path.is_file():
         raise UserError(f"{path} is not there; the run has {_checkpoints(run)}")
     model = build(config, "model")
@@ -62,22 +63,22 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
 
 def config_of(run: Path, trust_remote_code: bool = False) -> DictConfig:
     """The config of a run, checked like any other: a file can be edited, and a folder can be a stranger's."""
-    path = run / CONFIG
+    path = RunFolder(run).config
     if not path.is_file():
         raise UserError(f"{run} is no folder of a run: {path} is not there")
     register_resolvers()
-    config = OmegaConf.load(path)
-    config.run_folder, config.run_name = str(run), (sweep_of(run) or run).parent.name
+    config = loaded(path)
+    config.run_folder, config.run_name = str(run), (RunFolder(run).sweep or run).parent.name
     check_names(config, KEYS)
     trusted = ["model.trust_remote_code=true"] if trust_remote_code else []
-    check_trust(OmegaConf.to_container(config, resolve=True), trusted)
+    check_trust(as_dict(config, resolve=True), trusted)
     check_all_arguments(config)
     return config
 
 
 def metrics_at(run: Path, step: int) -> dict[str, float]:
     """What was validated after so many optimizer steps, as `metrics.csv` has it."""
-    path = run / "metrics.csv"
+    path = RunFolder(run).history
     rows = list(csv.DictReader(path.open(newline=""))) if path.is_file() else []
     # Steps are counted from 0 within training, and a validation after it stands at their number.
     here = [row for row in rows if int(row["step"]) in (step - 1, step) and row.get("val/loss")]
@@ -86,12 +87,12 @@ def metrics_at(run: Path, step: int) -> dict[str, float]:
 
 def counts_of(run: Path) -> dict[str, int]:
     """The pairs of a finished run by what became of them."""
-    path = run / "metrics.json"
+    path = RunFolder(run).metrics
     return json.loads(path.read_text())["data"] if path.is_file() else {}
 
 
 def _checkpoints(run: Path) -> str:
-    return ", ".join(sorted(path.stem for path in (run / "checkpoints").glob("*.ckpt"))) or "none"
+    return ", ".join(sorted(path.stem for path in RunFolder(run).checkpoints.glob("*.ckpt"))) or "none"
 
 
 def main() -> None:

@@ -4,15 +4,15 @@ import json
 import logging
 import random
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
 
-from lightning_dpo.command_line import run, told
-from lightning_dpo.config import CONFIG_DIR, build, check_all_arguments, check_names
+from lightning_dpo.cli.command_line import run, told
+from lightning_dpo.cli.config import CONFIG_DIR, build, check_all_arguments, check_names
 from lightning_dpo.errors import UserError
+from lightning_dpo.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,36 +36,36 @@ def inspect_data(config: DictConfig) -> None:
     if not isinstance(config.shown, int) or config.shown < 0:
         raise UserError(f"shown={config.shown}: a number of pairs, 0 or more")
 
-    from lightning_dpo.pictures import draw_lengths
+    from lightning_dpo.reports.run_plots import draw_lengths
 
     tokenizer = build(config, "model").tokenizer()
     data = build(config, "data", tokenizer=tokenizer, chosen_only=False)
     # Nothing stops here: what is invalid is what one wants to see.
     data.preparation.on_invalid, data.preparation.max_invalid_fraction = "drop", 1.0
     data.setup()
-    folder = Path(config.run_folder)
+    folder = RunFolder(config.run_folder)
     facts, lengths = gathered(data, folder)
     print_pairs(data.train_pairs, tokenizer, config.shown, config.seed)
     print_facts(facts)
-    draw_lengths(lengths, data.max_length, folder / "lengths.png")
-    (folder / "inspection.json").write_text(json.dumps(facts, indent=2) + "\n")
-    written = ("inspection.json", "lengths.png", "invalid_rows.jsonl")
-    log.info("In %s: %s.", folder, ", ".join(name for name in written if (folder / name).exists()))
+    draw_lengths(lengths, data.max_length, folder.lengths)
+    folder.inspection.write_text(json.dumps(facts, indent=2) + "\n")
+    written = (path.name for path in (folder.inspection, folder.lengths, folder.invalid_rows) if path.exists())
+    log.info("In %s: %s.", folder.path, ", ".join(written))
 
 
-def gathered(data: "PreferenceDataModule", folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+def gathered(data: "PreferenceDataModule", folder: RunFolder) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """What is known of the data: facts by name, and lengths in tokens of prompts, answers and both together.
 
     Of each training pair once, however often a mixture takes it, and of those too long as well, before anything is cut.
     """
     from datasets import concatenate_datasets
 
-    from lightning_dpo.data.statistics import duplicates, longer_wins
+    from lightning_dpo.data.rows.statistics import duplicates, longer_wins
 
-    listed = folder / "invalid_rows.jsonl"
+    listed = folder.invalid_rows
     invalid = [json.loads(line) for line in listed.open(encoding="utf-8")] if listed.exists() else []
     names = ("where", "prompt", "chosen", "rejected", "prompt_length", "chosen_length", "rejected_length")
-    every = concatenate_datasets([data.train_pairs, data.prepared.overlong]).select_columns(list(names))[:]
+    every = concatenate_datasets([data.train_pairs, data.pairs.overlong]).select_columns(list(names))[:]
     once = {row[:4]: row for row in zip(*(every[name] for name in names), strict=True)}.values()
     repeated, contradictory = duplicates(row[1:4] for row in once)
     prompts, chosen, rejected = (list(column) for column in list(zip(*once, strict=True))[4:])
@@ -118,7 +118,7 @@ def print_pairs(pairs: "Dataset", tokenizer: "PreTrainedTokenizerBase", count: i
     """Print some pairs token by token, drawn by `seed`."""
     from rich.console import Console
 
-    from lightning_dpo.token_table import token_table
+    from lightning_dpo.reports.token_table import token_table
 
     for row in sorted(random.Random(seed).sample(range(len(pairs)), min(count, len(pairs)))):
         Console().print(token_table(pairs[row], tokenizer))

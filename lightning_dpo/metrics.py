@@ -1,16 +1,25 @@
 """What a run reports of its pairs: means over all of them, from sums and counts, exact on any number of devices."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction
+from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction, needed
 
 # Apple's GPUs have no float64.
 _SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
+
+
+class ValidationOutput(TypedDict):
+    """What `DPOModule.validation_step` returns: callbacks get it as `outputs` in `on_validation_batch_end`."""
+
+    loss: PreferenceLoss
+    """Loss and rewards of each pair, in the order of `batch.pair_index`."""
+    logps: PairLogps
+    """The log-probs that they were computed from."""
 
 
 class PairMean(Metric):
@@ -41,7 +50,7 @@ class PairMean(Metric):
         """The value of each pair. Shape: (pairs,)."""
         raise NotImplementedError
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Metric:
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> nn.Module:
         """Move, but stay in the dtype of sums: bf16-true casts whole modules, and bf16 cannot count past 256.
 
         torchmetrics applies `fn` to the states and to the defaults that `reset` takes them from; neither may be cast.
@@ -64,35 +73,36 @@ class ChosenReward(PairMean):
     """β(log π − log π_ref) of the chosen completion."""
 
     def values(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor) -> Tensor:
-        return loss.chosen_rewards
+        return loss.rewards[0]
 
 
 class RejectedReward(PairMean):
     """β(log π − log π_ref) of the rejected completion."""
 
     def values(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor) -> Tensor:
-        return loss.rejected_rewards
+        return loss.rewards[1]
 
 
 class RewardMargin(PairMean):
     """Chosen reward less rejected reward."""
 
     def values(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor) -> Tensor:
-        return loss.chosen_rewards - loss.rejected_rewards
+        return loss.margins
 
 
 class RewardAccuracy(PairMean):
     """Share of pairs whose chosen completion has the larger reward; a tie counts one half."""
 
     def values(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor) -> Tensor:
-        return torch.sign(loss.chosen_rewards - loss.rejected_rewards) / 2 + 0.5
+        return torch.sign(loss.margins) / 2 + 0.5
 
 
 class RewardTies(PairMean):
     """Share of pairs whose two rewards are equal."""
 
     def values(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor) -> Tensor:
-        return (loss.chosen_rewards == loss.rejected_rewards).float()
+        chosen, rejected = loss.rewards
+        return chosen.eq(rejected).float()
 
 
 class ChosenLogps(PairMean):
@@ -106,7 +116,7 @@ class RejectedLogps(PairMean):
     """log π of the rejected completion, summed over its tokens."""
 
     def values(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor) -> Tensor:
-        return logps.rejected
+        return needed(logps.rejected, "rejected completions")
 
 
 class ChosenLogratio(PairMean):
@@ -134,7 +144,7 @@ class RejectedLength(PairMean):
     """Scored tokens of the rejected completion."""
 
     def values(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor) -> Tensor:
-        return logps.rejected_length
+        return needed(logps.rejected_length, "rejected completions")
 
 
 def preference_metrics(prefix: str, loss: PreferenceLossFunction) -> MetricCollection:
@@ -144,7 +154,8 @@ def preference_metrics(prefix: str, loss: PreferenceLossFunction) -> MetricColle
         prefix: `train/` or `val/`.
         loss: Its `has_rewards`, `needs_reference` and `needs_rejected` decide which those are.
     """
-    metrics: dict[str, PairMean] = {"loss": Loss(), "logps/chosen": ChosenLogps(), "length/chosen": ChosenLength()}
+    metrics: dict[str, Metric | MetricCollection] = {"loss": Loss()}
+    metrics |= {"logps/chosen": ChosenLogps(), "length/chosen": ChosenLength()}
     if loss.needs_rejected:
         metrics |= {"logps/rejected": RejectedLogps(), "length/rejected": RejectedLength()}
     if loss.needs_rejected and loss.has_rewards:

@@ -9,14 +9,14 @@ from typing import Any
 
 from filelock import FileLock
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from omegaconf import OmegaConf
 
-from lightning_dpo.atomic_files import write_whole
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_state import CONFIG, ERROR, RunState
-from lightning_dpo.sweep_pictures import draw_frontier, draw_run_curves
-from lightning_dpo.sweep_runs import Run, read_runs
-from lightning_dpo.sweep_tables import plain, runs_table, seeds_table, write_csv
+from lightning_dpo.reports.runs import Run, read_runs
+from lightning_dpo.reports.sweep_plots import draw_frontier, draw_run_curves
+from lightning_dpo.reports.tables import plain, runs_table, seeds_table, write_csv
+from lightning_dpo.run_folder import RunFolder, begun_runs, sweep_config, write_whole
+from lightning_dpo.runs.settings_files import as_dict, loaded
+from lightning_dpo.runs.state import RunState
 
 _PICTURES = {
     "frontier.png": (draw_frontier, "What was won, against the KL from the reference that it took."),
@@ -41,9 +41,9 @@ def report(folder: Path) -> list[Path]:
     Raises:
         UserError: There are no runs.
     """
-    if (folder / CONFIG).exists():
+    if RunFolder(folder).config.exists():
         raise UserError(f"{folder} is the folder of one run: give that of its sweep, or outputs/RUN_NAME")
-    if not any(folder.glob(f"[!.]*/{CONFIG}")) and not any(folder.glob(f"[!.]*/{ERROR}")):
+    if not begun_runs(folder):
         raise UserError(f"{folder} has no folders of runs right below it: give that of a sweep, or outputs/RUN_NAME")
     # Jobs of a sweep may end at the same time.
     with FileLock(folder / ".report.lock"):
@@ -74,10 +74,10 @@ def _facts(folder: Path, runs: list[Run]) -> dict[str, Any]:
 
 def _command(folder: Path) -> str:
     """That of the sweep, as Hydra noted it; empty for any other folder."""
-    noted = folder / "multirun.yaml"
+    noted = sweep_config(folder)
     if not noted.exists():
         return ""
-    overrides = OmegaConf.to_container(OmegaConf.load(noted).hydra.overrides, resolve=False)
+    overrides = as_dict(loaded(noted).hydra.overrides)
     return " ".join(["python -m lightning_dpo.train", *overrides["hydra"], *overrides["task"]])
 
 
@@ -96,7 +96,10 @@ def _markdown(facts: dict[str, Any], drawn: dict[str, str]) -> str:
 
 def _html(facts: dict[str, Any], drawn: dict[str, str], folder: Path) -> str:
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(Path(__file__).with_name("reports")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     pictures = [(base64.b64encode((folder / name).read_bytes()).decode(), text) for name, text in drawn.items()]
     return templates.get_template("report.html").render(facts, pictures=pictures)

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lightning_dpo.command_line import run, told
-from lightning_dpo.config import CONFIG_DIR, build, call, check_all_arguments, check_names
+from lightning_dpo.cli.command_line import run, told
+from lightning_dpo.cli.config import CONFIG_DIR, build, call, check_all_arguments, check_names
 from lightning_dpo.errors import UserError
-from lightning_dpo.launch import process_count, process_rank, started_by_others
-from lightning_dpo.run_notes import note_settings, resolved_settings
-from lightning_dpo.run_state import ERROR, LAST, claimed, record_failure, saved
-from lightning_dpo.sweep_jobs import run_in_sweep
+from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.runs.ranks import process_count, process_rank, started_by_others
+from lightning_dpo.runs.settings_files import as_dict, note_settings, resolved_settings
+from lightning_dpo.runs.state import claimed, record_failure, saved
+from lightning_dpo.runs.sweep_job import run_in_sweep
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lightning_dpo import DPOModule, PreferenceDataModule
-    from lightning_dpo.policy import CausalLM
+    from lightning_dpo.models.causal_lm import CausalLM
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,10 @@ def train(config: DictConfig) -> float:
 
     from lightning import seed_everything
 
-    from lightning_dpo import DPOModule, results
-    from lightning_dpo.loggers import end_wandb
+    from lightning_dpo import DPOModule
+    from lightning_dpo.reports.run_plots import draw_curves
+    from lightning_dpo.runs import results
+    from lightning_dpo.runs.loggers import end_wandb
 
     seed_everything(config.seed, workers=True, verbose=False)
     model, reference, optimizer = build(config, "model"), build(config, "reference"), checked_optimizer(config)
@@ -79,7 +82,7 @@ def train(config: DictConfig) -> float:
         log_config(config, trainer)
         with explained_memory():
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
-        return results.write(config, trainer, module, data, seconds=time.perf_counter() - started)
+        return results.write(config, trainer, module, data, time.perf_counter() - started, draw_curves)
     finally:
         end_wandb()
 
@@ -99,7 +102,7 @@ def explained_memory() -> Iterator[None]:
 
 def fitting_policy(model: "CausalLM", data: "PreferenceDataModule") -> "PreTrainedModel":
     """The policy, once it is known to have an embedding for every token and every position."""
-    from lightning_dpo.policy import check_fits
+    from lightning_dpo.models.causal_lm import check_fits
 
     policy = model.policy()
     check_fits(policy, data.tokenizer, data.max_length)
@@ -120,10 +123,10 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     """The Trainer with its loggers and callbacks, its precision and its accumulation."""
     from lightning.pytorch.callbacks import LambdaCallback
 
-    from lightning_dpo.callbacks.agreement import Agreement
-    from lightning_dpo.loggers import join_lightning_logs
-    from lightning_dpo.part_times import PartTimes
-    from lightning_dpo.precision import default_precision
+    from lightning_dpo.callbacks.same_settings import Agreement
+    from lightning_dpo.runs.loggers import join_lightning_logs
+    from lightning_dpo.training.precision import default_precision
+    from lightning_dpo.training.step_timer import PartTimes
 
     if "accumulate_grad_batches" in config.trainer:
         raise UserError(
@@ -134,7 +137,7 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
     if config.trainer.precision is None:
         config.trainer.precision = default_precision(config.trainer.accelerator)
     loggers, callbacks = (list(build(config, key).values()) for key in ("logger", "callbacks"))
-    alike = Agreement(OmegaConf.to_container(config, resolve=True))
+    alike = Agreement(as_dict(config, resolve=True))
     # A run that goes on has its settings noted; others are, once the checkpoint has been taken for theirs.
     accepted = LambdaCallback(on_train_start=lambda *_: note_settings(given))
     profiler = {"profiler": PartTimes()} if profiled(config) else {}
@@ -155,10 +158,11 @@ def check_monitors(config: DictConfig, trainer: "Trainer", module: "DPOModule") 
     """Refuse a callback that waits for a metric that the run will not have."""
     from lightning.pytorch.callbacks import LambdaCallback
 
-    from lightning_dpo.monitors import check_monitor, known_metrics
+    from lightning_dpo.callbacks.monitors import check_monitor, known_metrics
+    from lightning_dpo.training.trainer_attributes import callbacks_of
 
     # A config cannot name a LambdaCallback: the one there is notes the settings, and logs nothing.
-    known = known_metrics(module, [one for one in trainer.callbacks if not isinstance(one, LambdaCallback)])
+    known = known_metrics(module, [one for one in callbacks_of(trainer) if not isinstance(one, LambdaCallback)])
     for name, node in config.callbacks.items():
         check_monitor(f"callbacks.{name}.monitor", (node or {}).get("monitor"), known)
 
@@ -191,11 +195,11 @@ def checkpoint(config: DictConfig) -> str | None:
     """
     if config.ckpt_path is None:
         return None
-    path = f"{config.run_folder}/checkpoints/last.ckpt" if config.ckpt_path == "last" else config.ckpt_path
-    if not Path(path).exists():
+    path = RunFolder(config.run_folder).last if config.ckpt_path == "last" else Path(config.ckpt_path)
+    if not path.exists():
         raise UserError(f"ckpt_path={config.ckpt_path}: {path} is not there")
     log.info("Going on from %s.", path)
-    return path
+    return str(path)
 
 
 def alone(config: DictConfig) -> float:
@@ -206,7 +210,7 @@ def alone(config: DictConfig) -> float:
     first = process_rank() == 0
     with claimed(folder) if first else nullcontext():
         if first:
-            (folder / ERROR).unlink(missing_ok=True)  # of the attempt that this one goes on from
+            RunFolder(folder).error.unlink(missing_ok=True)  # of the attempt that this one goes on from
         try:
             return train(config)
         except BaseException as error:
@@ -214,18 +218,25 @@ def alone(config: DictConfig) -> float:
             if failed:
                 with suppress(OSError):  # on a full disk, the run ends by `error` all the same
                     record_failure(folder, error)
-            if (folder / LAST).exists():
+            if RunFolder(folder).last.exists():
                 error.add_note(f"{saved(folder)}; resume with ckpt_path=last")
             elif not failed:
                 error.add_note(saved(folder))
             raise
 
 
+def write_report(sweep: Path) -> list[Path]:
+    """Write the report of a sweep's folder."""
+    from lightning_dpo.report import report
+
+    return report(sweep)
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def job(config: DictConfig) -> float:
     """The Hydra job: a run alone, or one of a sweep."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run_in_sweep(partial(told, train), config)
+        return run_in_sweep(partial(told, train), write_report, config)
     return told(alone, config)
 
 

@@ -26,30 +26,14 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
-from lightning_dpo.layouts import PaddedLayout, SharedLayout
+from tests.support.models import VOCABULARY, make_llama
 
 # A deadline measures the machine, and examples are the same in every run.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
-
-HH_FILE = Path(__file__).parents[2] / "shared" / "data" / "hh-harmless-1800.jsonl.gz"
-VOCABULARY = 300
-
-
-def make_llama(seed: int = 0, **changes) -> LlamaForCausalLM:
-    """Two layers with weights large enough that mistakes show."""
-    torch.manual_seed(seed)
-    settings = {
-        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "initializer_range": 0.3,
-        "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
-    }  # fmt: skip
-    return LlamaForCausalLM(LlamaConfig(**settings | changes))
 
 
 @pytest.fixture
@@ -112,7 +96,7 @@ def hh_file(tmp_path: Path) -> Path:
 def trained(tmp_path: Path, model_folder: Path, hh_file: Path, request) -> tuple[Path, list[str]]:
     """The folder of a short run, with the adapter asked for, and the overrides that an evaluation shares with it."""
     from lightning_dpo.train import train
-    from tests.compose import composed
+    from tests.support.compose import composed
 
     adapter = getattr(request, "param", "none")
     shared = [
@@ -131,37 +115,3 @@ def trained(tmp_path: Path, model_folder: Path, hh_file: Path, request) -> tuple
     (tmp_path / "run").mkdir()
     train(composed(tmp_path / "run", *shared, *more))
     return tmp_path / "run", shared
-
-
-def random_pairs(count: int, seed: int = 0, vocabulary: int = VOCABULARY) -> list[TokenizedPair]:
-    """Pairs of random tokens and unequal lengths; the offset is not 0, so that ignoring it shows."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def ids(longest: int) -> list[int]:
-        length = int(torch.randint(1, longest + 1, (), generator=generator))
-        return torch.randint(1, vocabulary, (length,), generator=generator).tolist()
-
-    return [TokenizedPair(row, ids(9), ids(6), ids(7)) for row in range(count)]
-
-
-def padded_batch(pairs: list[TokenizedPair], **options):
-    """All of `pairs` as one step of one batch."""
-    tokens = sum(len(pair.chosen_ids) for pair in pairs)
-    return PaddedLayout(pad_token_id=0, **options)(MicroBatch(pairs, [True] * len(pairs), len(pairs), tokens))
-
-
-def shared_batch(pairs: list[TokenizedPair], **options):
-    """The same as one stream."""
-    tokens = sum(len(pair.chosen_ids) for pair in pairs)
-    return SharedLayout(**options)(MicroBatch(pairs, [True] * len(pairs), len(pairs), tokens))
-
-
-def pairs_of_shared_prompts() -> list[TokenizedPair]:
-    """Six pairs over three prompts of 9 to 11 tokens; every second has a completion of the pair before it."""
-    generator = torch.Generator().manual_seed(1)
-    pairs = []
-    for row in range(3):
-        sizes = (9 + row, 4 + row, 7 - row, 2)
-        prompt, good, middling, bad = (torch.randint(1, VOCABULARY, (n,), generator=generator).tolist() for n in sizes)
-        pairs += [TokenizedPair(2 * row, prompt, good, middling), TokenizedPair(2 * row + 1, prompt, middling, bad)]
-    return pairs

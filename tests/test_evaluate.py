@@ -6,15 +6,7 @@ import json
 import pytest
 
 from lightning_dpo import UserError
-from lightning_dpo.evaluate import evaluate
-from tests.compose import composed
-
-
-def evaluated(folder, *overrides) -> dict:
-    folder.mkdir(exist_ok=True)
-    samples = ["samples.max_new_tokens=4", "samples.answers=3"]
-    evaluate(composed(folder, *samples, *overrides, config_name="evaluate"))
-    return json.loads((folder / "metrics.json").read_text())
+from tests.support.compose import evaluated
 
 
 @pytest.mark.parametrize("trained", ["none", "lora"], indirect=True)

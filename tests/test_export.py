@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from lightning_dpo.errors import UserError
 from lightning_dpo.export import export_checkpoint, main
 from lightning_dpo.train import train
-from tests.compose import composed
-from tests.test_train import small
+from tests.support.compose import composed
+from tests.support.training import small
 
 
 @pytest.fixture

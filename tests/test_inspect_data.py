@@ -3,9 +3,9 @@ import json
 import pytest
 
 from lightning_dpo.inspect_data import inspect_data
-from tests.chat import assistant, chat_tokenizer, user
-from tests.compose import composed
-from tests.conftest import HH_FILE
+from tests.support.chat import assistant, chat_tokenizer, user
+from tests.support.compose import composed
+from tests.support.pairs import HH_FILE
 
 
 def inspected(folder, *overrides) -> dict:

@@ -1,6 +1,9 @@
-"""Imports go down only: Hydra above Lightning above transformers above torch."""
+"""The architecture: folders are layers, and imports go down only. A new file needs no entry here."""
 
 import ast
+import graphlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,96 +11,125 @@ import pytest
 import lightning_dpo
 
 PACKAGE = Path(lightning_dpo.__file__).parent
+# From top to bottom. A folder belongs to the layer that names it; so does a file in the root.
 LAYERS = [
-    {"command_line", "config", "evaluate", "evaluated_model", "evaluation_report", "export", "exports",
-     "hydra_checks", "inspect_data", "report", "results", "run_notes", "sweep_jobs", "sweep_pictures",
-     "sweep_processes", "sweep_runs", "sweep_tables", "targets", "train", "without_effect"},
-    {"agreement", "callbacks.agreement", "callbacks.checkpoints", "callbacks.guards", "callbacks.memory",
-     "callbacks.progress_bar", "callbacks.samples", "callbacks.scored_pairs", "callbacks.throughput",
-     "checkpoint_files", "data.datamodule", "data.loader", "loggers", "module", "monitors", "part_times",
-     "resume_points", "scoring", "strategies"},
-    {"adapter", "attention", "attention_cuda", "checkpoint_checks", "data.chat", "data.encoding",
-     "data.forward_size", "data.hh", "data.hub", "data.jsonl", "data.preparation", "data.prompts", "data.shp",
-     "data.splitting",
-     "data.stack_exchange", "data.tokenization", "data.ultrafeedback", "data.validation", "digests", "flops",
-     "generation", "memory", "policy", "prefix_sharing", "probe", "reference", "sharding", "token_table"},
-    {"atomic_files", "batch", "data.arguments", "data.dealing", "data.layout_choice", "data.lengths", "data.resume",
-     "data.messages", "data.pairs", "data.reading", "data.reasons", "data.sampling", "data.statistics", "errors",
-     "evaluation", "launch", "layouts", "layouts.columns", "layouts.padded", "layouts.shared", "lm_head", "logps",
-     "losses", "metrics", "optimizers", "pictures", "precision", "run_state", "schedules", "segments", "settings",
-     "step_checks", "stop_signals"}
-    | {f"losses.{name}" for name in ("interface", "dpo", "ipo", "hinge", "sft")},
-]  # fmt: skip
-ALLOWED = {
-    0: {"hydra", "omegaconf", "pydantic"},
-    1: {"lightning", "wandb", "requests"},
-    2: {"transformers", "peft", "datasets", "rich", "jinja2", "bs4"},
-    3: {"torch", "torchmetrics", "numpy", "pyarrow", "matplotlib"},
-}
-# Types alone: `datasets.Dataset` is what the loader draws from.
-EXCEPTIONS = {
-    ("data.loader", "datasets"),
-    ("data.lengths", "datasets"),
-    ("logps", "transformers"),
-    ("lm_head", "transformers"),
-}
+    {"train", "evaluate", "export", "inspect_data", "report"},
+    {"evaluation", "cli", "reports", "runs"},
+    {"module", "callbacks", "data"},
+    {"shared_prefix", "training", "models"},
+    {"logps", "layouts", "losses", "metrics", "batch", "run_folder", "labels", "settings", "errors"},
+]
+# The lowest layer that may import a library; what is not listed may be imported anywhere.
+LIBRARIES = {
+    "hydra": 1, "omegaconf": 1, "pydantic": 1, "scipy": 1, "matplotlib": 1, "requests": 1, "wandb": 2, "jinja2": 2,
+    "datasets": 2, "rich": 2, "bs4": 2, "lightning": 3, "transformers": 3, "peft": 3,
+}  # fmt: skip
+PARTS = {part for layer in LAYERS for part in layer}
 
 
-def layer_of(module: str) -> int:
-    return next(number for number, layer in enumerate(LAYERS) if module in layer)
+def part_of(file: Path) -> str:
+    """The folder of a file, or its own name in the root."""
+    first, *_ = file.relative_to(PACKAGE).with_suffix("").parts
+    return first
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for file in PACKAGE.rglob("*.py"):
-        parts = file.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(parts).removesuffix(".__init__")
-        if parts[0] not in ("reviews", "conf") and name not in ("__init__", "callbacks", "data"):
-            found[name] = file
+FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if part_of(file) not in ("__init__", "reviews", "conf")]
+
+
+def level(part: str) -> int:
+    return next(index for index, layer in enumerate(LAYERS) if part in layer)
+
+
+def imports(file: Path, types: bool = True) -> Iterator[str]:
+    """Modules that a file imports; without those for type checkers only if `types` is False."""
+    nodes = [ast.parse(file.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+        nodes += ast.iter_child_nodes(node)
+
+
+def parts_imported(file: Path, types: bool = True) -> set[str]:
+    """Folders, and files in the root, that a file imports; itself excluded."""
+    inside = {name.split(".")[1] for name in imports(file, types) if name.startswith("lightning_dpo.")}
+    return inside - {part_of(file)}
+
+
+def graph() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for file in FILES:
+        found.setdefault(part_of(file), set()).update(parts_imported(file, types=False))
     return found
 
 
-def imports(file: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-    return names
+def test_every_folder_belongs_to_a_layer():
+    assert {part_of(file) for file in FILES} == PARTS
 
 
-@pytest.mark.parametrize("module", modules())
-def test_imports_go_down_only(module):
-    layer = layer_of(module)
-    for name in imports(modules()[module]):
-        if name.startswith("lightning_dpo."):
-            inside = name.removeprefix("lightning_dpo.")
-            assert not inside.startswith("reviews"), f"{module} knows the reviews world"
-            assert layer_of(inside) >= layer, f"{module} imports {name} from a layer above"
-        for number, libraries in ALLOWED.items():
-            top = name.split(".")[0]
-            if top in libraries and (module, top) not in EXCEPTIONS:
-                assert number >= layer, f"{module} imports {top}"
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_go_down_only(file):
+    layer = level(part_of(file))
+    for part in parts_imported(file):
+        assert part in PARTS, f"imports {part}, which nothing but conf/ refers to"
+        assert level(part) >= layer, f"imports {part} from a layer above"
+    for name in imports(file, types=False):
+        library = name.partition(".")[0]
+        assert layer <= LIBRARIES.get(library, layer), f"imports {library}"
+
+
+def test_no_two_folders_import_each_other():
+    graphlib.TopologicalSorter(graph()).prepare()  # raises CycleError
+
+
+def test_module_and_data_meet_in_the_batch_only():
+    assert "data" not in graph()["module"]
+    assert "module" not in graph()["data"]
+
+
+def test_losses_import_the_batch_only():
+    assert graph()["losses"] == {"batch"}
 
 
 def test_public_names_are_for_others():
-    """`from lightning_dpo import DPOModule` would hide a layer; the composition root is the one that may."""
-    users = [name for name, file in modules().items() if "lightning_dpo" in imports(file)]
-    assert sorted(users) == ["evaluate", "inspect_data", "train"]
+    """`from lightning_dpo import DPOModule` would hide a layer; only the commands, which compose runs, may."""
+    users = {part_of(file) for file in FILES if "lightning_dpo" in imports(file)}
+    assert users <= LAYERS[0]
 
 
-def test_module_and_data_meet_in_the_batch_alone():
-    assert not [name for name in imports(modules()["module"]) if name.startswith("lightning_dpo.data")]
-    for module, file in modules().items():
-        if module.startswith("data."):
-            assert "lightning_dpo.module" not in imports(file)
+def test_the_root_holds_the_commands_and_the_core_types():
+    assert len(list(PACKAGE.glob("*.py"))) <= 13
+
+
+def below(part: str, imported: dict[str, set[str]]) -> set[str]:
+    """Everything that a part imports, itself or through others."""
+    return imported[part].union(*(below(other, imported) for other in imported[part]))
+
+
+def test_the_diagram_in_the_docs_shows_these_imports():
+    """Arrows that follow from others are left out."""
+    imported = graph()
+    indirect = {part: set().union(*(below(other, imported) for other in others)) for part, others in imported.items()}
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    arrows = re.findall(r"^    (\w+) --> (\w+)$", page, re.MULTILINE)
+    assert arrows == sorted((part, other) for part in imported for other in imported[part] - indirect[part])
 
 
 def test_nothing_dangerous_is_called():
+    forbidden = {"pickle.load", "pickle.loads", "yaml.load", "eval", "exec", "torch.hub.load"}
     for file in PACKAGE.rglob("*.py"):
-        text = file.read_text()
-        for word in ("weights_only=False)", "import pickle", "yaml.load(", "eval(", "torch.hub", "!= pad_token_id"):
-            hits = text.count(word) - text.count("." + word if word == "eval(" else "\0")
-            allowed = 1 if (file.name, word) == ("checkpoints.py", "weights_only=False)") else 0
-            assert hits <= allowed or file.name == "targets.py", f"{file.name}: {word}"
+        calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        assert forbidden.isdisjoint(calls), file
+        assert "!= pad_token_id" not in file.read_text(), f"{file}: what is scored is known from lengths"
+
+
+def test_weights_are_loaded_without_pickle():
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "load", "trainer.fit"):
+                named = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert named.get("weights_only") == "True", f"{file}:{node.lineno}"

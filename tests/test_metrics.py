@@ -9,8 +9,8 @@ from torch import nn
 from lightning_dpo import DPOModule, PreferenceDataModule
 from lightning_dpo.losses import DPO, SFT, PreferenceLoss, PreferenceLossFunction
 from lightning_dpo.metrics import RewardAccuracy, RewardTies, preference_metrics
-from tests.conftest import make_llama
-from tests.losses.pair_logps import random_logps
+from tests.support.models import make_llama
+from tests.support.pair_logps import random_logps
 
 ONES, ALL = torch.ones(6), torch.ones(6, dtype=torch.bool)
 

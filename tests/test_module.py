@@ -10,18 +10,10 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.callbacks.checkpoints import LastCheckpoint
 from lightning_dpo.losses import DPO, SFT, Hinge
-from lightning_dpo.reference import AnotherModel
-from tests.conftest import make_llama, padded_batch, random_pairs
-
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.5)
-
-
-def trainer_for(folder, **options) -> lightning.Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    settings = {"max_epochs": 1, "logger": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
-    return lightning.Trainer(default_root_dir=folder, **quiet | settings | options)
+from lightning_dpo.models.reference import AnotherModel
+from tests.support.models import make_llama
+from tests.support.pairs import padded_batch, random_pairs
+from tests.support.training import sgd, trainer_for
 
 
 def fit(folder, pairs_file, tokenizer, batch_size: int = 6, accumulate: int = 1, loss=None, policy=None, **options):

@@ -47,7 +47,7 @@ print("loss", cli.model.loss, "steps", cli.trainer.global_step)
     output = run(
         tmp_path, script, "fit",
         f"--model.policy={model_folder}", "--model.loss=lightning_dpo.losses.DPO", "--model.loss.beta=0.2",
-        "--model.reference=lightning_dpo.reference.Frozen",
+        "--model.reference=lightning_dpo.models.Frozen",
         f"--data.path={pairs_file}", f"--data.tokenizer={model_folder}", "--data.val_fraction=0.2",
         "--trainer.max_epochs=1", "--trainer.logger=false", "--trainer.enable_checkpointing=false",
     )  # fmt: skip

@@ -7,8 +7,8 @@ from bs4 import BeautifulSoup
 
 from lightning_dpo import UserError
 from lightning_dpo.report import report
-from lightning_dpo.run_state import claimed
-from tests.fake_runs import fake_run
+from lightning_dpo.runs.state import claimed
+from tests.support.fake_runs import fake_run
 
 PAYLOADS = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}", "javascript:alert(1)", "</style>"]
 

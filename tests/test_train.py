@@ -1,7 +1,6 @@
 import csv
 import json
 import math
-from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -11,22 +10,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lightning_dpo import DPOModule, UserError
-from lightning_dpo.logps import completion_logps
+from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO
 from lightning_dpo.train import train
-from tests.chat import chat_tokenizer
-from tests.compose import composed
-from tests.conftest import make_llama, padded_batch, random_pairs
-from tests.data.test_ultrafeedback import row as ultrafeedback_row
-from tests.test_config import NAMED
-
-
-def small(model_folder, hh_file, *more: str) -> list[str]:
-    """Overrides for a run of seconds on the model and the pairs of the test."""
-    return [
-        f"model.name={model_folder}", f"data.path={hh_file}", "data.val_fraction=0.2", "data.pairs_per_step=4",
-        "data.batch_size=2", "trainer.accelerator=cpu", "optimizer.lr=1e-3", *more,
-    ]  # fmt: skip
+from tests.support.chat import chat_tokenizer, ultrafeedback_row
+from tests.support.compose import NAMED, composed
+from tests.support.models import make_llama
+from tests.support.pairs import padded_batch, random_pairs
+from tests.support.training import small
 
 
 def test_a_run_leaves_everything_in_its_folder(tmp_path, model_folder, hh_file):
@@ -146,21 +137,6 @@ def test_a_run_without_its_objective_or_its_csv_ends_well(tmp_path, model_folder
     assert "sweep_objective=val/nothing: the run has" in caplog.text
     assert (tmp_path / "metrics.json").exists()
     assert not (tmp_path / "curves.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("accelerator", "gpu", "precision"),
-    [("auto", True, "bf16-mixed"), ("auto", False, "32-true"), ("cpu", True, "32-true"), ("gpu", True, "bf16-mixed")],
-)
-def test_bf16_where_the_accelerator_has_it(tmp_path, monkeypatch, accelerator, gpu, precision):
-    from lightning_dpo import train as module
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
-    monkeypatch.setattr(module, "build", lambda config, key, **rest: {} if not rest else config)
-    data = SimpleNamespace(pairs_per_step=None)
-    config = module.make_trainer(composed(tmp_path, f"trainer.accelerator={accelerator}"), data)
-    assert config.trainer.precision == precision
 
 
 def stand_in(experiment: str, folder, model_folder, hh_file, tokenizer) -> list[str]:

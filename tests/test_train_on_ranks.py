@@ -7,12 +7,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lightning_dpo.logps import completion_logps
+from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.train import train
-from tests.compose import composed
-from tests.conftest import padded_batch, random_pairs
-from tests.ranks import on_ranks
-from tests.test_train import small
+from tests.support.compose import composed
+from tests.support.pairs import padded_batch, random_pairs
+from tests.support.ranks import on_ranks
+from tests.support.training import small
 
 
 def _train(folder, overrides):
@@ -95,10 +95,10 @@ def test_ranks_that_were_started_differently_stop(tmp_path, model_folder, hh_fil
 def _of_another_checkout(folder, overrides):
     import os
 
-    from lightning_dpo.callbacks import agreement
+    from lightning_dpo.callbacks import same_settings
 
-    whole = agreement.code
-    agreement.code = lambda: whole() | {"the code of lightning_dpo": os.environ["RANK"]}
+    whole = same_settings.code
+    same_settings.code = lambda: whole() | {"the code of lightning_dpo": os.environ["RANK"]}
     train(composed(folder, *overrides))
 
 

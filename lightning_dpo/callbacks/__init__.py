@@ -1,1 +1,14 @@
-"""Lightning callbacks: one file per idea."""
+"""Callbacks of a run."""
+
+from lightning_dpo.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_dpo.callbacks.guards import Guards
+from lightning_dpo.callbacks.memory import MemoryCheck
+from lightning_dpo.callbacks.progress_bar import PreferenceProgressBar
+from lightning_dpo.callbacks.samples import Samples
+from lightning_dpo.callbacks.shared_prefix import SharedPrefix
+from lightning_dpo.callbacks.throughput import Throughput
+
+__all__ = [
+    "BestCheckpoint", "Guards", "LastCheckpoint", "MemoryCheck", "PreferenceProgressBar", "Samples", "SharedPrefix",
+    "Throughput",
+]  # fmt: skip

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from lightning_dpo.checkpoint_files import check_writable, keep_previous, write_atomically
 from lightning_dpo.errors import UserError
-from lightning_dpo.resume_points import after_validation, before_validation, between_steps
-from lightning_dpo.stop_signals import Stopped, handling
+from lightning_dpo.training.checkpoint_files import check_writable, keep_previous, write_atomically
+from lightning_dpo.training.resume_points import after_validation, before_validation, between_steps
+from lightning_dpo.training.stop_signals import Stopped, handling
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,15 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: str, monitor: str, mode: Literal["max", "min"], max_kl: float | None = None) -> None:
-        super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            enable_version_counter=False,
+            # Lightning's default saves at the end of an epoch, past `on_validation_end` and its look at `val/kl`.
+            save_on_train_epoch_end=False,
+        )
         self.max_kl = max_kl
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,13 +1,17 @@
 """What goes wrong in preference optimization while the loss looks well: said once each, with what to try."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from lightning_dpo.callbacks.samples import Samples
 from lightning_dpo.errors import UserError
+from lightning_dpo.training.trainer_attributes import callbacks_of
+
+if TYPE_CHECKING:
+    from lightning_dpo.module import DPOModule
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +78,13 @@ class Guards(Callback):
         """
         if self.max_kl is None:
             return
-        if not any(isinstance(callback, Samples) and not callback.greedy for callback in trainer.callbacks):
+        if not any(isinstance(callback, Samples) and not callback.greedy for callback in callbacks_of(trainer)):
             raise UserError(
                 "callbacks.guard.max_kl has no effect without val/kl: keep callbacks.samples, and not greedy"
             )
-        if not pl_module.loss.needs_reference:
-            raise UserError(f"callbacks.guard.max_kl has no effect: {pl_module.loss!r} has no reference to be far from")
+        loss = cast("DPOModule", pl_module).loss
+        if not loss.needs_reference:
+            raise UserError(f"callbacks.guard.max_kl has no effect: {loss!r} has no reference to be far from")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count steps from where the run goes on."""

@@ -1,13 +1,23 @@
 """Tells before the first step whether the device has the memory for it, and after a crash what would have helped."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.errors import UserError
-from lightning_dpo.memory import MemoryEstimate, checkpoints_activations, device_memory, estimate, gigabytes
+from lightning_dpo.training.memory_estimate import (
+    MemoryEstimate,
+    checkpoints_activations,
+    device_memory,
+    estimate,
+    gigabytes,
+)
+
+if TYPE_CHECKING:
+    from lightning_dpo.module import DPOModule
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +49,21 @@ class MemoryCheck(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Add to an out-of-memory error what was needed, and what helps."""
-        if is_out_of_memory(exception) and pl_module.policy is not None:
+        if is_out_of_memory(exception) and cast("DPOModule", pl_module).policy is not None:
             needed = self._estimate(trainer, pl_module)
             exception.add_note(
                 f"the device is out of memory (estimated: {needed}); what helps most: {self._advice(needed, trainer)}"
             )
 
-    def _estimate(self, trainer: Trainer, module: Any) -> MemoryEstimate:
-        tokens, scored = trainer.datamodule.largest_batch()
-        precision = trainer.precision
+    def _estimate(self, trainer: Trainer, pl_module: LightningModule) -> MemoryEstimate:
+        module = cast("DPOModule", pl_module)
+        tokens, scored = PreferenceDataModule.of(trainer).largest_batch()
+        precision = str(trainer.precision)
         itemsize = 2 if "16" in precision else torch.get_default_dtype().itemsize
         return estimate(module.policy, module.reference, module.make_optimizer, tokens, scored, itemsize)
 
     def _advice(self, needed: MemoryEstimate, trainer: Trainer) -> str:
-        module = trainer.lightning_module
+        module = cast("DPOModule", trainer.lightning_module)
         checkpointing = checkpoints_activations(module.policy)
         adapter = any(not parameter.requires_grad for parameter in module.policy.parameters())
-        return needed.advice(trainer.datamodule.batch_size, checkpointing, adapter)
+        return needed.advice(PreferenceDataModule.of(trainer).batch_size, checkpointing, adapter)

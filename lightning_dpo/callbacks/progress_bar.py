@@ -3,7 +3,7 @@
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-_NAMES = {"train/loss": "loss", "train/rewards/accuracies": "accuracy", "train/rewards/margins": "margin"}
+from lightning_dpo.labels import PROGRESS_BAR
 
 
 class PreferenceProgressBar(RichProgressBar):
@@ -12,7 +12,9 @@ class PreferenceProgressBar(RichProgressBar):
     def __init__(self) -> None:
         super().__init__(leave=True)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """What stands beside the bar."""
         values = trainer.progress_bar_metrics
-        return {short: f"{values[name]:.3f}" for name, short in _NAMES.items() if name in values}
+        return {short: f"{values[name]:.3f}" for name, short in PROGRESS_BAR.items() if name in values}

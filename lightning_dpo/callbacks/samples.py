@@ -3,8 +3,7 @@
 import json
 import logging
 import math
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import rich
 import torch
@@ -14,9 +13,13 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from lightning_dpo.atomic_files import write_whole
-from lightning_dpo.errors import UserError
-from lightning_dpo.generation import Ids, Writer
+from lightning_dpo.data.datamodule import PreferenceDataModule
+from lightning_dpo.data.tokens.prompts import answer_ends, sample_prompts
+from lightning_dpo.models.generation import Ids, Writer
+from lightning_dpo.run_folder import RunFolder, write_whole
+
+if TYPE_CHECKING:
+    from lightning_dpo.module import DPOModule
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ class Samples(Callback):
         for name, value in (("answers", answers), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
-        self.path, self.answers, self.shown, self.greedy = Path(folder, "samples.jsonl"), answers, shown, greedy
+        self.path, self.answers, self.shown, self.greedy = RunFolder(folder).samples, answers, shown, greedy
         self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
         self._prompts: list[Ids] = []
         self._reference: list[Ids] | None = None
@@ -64,7 +67,7 @@ class Samples(Callback):
         """The metrics that this callback logs."""
         facts = (*_FACTS, "length_stderr")
         names = {f"val/samples/{fact}" for fact in facts}
-        if pl_module.loss.needs_reference:
+        if cast("DPOModule", pl_module).loss.needs_reference:
             names |= {f"val/samples/reference/{fact}" for fact in facts}
             names |= set() if self.greedy else {"val/kl", "val/kl_stderr"}
         return names
@@ -75,10 +78,10 @@ class Samples(Callback):
         Raises:
             UserError: The data module has none to offer.
         """
-        if not hasattr(trainer.datamodule, "sample_prompts"):
-            raise UserError("the Samples callback takes its prompts from a PreferenceDataModule: give the Trainer one")
+        data = PreferenceDataModule.of(trainer)
         if not self._prompts:
-            self._prompts, tokens = trainer.datamodule.sample_prompts(self.answers, self.max_new_tokens)
+            wanted = self.answers, data.max_length, self.max_new_tokens
+            self._prompts, tokens = sample_prompts(data.val_pairs, *wanted)
             if tokens < self.max_new_tokens:
                 log.info("Sampled answers end after %d tokens: data.max_length leaves no room for more.", tokens)
             self.max_new_tokens = tokens
@@ -87,22 +90,22 @@ class Samples(Callback):
         """Write, measure, log and show."""
         if trainer.sanity_checking:
             return
-        data = trainer.datamodule
+        module, data = cast("DPOModule", pl_module), PreferenceDataModule.of(trainer)
         writer = Writer(
-            data.answer_ends(), data.tokenizer.pad_token_id, self.max_new_tokens, self.greedy, self.batch_size,
-            self.seed + trainer.global_rank, trainer.world_size,
+            answer_ends(data.val_pairs, data.tokenizer), data.tokenizer.pad_token_id, self.max_new_tokens, self.greedy,
+            self.batch_size, self.seed + trainer.global_rank, trainer.world_size,
         )  # fmt: skip
-        prompts = self._mine(trainer)
+        prompts = device_share(self._prompts, trainer.global_rank, trainer.world_size)
         with trainer.precision_plugin.val_step_context():
-            policy = writer.answers(pl_module.policy, prompts)
+            policy = writer.answers(module.policy, prompts)
             metrics = self._measured("val/samples/", writer.facts(policy), trainer)
-            if pl_module.reference and pl_module.reference.answers:
+            if module.reference and module.reference.answers:
                 if self._reference is None:
-                    with pl_module.reference.active() as model:
+                    with module.reference.active() as model:
                         self._reference = writer.answers(model, prompts)
                 metrics |= self._measured("val/samples/reference/", writer.facts(self._reference), trainer)
                 if not self.greedy:
-                    kls = writer.kl(pl_module.policy, pl_module.reference, prompts, policy)
+                    kls = writer.kl(module.policy, module.reference, prompts, policy)
                     metrics |= self._kl(kls, trainer)
         # Equal on all devices; Lightning asks for it all the same, and reduces what is on its device.
         there = {name: value.to(pl_module.device, torch.float32) for name, value in metrics.items()}
@@ -112,12 +115,6 @@ class Samples(Callback):
             self._write(rows)
             self._show(rows)
             self._to_wandb(rows, trainer)
-
-    def _mine(self, trainer: Trainer) -> list[Ids]:
-        """This device's prompts: equally many on every device; what fills up is not counted."""
-        count, devices = len(self._prompts), trainer.world_size
-        places = (trainer.global_rank + devices * turn for turn in range(math.ceil(count / devices)))
-        return [self._prompts[place % count] for place in places]
 
     def _measured(self, prefix: str, facts: Tensor, trainer: Trainer) -> dict[str, Tensor]:
         facts = self._gathered(facts, trainer)
@@ -133,11 +130,11 @@ class Samples(Callback):
         if trainer.world_size == 1:
             return values
         together = trainer.strategy.all_gather(values.to(trainer.strategy.root_device)).cpu()
-        return together.transpose(0, 1).flatten(0, 1)[: len(self._prompts)]
+        return in_order(together, len(self._prompts))
 
     def _rows(self, trainer: Trainer, policy: list[Ids]) -> list[dict[str, Any]]:
         """What was written, as text."""
-        decode = trainer.datamodule.tokenizer.decode
+        decode = PreferenceDataModule.of(trainer).tokenizer.decode
         sides = {"policy": policy} | ({"reference": self._reference} if self._reference else {})
         texts = {side: [decode(ids) for ids in self._all(answers, trainer)] for side, answers in sides.items()}
         return [
@@ -175,6 +172,21 @@ class Samples(Callback):
                 for row in rows:
                     self._table.add_data(*row.values())
                 logger.experiment.log({"samples": self._table, "trainer/global_step": trainer.global_step})
+
+
+def device_share(prompts: list[Ids], rank: int, devices: int) -> list[Ids]:
+    """The prompts of one device: the same number on each, because devices wait for each other.
+
+    >>> [device_share([[0], [1], [2]], rank, devices=2) for rank in range(2)]
+    [[[0], [2]], [[1], [0]]]
+    """
+    count = len(prompts)
+    return [prompts[(rank + devices * turn) % count] for turn in range(math.ceil(count / devices))]
+
+
+def in_order(values: Tensor, count: int) -> Tensor:
+    """What devices found for their shares, (devices, share, ...), in the order of the prompts. Shape: (count, ...)."""
+    return values.transpose(0, 1).flatten(0, 1)[:count]
 
 
 def _standard_error(values: Tensor) -> Tensor:

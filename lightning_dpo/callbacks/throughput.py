@@ -4,16 +4,18 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from lightning_dpo.batch import PreferenceBatch
-from lightning_dpo.flops import MatrixWork, matrix_rate
-from lightning_dpo.part_times import PartTimes
-from lightning_dpo.precision import compute_dtype
+from lightning_dpo.training.flops import MatrixWork, matrix_rate
+from lightning_dpo.training.precision import compute_dtype
+from lightning_dpo.training.step_timer import part_times_of
+
+if TYPE_CHECKING:
+    from lightning_dpo.module import DPOModule
 
 _METRICS = ("pairs_per_second", "tokens_per_second", "padding_fraction", "matrix_rate_share", "peak_memory_gb")
 
@@ -38,6 +40,7 @@ class Throughput(Callback):
         self._paused = 0.0
         self._kept: dict[str, float] = {}
         self.rate = 0.0
+        self._real = torch.tensor(0)
         self._passes: list[Callable[[PreferenceBatch], float]] = []
         self._restart()
 
@@ -47,8 +50,9 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the rate of matrix products, and look at what a step multiplies."""
-        self.rate = matrix_rate(trainer.strategy.root_device, compute_dtype(trainer.precision))
-        policy, reference = MatrixWork(pl_module.policy), pl_module.reference
+        self.rate = matrix_rate(trainer.strategy.root_device, compute_dtype(str(trainer.precision)))
+        module = cast("DPOModule", pl_module)
+        policy, reference = MatrixWork(module.policy), module.reference
         self._passes = [policy.forward, policy.backward]
         if reference and reference.answers:
             self._passes.append((MatrixWork(reference.model) if reference.model else policy).forward)
@@ -62,7 +66,9 @@ class Throughput(Callback):
     ) -> None:
         """Count a micro-batch; log at the end of a step."""
         self._tokens += batch.input_ids.numel()
-        self._real = self._real + batch.tokens  # on the device: reading it would wait for the step
+        self._real = (
+            self._real.to(batch.tokens.device) + batch.tokens
+        )  # on the device: reading it would wait for the step
         self._flops += sum(one(batch) for one in self._passes)
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
@@ -76,8 +82,8 @@ class Throughput(Callback):
             peak_memory(trainer.strategy.root_device) / 1e9,
         )
         values = dict(zip(_METRICS, measured, strict=True))
-        if isinstance(trainer.profiler, PartTimes):
-            values |= {f"seconds/{part}": spent for part, spent in trainer.profiler.take().items()}
+        if (timer := part_times_of(trainer)) is not None:
+            values |= {f"seconds/{part}": spent for part, spent in timer.take().items()}
         named = {f"train/{name}": value for name, value in values.items()}
         pl_module.log_dict(named, on_step=True, batch_size=1)
         self._restart()
@@ -85,18 +91,17 @@ class Throughput(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
         self._paused = time.perf_counter()
-        if isinstance(trainer.profiler, PartTimes):
-            self._kept = trainer.profiler.take()
+        if (timer := part_times_of(trainer)) is not None:
+            self._kept = timer.take()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let it go on as if there had been no validation."""
         self._start += time.perf_counter() - self._paused
-        if isinstance(trainer.profiler, PartTimes):
-            trainer.profiler.seconds = self._kept
+        if (timer := part_times_of(trainer)) is not None:
+            timer.seconds = self._kept
 
     def _restart(self) -> None:
-        self._start, self._tokens, self._flops = time.perf_counter(), 0, 0.0
-        self._real: Tensor | int = 0
+        self._start, self._tokens, self._flops, self._real = time.perf_counter(), 0, 0.0, torch.tensor(0)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,1 +1,5 @@
-"""Preference data: one file per source, and the way from text to batches."""
+"""Preference data: read, validated, tokenized, dealt into optimizer steps, laid out in batches."""
+
+from lightning_dpo.data.datamodule import PreferenceDataModule
+
+__all__ = ["PreferenceDataModule"]

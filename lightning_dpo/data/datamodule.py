@@ -2,32 +2,30 @@
 
 import logging
 import warnings
-import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
+from lightning_dpo.batch import MicroBatch
 from lightning_dpo.data.arguments import check_arguments
-from lightning_dpo.data.forward_size import StreamTokens, check_max_tokens, largest_forward, longest_rows
-from lightning_dpo.data.jsonl import load_pairs
-from lightning_dpo.data.layout_choice import TRIED, LayoutChoice, LayoutName
-from lightning_dpo.data.lengths import prompt_numbers, scored_lengths
-from lightning_dpo.data.loader import DrawnPairs, StepLoader, devices_of, steps_done
-from lightning_dpo.data.pairs import MicroBatch
 from lightning_dpo.data.preparation import Preparation, PreparedPairs, Source, parts_of
-from lightning_dpo.data.prompts import answer_ends, sample_prompts
-from lightning_dpo.data.resume import check_same_pairs
-from lightning_dpo.data.sampling import Draw, StepSampler, fitting_batch_size
-from lightning_dpo.data.tokenization import Tokenization
+from lightning_dpo.data.sources.jsonl import jsonl_pairs
+from lightning_dpo.data.steps.forward_size import StreamTokens, check_max_tokens, largest_forward, longest_rows
+from lightning_dpo.data.steps.loader import Collator, DrawnPairs, StepLoader, devices_of, steps_done
+from lightning_dpo.data.steps.resume import check_same_pairs
+from lightning_dpo.data.steps.sampler import Draw, StepSampler, fitting_batch_size, pairs_of_step
+from lightning_dpo.data.tokens.lengths import prompt_numbers, scored_lengths
+from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
-from lightning_dpo.layouts import Layout, SharedLayout
-from lightning_dpo.policy import load_tokenizer, ready_tokenizer
+from lightning_dpo.layouts import Layout, LayoutName, Layouts, PaddedLayout, SharedLayout
+from lightning_dpo.models.causal_lm import load_tokenizer, ready_tokenizer
+from lightning_dpo.training.trainer_attributes import datamodule_of
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ class PreferenceDataModule(LightningDataModule):
         path: A file of pairs, in the source's format; None: what the source reads by itself. With several sources: a
             file for each that is not read that way, by name.
         tokenizer: Hub id or folder, or the tokenizer.
-        source: `load_pairs` of a module in `lightning_dpo.data`, or your own; None: that of `jsonl`. Several, by name,
+        source: A function of `lightning_dpo.data.sources`, or your own; None: `jsonl_pairs`. Several, by name,
             for a mixture.
         sources: For a mixture: which of them take part, and how often the training pairs of each are taken (0.5: a
             half of them; 2: each twice).
@@ -58,7 +56,7 @@ class PreferenceDataModule(LightningDataModule):
         batch_size: Pairs in one forward pass on one device, or fewer: what divides its share of `pairs_per_step`.
         max_tokens: Tokens, pads included, that one forward pass may have; None: however many.
         layout: `shared` lays each prompt of a micro-batch out once, without pads; `padded`, before each of its
-            completions. `auto`: shared, where that gives the policy's log-probs, as is tried before training.
+            completions. `auto`: shared, where that gives the policy's log-probs, which `DPOModule` tries at the start.
         group_by_prompt: Bring the pairs of one prompt together, where it has several.
         num_workers: Processes that lay batches out ahead of time; 0: none.
         chosen_only: Lay out chosen completions alone, for a loss that reads no others (SFT).
@@ -79,7 +77,7 @@ class PreferenceDataModule(LightningDataModule):
         max_length: int = 1024,
         on_overlong: Literal["drop", "truncate"] = "drop",
         score: Literal["last", "all"] = "last",
-        chat_template_kwargs: Mapping[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, object] | None = None,
         on_invalid: Literal["error", "drop"] = "error",
         max_invalid_fraction: float = 0.01,
         max_pairs: int | None = None,
@@ -97,7 +95,7 @@ class PreferenceDataModule(LightningDataModule):
         check_arguments(locals())
         tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else ready_tokenizer(tokenizer)
         self.preparation = Preparation(
-            parts_of(source or load_pairs, sources, path, val_path),
+            parts_of(source or jsonl_pairs, sources, path, val_path),
             Tokenization(tokenizer, max_length, on_overlong, score, chat_template_kwargs or {}),
             val_fraction,
             drop_seen_prompts,
@@ -105,12 +103,13 @@ class PreferenceDataModule(LightningDataModule):
             max_invalid_fraction,
             max_pairs,
             seed,
-            Path(folder) if folder and rank_zero_only.rank == 0 else None,
+            Path(folder) if folder and getattr(rank_zero_only, "rank", 0) == 0 else None,
         )
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
         self.max_tokens, self.layout, self.group_by_prompt = max_tokens, layout, group_by_prompt
-        self._chosen: tuple[Callable[[], LightningModule | None], Layout] | None = None
+        self.layouts = Layouts(PaddedLayout(tokenizer.pad_token_id, chosen_only), SharedLayout(chosen_only))
+        self.collate = Collator(self.layouts.shared if layout == "shared" else self.layouts.padded)
         self.prepared: PreparedPairs | None = None
         self.prepared_alone = False
 
@@ -125,47 +124,63 @@ class PreferenceDataModule(LightningDataModule):
             self.fit_batch_size(devices_of(self.trainer)["num_replicas"])
         if self.prepared is None or (not alone and self.prepared_alone):
             self.prepared, self.prepared_alone = self.preparation(alone), alone
-            self._check_max_tokens({"shared": True, "padded": False}.get(self.layout))
+            if self.layout != "auto":
+                self.use_layout(self.collate.layout)
 
     def fit_batch_size(self, devices: int) -> None:
         """Reduce `batch_size`, which changes memory only, until it divides a device's share of `pairs_per_step`."""
         if self.pairs_per_step is not None:
             self.batch_size = fitting_batch_size(self.pairs_per_step, self.batch_size, devices)
 
-    @property
-    def train_pairs(self) -> Dataset | None:
-        """The tokenized training pairs, after `setup`."""
-        return self.prepared and self.prepared.train
+    @classmethod
+    def of(cls, trainer: Trainer) -> "PreferenceDataModule":
+        """The data module of `trainer`, for callbacks.
+
+        Raises:
+            UserError: It has none of this class.
+        """
+        data = datamodule_of(trainer)
+        if not isinstance(data, cls):
+            raise UserError(f"a callback needs a {cls.__name__}: give one to the Trainer (datamodule=...)")
+        return data
 
     @property
-    def val_pairs(self) -> Dataset | None:
+    def pairs(self) -> PreparedPairs:
+        """What `setup` prepared."""
+        if self.prepared is None:
+            raise RuntimeError("the data module has no pairs before setup()")
+        return self.prepared
+
+    @property
+    def train_pairs(self) -> Dataset:
+        """The tokenized training pairs, after `setup`."""
+        return self.pairs.train
+
+    @property
+    def val_pairs(self) -> Dataset:
         """The tokenized validation pairs, after `setup`."""
-        return self.prepared and self.prepared.val
+        return self.pairs.val
 
     @property
     def sources(self) -> list[str]:
-        """Names of the sources, by the numbers that pairs have."""
-        return self.prepared.sources if self.prepared else []
+        """Names of the sources, by the index that pairs have."""
+        return self.pairs.sources
 
     @property
     def counts(self) -> dict[str, int]:
         """Pairs by what became of them."""
-        return self.prepared.counts if self.prepared else {}
+        return self.pairs.counts
 
     def train_dataloader(self) -> StepLoader:
         """Micro-batches in a new order every epoch."""
-        accumulate = self.trainer.accumulate_grad_batches
-        devices = devices_of(self.trainer)["num_replicas"]
-        pairs_per_step = self.pairs_per_step or accumulate * self.batch_size * devices
-        if (needed := pairs_per_step // (self.batch_size * devices)) != accumulate:
-            raise UserError(
-                f"pairs_per_step={pairs_per_step} with batch_size={self.batch_size} on {devices} device(s) needs "
-                f"Trainer(accumulate_grad_batches={needed}), got {accumulate}"
-            )
+        if self.trainer is None:
+            raise RuntimeError("train_dataloader() needs the Trainer: its accumulation decides what a step is")
+        devices, accumulate = devices_of(self.trainer)["num_replicas"], self.trainer.accumulate_grad_batches
+        pairs_per_step = pairs_of_step(self.pairs_per_step, self.batch_size, devices, accumulate)
         # It is told that batches would be repeated after a resume; ours are not.
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
         sampler = self._sampler(self.train_pairs, pairs_per_step, self.seed)
-        if needed * devices > 1:
+        if accumulate * devices > 1:
             ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in sampler.unevenness().items())
             log.info("Tokens of a step, each prompt counted once, the largest over the mean: %s.", ratios)
         return self._loader(self.train_pairs, sampler, partial(steps_done, self.trainer))
@@ -174,31 +189,23 @@ class PreferenceDataModule(LightningDataModule):
         """Every validation pair once, as one step: what is a mean over a step is then a mean over all of them."""
         return self._loader(self.val_pairs, self._sampler(self.val_pairs, len(self.val_pairs), None), int)
 
-    def chosen_layout(self) -> Layout:
-        """The layout of this module's batches; what `auto` chooses is found out once for each policy, by trying.
-
-        Raises:
-            UserError: `shared` was asked for, and the policy cannot; or `max_tokens` is exceeded.
-        """
-        module = self.trainer and self.trainer.lightning_module
-        if self._chosen is None or self._chosen[0]() is not module:
-            choose = LayoutChoice(self.layout, self.tokenizer.pad_token_id, self.chosen_only)
-            # Not the module itself: its weights would stay as long as the data.
-            self._chosen = (weakref.ref(module) if module else lambda: None, choose(module, self._longest))
-            self._check_max_tokens(isinstance(self._chosen[1], SharedLayout))
-        return self._chosen[1]
-
-    def _longest(self) -> MicroBatch:
-        pairs = self.train_pairs or self.val_pairs
-        rows = longest_rows(pairs, TRIED, self.chosen_only)
+    def longest_pairs(self, count: int) -> MicroBatch:
+        """The `count` longest pairs, to try a policy on."""
+        pairs = self.train_pairs if len(self.train_pairs) else self.val_pairs
+        rows = longest_rows(pairs, count, self.chosen_only)
         return DrawnPairs(pairs)[Draw(rows, [True] * len(rows), len(rows), 1)]
 
-    def _check_max_tokens(self, shared: bool | None) -> None:
-        if self.max_tokens is None or shared is None:
-            return
-        for tokens in filter(None, (self.val_pairs, self.train_pairs)):
-            of_step = self.pairs_per_step or self.batch_size
-            check_max_tokens(tokens, self.batch_size, self.max_tokens, of_step, self.chosen_only, shared)
+    def use_layout(self, layout: Layout) -> None:
+        """Lay batches that are drawn from now on out by `layout`.
+
+        Raises:
+            UserError: A forward pass may then have more than `max_tokens`.
+        """
+        self.collate.layout = layout
+        if self.max_tokens is not None:
+            of_step, shared = self.pairs_per_step or self.batch_size, layout is self.layouts.shared
+            for tokens in filter(None, (self.val_pairs, self.train_pairs)):
+                check_max_tokens(tokens, self.batch_size, self.max_tokens, of_step, self.chosen_only, shared)
 
     def place(self, row: int) -> str:
         """Where a training pair comes from: `file:line`, or its row in what the source gave."""
@@ -209,22 +216,14 @@ class PreferenceDataModule(LightningDataModule):
 
         Of padded rows, the larger ones, while the layout is not chosen yet.
         """
-        shared = self.layout == "shared" or (self._chosen is not None and isinstance(self._chosen[1], SharedLayout))
+        shared = self.collate.layout is self.layouts.shared
         return largest_forward(self.train_pairs, self.batch_size, self.chosen_only, shared)
-
-    def sample_prompts(self, count: int, max_new_tokens: int) -> tuple[list[list[int]], int]:
-        """`count` validation prompts as token ids, and how many tokens may follow them."""
-        return sample_prompts(self.val_pairs, count, self.max_length, max_new_tokens)
-
-    def answer_ends(self) -> frozenset[int]:
-        """Tokens that end an answer: the end of sequence, and what ends the answers that are trained on."""
-        return answer_ends(self.val_pairs, self.tokenizer)
 
     def state_dict(self) -> dict[str, Any]:
         """What decides which pairs a micro-batch holds, and what is in them."""
         names = ("seed", "batch_size", "pairs_per_step", "max_length", "group_by_prompt")
         found = {"training_pairs": len(self.train_pairs), "devices": devices_of(self.trainer)["num_replicas"]}
-        digests = {"tokenizer": self.preparation.tokenization.digest, "set of training pairs": self.prepared.digest}
+        digests = {"tokenizer": self.preparation.tokenization.digest, "set of training pairs": self.pairs.digest}
         return {name: getattr(self, name) for name in names} | found | {"digests": digests}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -247,4 +246,4 @@ class PreferenceDataModule(LightningDataModule):
         )
 
     def _loader(self, tokens: Dataset, sampler: StepSampler, done: Callable[[], int]) -> StepLoader:
-        return StepLoader(DrawnPairs(tokens), sampler, self.chosen_layout(), self.num_workers, done)
+        return StepLoader(DrawnPairs(tokens), sampler, self.collate, self.num_workers, done)

@@ -6,20 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from datasets import Dataset, concatenate_datasets
 
-from lightning_dpo.data.splitting import repeat, sample, split_by_prompt, without_prompts
-from lightning_dpo.data.tokenization import Tokenization
-from lightning_dpo.data.validation import checked_pairs, valid
-from lightning_dpo.digests import pairs_digest
+from lightning_dpo.data.rows.splitting import repeat, sample, split_by_prompt, without_prompts
+from lightning_dpo.data.rows.validation import checked_pairs, valid
+from lightning_dpo.data.tokens.digests import pairs_digest
+from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
+from lightning_dpo.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 Source = Callable[[str, str | Path | None], Dataset | None]
-"""`load_pairs(split, path)`: the rows of `train` or `validation`; None where a source has no validation split."""
+"""A function `(split, path)`: the rows of `train` or `validation`; None where a source has no validation split."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,16 @@ def parts_of(
     if not isinstance(source, Mapping):
         if sources is not None:
             raise UserError("data.sources weighs several sources, and there is one: use data=mixture")
-        return {"": Part(source, path, val_path)}
-    sources, paths, val_paths = sources or dict.fromkeys(source, 1.0), path or {}, val_path or {}
-    for key, names in (("sources", sources), ("path", paths), ("val_path", val_paths)):
+        return {"": Part(source, cast(str | None, path), cast(str | None, val_path))}
+    sources = sources or dict.fromkeys(source, 1.0)
+    for key, names in (("sources", sources), ("path", path or {}), ("val_path", val_path or {})):
         known = source if key == "sources" else sources
         if not isinstance(names, Mapping) or not set(names) <= set(known):
             raise UserError(f"data.{key}={names}: give it by the names of the sources: {', '.join(known)}")
     for name, weight in sources.items():
         if not 0 < weight < float("inf"):
             raise UserError(f"data.sources.{name}={weight}: how often its pairs are taken must be a positive number")
+    paths, val_paths = (cast(Mapping[str, str], names or {}) for names in (path, val_path))
     return {name: Part(source[name], paths.get(name), val_paths.get(name), weight) for name, weight in sources.items()}
 
 
@@ -107,7 +109,7 @@ class Preparation:
         """
         self.counts = {}
         if self.folder:
-            (self.folder / "invalid_rows.jsonl").unlink(missing_ok=True)
+            RunFolder(self.folder).invalid_rows.unlink(missing_ok=True)
         sides = {name: self._sides(name, part, validation_alone) for name, part in self.parts.items()}
         val = concatenate_datasets([val for _, val in sides.values()])
         if self.drop_seen_prompts and not validation_alone:

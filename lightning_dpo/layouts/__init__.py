@@ -1,12 +1,20 @@
 """How completions become the rows of a batch: one file per layout."""
 
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
-from lightning_dpo.batch import PreferenceBatch
-from lightning_dpo.data.pairs import MicroBatch
+from lightning_dpo.batch import MicroBatch, PreferenceBatch
 from lightning_dpo.layouts.padded import PaddedLayout
 from lightning_dpo.layouts.shared import SharedLayout
 
-__all__ = ["Layout", "PaddedLayout", "SharedLayout"]
+__all__ = ["Layout", "LayoutName", "Layouts", "PaddedLayout", "SharedLayout"]
 
 Layout = Callable[[MicroBatch], PreferenceBatch]
+LayoutName = Literal["auto", "shared", "padded"]
+
+
+class Layouts(NamedTuple):
+    """The two layouts of one data set."""
+
+    padded: PaddedLayout
+    shared: SharedLayout

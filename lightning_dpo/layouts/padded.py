@@ -3,14 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from lightning_dpo.batch import PreferenceBatch
-from lightning_dpo.data.pairs import MicroBatch, completion_key
+from lightning_dpo.batch import MicroBatch, PreferenceBatch
 from lightning_dpo.layouts.columns import pair_columns
-
-Completion = tuple[list[int], list[int], list[bool] | None]
-"""Prompt, completion, and which of the completion's tokens are scored."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +14,7 @@ class PaddedLayout:
 
     Args:
         pad_token_id: Any id that the embedding has. Nothing is masked by it: what is scored is known from lengths.
-        chosen_only: Lay out the chosen completions alone, for a loss that reads no others.
+        chosen_only: Lay out only the chosen completions, for a loss that reads no others.
     """
 
     pad_token_id: int
@@ -31,33 +26,26 @@ class PaddedLayout:
         completions = [(pair.prompt_ids, pair.chosen_ids, pair.chosen_scored) for pair in pairs]
         if not self.chosen_only:
             completions += [(pair.prompt_ids, pair.rejected_ids, pair.rejected_scored) for pair in pairs]
-        count = torch.arange(len(pairs))
+        width = max(len(prompt) + len(ids) for prompt, ids, _ in completions)
+        input_ids = torch.full((len(completions), width), self.pad_token_id)
+        scored = torch.zeros_like(input_ids, dtype=torch.bool)
+        for row, (prompt, ids, mask) in enumerate(completions):
+            answer = slice(len(prompt), len(prompt) + len(ids))
+            input_ids[row, : answer.stop] = torch.tensor([*prompt, *ids])
+            scored[row, answer] = True if mask is None else torch.tensor(mask)
+        targets = scored.flatten().nonzero()[:, 0]
+        index = torch.arange(len(pairs))
         return PreferenceBatch(
-            **_rows(completions, self.pad_token_id),
-            prompt_index=count if self.chosen_only else count.repeat(2),
-            completion_key=torch.tensor([completion_key(*completion) for completion in completions]),
-            chosen=count,
-            rejected=count[:0] if self.chosen_only else count + len(pairs),
+            input_ids=input_ids,
+            position_ids=None,
+            segments=None,
+            tokens=torch.tensor(sum(len(prompt) + len(ids) for prompt, ids, _ in completions)),
+            # The token before a scored one predicts it; the last prompt token predicts the first.
+            score_index=targets - 1,
+            target_ids=input_ids.flatten()[targets],
+            completion_index=targets // width,
+            completion_lengths=scored.sum(1).to(torch.float32),
+            chosen=index,
+            rejected=index[:0] if self.chosen_only else index + len(pairs),
             **pair_columns(micro_batch),
         )
-
-
-def _rows(completions: list[Completion], pad_token_id: int) -> dict[str, Tensor | None]:
-    width = max(len(prompt) + len(ids) for prompt, ids, _ in completions)
-    input_ids = torch.full((len(completions), width), pad_token_id)
-    scored = torch.zeros_like(input_ids, dtype=torch.bool)
-    for row, (prompt, ids, mask) in enumerate(completions):
-        answer = slice(len(prompt), len(prompt) + len(ids))
-        input_ids[row, : answer.stop] = torch.tensor([*prompt, *ids])
-        scored[row, answer] = True if mask is None else torch.tensor(mask)
-    targets = scored.flatten().nonzero()[:, 0]
-    return {
-        "input_ids": input_ids,
-        "position_ids": torch.arange(width).expand(len(completions), width),
-        "segments": None,
-        "tokens": torch.tensor(sum(len(prompt) + len(ids) for prompt, ids, _ in completions)),
-        # The token before a scored one predicts it; the last prompt token predicts the first.
-        "score_index": targets - 1,
-        "target_ids": input_ids.flatten()[targets],
-        "completion_index": targets // width,
-    }

@@ -6,9 +6,18 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lightning_dpo.batch import PreferenceBatch
-from lightning_dpo.errors import UserError
-from lightning_dpo.logps import CompletionLogps
+from lightning_dpo.batch import CompletionLogps, PreferenceBatch
+
+
+def needed(value: Tensor | None, what: str) -> Tensor:
+    """`value`, which a loss or a metric reads.
+
+    Raises:
+        ValueError: It is None: there are no `what`, because of what the loss declares that it needs.
+    """
+    if value is None:
+        raise ValueError(f"there are no {what}: see needs_reference, needs_rejected and has_rewards of the loss")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +47,18 @@ class PairLogps:
     @property
     def chosen_logratio(self) -> Tensor:
         """log π(y_w|x) − log π_ref(y_w|x). Shape: (pairs,)."""
-        return self.chosen - self.reference_chosen
+        return self.chosen - needed(self.reference_chosen, "log-probs of a reference")
 
     @property
     def rejected_logratio(self) -> Tensor:
         """log π(y_l|x) − log π_ref(y_l|x). Shape: (pairs,)."""
-        return self.rejected - self.reference_rejected
+        rejected = needed(self.rejected, "log-probs of rejected completions")
+        return rejected - needed(self.reference_rejected, "log-probs of a reference")
 
     def at_start(self) -> "PairLogps":
         """The same pairs under a policy that still is the reference, without gradient."""
         return PairLogps(
-            self.reference_chosen,
+            needed(self.reference_chosen, "log-probs of a reference"),
             self.reference_rejected,
             self.reference_chosen,
             self.reference_rejected,
@@ -88,6 +98,17 @@ class PreferenceLoss:
     chosen_rewards: Tensor | None = None
     rejected_rewards: Tensor | None = None
 
+    @property
+    def rewards(self) -> tuple[Tensor, Tensor]:
+        """The rewards of y_w and of y_l, of a loss that has them. Shapes: (pairs,)."""
+        return needed(self.chosen_rewards, "rewards"), needed(self.rejected_rewards, "rewards")
+
+    @property
+    def margins(self) -> Tensor:
+        """Reward of y_w less reward of y_l. Shape: (pairs,)."""
+        chosen, rejected = self.rewards
+        return chosen - rejected
+
 
 class PreferenceLossFunction(ABC):
     """A loss on preference pairs. One without state is a frozen dataclass; one with state also an `nn.Module`."""
@@ -102,19 +123,6 @@ class PreferenceLossFunction(ABC):
     @abstractmethod
     def __call__(self, logps: PairLogps) -> PreferenceLoss:
         """The loss and the rewards of each pair."""
-
-
-def checked_loss(function: PreferenceLossFunction, logps: PairLogps) -> PreferenceLoss:
-    """What `function` gives for `logps`.
-
-    Raises:
-        UserError: It has no rewards, and its class does not say so.
-    """
-    loss = function(logps)
-    if function.has_rewards and loss.chosen_rewards is None:
-        name = type(function).__name__
-        raise UserError(f"loss: {name} returns no rewards: return them, or set has_rewards = False in the class")
-    return loss
 
 
 def check_beta(beta: float) -> None:

@@ -9,6 +9,7 @@ from lightning_dpo.losses.interface import (
     PreferenceLossFunction,
     check_beta,
     implicit_rewards,
+    needed,
 )
 
 
@@ -36,7 +37,8 @@ class IPO(PreferenceLossFunction):
     def __call__(self, logps: PairLogps) -> PreferenceLoss:
         chosen, rejected = logps.chosen_logratio, logps.rejected_logratio
         if self.normalize == "mean":
-            chosen, rejected = chosen / logps.chosen_length, rejected / logps.rejected_length
+            lengths = needed(logps.rejected_length, "rejected completions")
+            chosen, rejected = chosen / logps.chosen_length, rejected / lengths
         losses = (chosen - rejected - (0.5 + logps.offset) / self.beta).square()
         chosen_rewards, rejected_rewards = implicit_rewards(self.beta, logps)
         return PreferenceLoss(losses, chosen_rewards.detach(), rejected_rewards.detach())

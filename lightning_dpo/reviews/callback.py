@@ -2,7 +2,7 @@
 
 import csv
 from contextlib import nullcontext
-from pathlib import Path
+from typing import cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -11,13 +11,16 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_dpo.data.pairs import MicroBatch, TokenizedPair
-from lightning_dpo.data.tokenization import Tokenization
-from lightning_dpo.generation import Writer
+from lightning_dpo.batch import MicroBatch, TokenizedPair
+from lightning_dpo.data.datamodule import PreferenceDataModule
+from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.layouts import PaddedLayout
-from lightning_dpo.logps import completion_logps
+from lightning_dpo.logps.completions import completion_logps
+from lightning_dpo.models.generation import Writer
+from lightning_dpo.module import DPOModule
 from lightning_dpo.reviews import world
 from lightning_dpo.reviews.closed_form import ClosedForm
+from lightning_dpo.run_folder import RunFolder
 
 _LABELS = {
     "reward": ("expected reward", "reference_reward", "optimal_reward"),
@@ -53,17 +56,21 @@ class ClosedFormReport(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enumerate the reference: the model that the policy starts from."""
-        tokenizer = trainer.datamodule.tokenizer
-        with pl_module.reference.active() if pl_module.reference else nullcontext(pl_module.policy) as start:
-            self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), getattr(pl_module.loss, "beta", None))
+        tokenizer, module = PreferenceDataModule.of(trainer).tokenizer, cast(DPOModule, pl_module)
+        beta = getattr(module.loss, "beta", None)
+        with module.reference.active() if module.reference else nullcontext(module.policy) as start:
+            self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), beta)
             self.before = sample_reviews(start, tokenizer, self.samples, trainer.world_size)
         if self.folder and trainer.is_global_zero:
-            with Path(self.folder, "frontier.csv").open("w", newline="") as file:
+            with RunFolder(self.folder).frontier.open("w", newline="") as file:
                 csv.writer(file).writerows([("beta", "kl", "reward"), *self.world.frontier()])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the policy as it is now; it goes to the loggers and into `metrics.json`."""
-        values = self.world.report(all_logps(pl_module.policy, trainer.datamodule.tokenizer))
+        if self.world is None:  # a validation without a fit
+            return
+        tokenizer, module = PreferenceDataModule.of(trainer).tokenizer, cast(DPOModule, pl_module)
+        values = self.world.report(all_logps(module.policy, tokenizer))
         pl_module.log_dict(
             {f"closed_form/{name}": value for name, value in values.items()}, batch_size=1, sync_dist=True
         )
@@ -72,11 +79,11 @@ class ClosedFormReport(Callback):
         """Print the table and the reviews, once the progress bar is gone."""
         if stage != "fit" or self.world is None:
             return
-        tokenizer = trainer.datamodule.tokenizer
-        values = self.world.report(all_logps(pl_module.policy, tokenizer))
-        current = pl_module.validated_step == trainer.global_step
+        tokenizer, module = PreferenceDataModule.of(trainer).tokenizer, cast(DPOModule, pl_module)
+        values = self.world.report(all_logps(module.policy, tokenizer))
+        current = module.validated_step == trainer.global_step
         accuracy = trainer.callback_metrics.get("val/rewards/accuracies") if current else None
-        after = sample_reviews(pl_module.policy, tokenizer, self.samples, trainer.world_size)
+        after = sample_reviews(module.policy, tokenizer, self.samples, trainer.world_size)
         if not trainer.is_global_zero:  # all devices take part in a forward pass
             return
         console = Console()

@@ -27,6 +27,8 @@ class ClosedForm:
     @property
     def optimum(self) -> Tensor:
         """log π*: the Gibbs policy π_ref exp(r/β) / Z, Eq. 4 of https://arxiv.org/abs/2305.18290. (films, reviews)."""
+        if self.beta is None:
+            raise ValueError("without beta, no optimum is known")
         return self._gibbs(self.beta)
 
     def frontier(self) -> list[tuple[float, float, float]]:
@@ -67,7 +69,9 @@ class ClosedForm:
             "mass_on_reviews": policy.double().exp().sum(-1).mean(),
             "best_accuracy": best_accuracy(self.rewards),
         }
-        values["frontier_reward"] = self.frontier_reward(float(values["kl_reference"]))
+        values["frontier_reward"] = torch.tensor(
+            self.frontier_reward(float(values["kl_reference"])), dtype=torch.float64
+        )
         if self.beta is not None:
             values |= {
                 "optimal_reward": _mean(self.optimum, self.rewards),

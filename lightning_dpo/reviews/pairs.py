@@ -9,7 +9,7 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.reviews import world
 
 
-def load_pairs(
+def review_pairs(
     split: str, path: str | Path | None = None, *, pairs: int = 20_000, val_pairs: int = 4_000, seed: int = 0
 ) -> Dataset:
     """Pairs of two different reviews of one film; whichever wins is drawn with probability σ(r₁ − r₂).

@@ -58,7 +58,7 @@ class TinyReviewer:
                     bos_token_id=tokenizer.bos_token_id,
                     eos_token_id=tokenizer.eos_token_id,
                     pad_token_id=tokenizer.pad_token_id,
-                    attn_implementation=self.attention,
+                    attn_implementation=self.attention,  # type: ignore[call-arg]  # taken by every config
                 )
             )
             _teach(model, _lessons(tokenizer), self.teaching_steps)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_dpo import lm_head
+from lightning_dpo.logps import lm_head
 
 VOCABULARY, WIDTH = 131072, 256
 SCORED = (512, 1024, 2048, 4096)

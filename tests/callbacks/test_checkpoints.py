@@ -9,8 +9,8 @@ import torch
 from lightning_dpo import DPOModule, PreferenceDataModule
 from lightning_dpo.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_dpo.errors import UserError
-from tests.conftest import make_llama
-from tests.ranks import on_ranks
+from tests.support.models import make_llama
+from tests.support.ranks import on_ranks
 
 
 def fit(folder, pairs_file, tokenizer, *callbacks, resumed_from=None, last=None, **options) -> DPOModule:

@@ -1,34 +1,22 @@
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lightning_dpo import UserError
+from lightning_dpo import DPOModule, UserError
 from lightning_dpo.callbacks.checkpoints import BestCheckpoint
 from lightning_dpo.callbacks.guards import Guards
 from lightning_dpo.callbacks.samples import Samples
 from lightning_dpo.losses import DPO, SFT
+from tests.support.models import make_llama
+from tests.support.scripted import fit_scripted
+from tests.support.training import trainer_for
 
 WELL = {"val/kl": 1.0} | {
     f"val/samples/{side}{name}": value
     for side in ("", "reference/")
     for name, value in (("length", 10.0), ("repetition", 0.1), ("ended", 0.9))
 }
-
-
-def trainer(step: int = 0, callbacks=(), **metrics: float) -> SimpleNamespace:
-    return SimpleNamespace(
-        global_step=step,
-        sanity_checking=False,
-        should_stop=False,
-        callbacks=callbacks,
-        state=SimpleNamespace(fn="fit"),
-        is_global_zero=True,
-        callback_metrics={name: torch.tensor(value) for name, value in metrics.items()},
-    )
-
-
 BAD = {
     "val/kl": (3.0, "val/kl is 3.00 nats, beyond callbacks.guard.max_kl=2"),
     "val/samples/length": (16.0, "sampled answers have 16 tokens, the reference's 10"),
@@ -37,27 +25,31 @@ BAD = {
 }
 
 
+class ScriptedSamples(Samples):
+    """What `max_kl` asks for; here, the module logs its metrics."""
+
+    def setup(self, *args, **options) -> None:
+        pass
+
+    def on_validation_epoch_end(self, *args) -> None:
+        pass
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.endswith("guards")]
+
+
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("stop", [False, True])
-def test_every_guard_of_the_samples_warns_once_and_stops_when_asked(caplog, name, stop):
+def test_every_guard_of_the_samples_warns_once_and_stops_when_asked(tmp_path, caplog, name, stop):
     value, text = BAD[name]
-    guards, calm, bad = Guards(max_kl=2, stop=stop), trainer(**WELL), trainer(7, **WELL | {name: value})
-    guards.on_validation_end(calm, None)
-    assert not caplog.text
-    for _ in range(2):
-        guards.on_validation_end(bad, None)
-    (record,) = caplog.records
-    assert re.search(text, record.getMessage())
-    assert "Guard at step 7" in record.getMessage()
-    assert bad.should_stop is stop
-    assert not calm.should_stop
-
-
-def steps(guards: Guards, values) -> None:
-    """One optimizer step for each value of the chosen answers' log-ratio."""
-    guards.on_train_start(trainer(), None)
-    for step, value in enumerate(values, 1):
-        guards.on_train_batch_end(trainer(step, **{"train/logratios/chosen": value}))
+    bad = WELL | {name: value}
+    callbacks = [Guards(max_kl=2, stop=stop), ScriptedSamples(str(tmp_path))]
+    trainer = fit_scripted(tmp_path, callbacks, [WELL, bad, bad, bad])
+    (message,) = warnings_of(caplog)
+    assert re.search(text, message)
+    assert message.startswith("Guard at step 2")
+    assert trainer.global_step == (2 if stop else 4)
 
 
 @pytest.mark.parametrize(
@@ -69,50 +61,51 @@ def steps(guards: Guards, values) -> None:
         ([-4, -4, -5, -5, -4.5, -4.5, -5, -5], False),  # never twice in a row
     ],
 )
-def test_the_chosen_answers_may_not_fall_far_and_further(caplog, values, warns):
-    steps(Guards(window=2), values)
+def test_the_chosen_answers_may_not_fall_far_and_further(tmp_path, caplog, values, warns):
+    fit_scripted(tmp_path, [Guards(window=2)], steps=steps_of(values))
     assert ("the chosen answers are less likely than under the reference and continue to fall" in caplog.text) is warns
 
 
-def test_what_was_said_and_seen_survives_a_resume(caplog):
+def steps_of(values) -> list[dict[str, float]]:
+    """One optimizer step for each value of the chosen answers' log-ratio."""
+    return [{"train/logratios/chosen": float(value)} for value in values]
+
+
+def test_what_was_said_and_seen_survives_a_resume(tmp_path, caplog):
     first, second = Guards(window=1), Guards(window=1)
-    steps(first, [-4, -5, -6])
-    assert len(caplog.records) == 1
+    fit_scripted(tmp_path, [first], steps=steps_of([-4, -5, -6]))
+    assert len(warnings_of(caplog)) == 1
     second.load_state_dict(first.state_dict())
-    steps(second, [-7, -8, -9])
-    assert len(caplog.records) == 1
+    fit_scripted(tmp_path, [second], steps=steps_of([-7, -8, -9]))
+    assert len(warnings_of(caplog)) == 1
 
 
-def test_without_a_reference_the_first_validation_is_compared_with(caplog):
-    guards = Guards()
+def test_without_a_reference_the_first_validation_is_compared_with(tmp_path, caplog):
     own = {name: value for name, value in WELL.items() if "reference" not in name and "kl" not in name}
-    guards.on_validation_end(trainer(**own), None)
-    guards.on_validation_end(trainer(**own | {"val/samples/length": 16.0}), None)
+    fit_scripted(tmp_path, [Guards()], [own, own | {"val/samples/length": 16.0}])
     assert "16 tokens, the reference's 10" in caplog.text
 
 
 def test_a_budget_needs_what_measures_it(tmp_path):
-    module = SimpleNamespace(loss=DPO())
-    Guards(max_kl=1).setup(trainer(callbacks=[Samples(str(tmp_path))]), module, "fit")
+    module, samples = DPOModule(make_llama(), DPO()), Samples(str(tmp_path))
+    Guards(max_kl=1).setup(trainer_for(tmp_path, callbacks=[samples]), module, "fit")
     for callbacks in ([], [Samples(str(tmp_path), greedy=True)]):
         with pytest.raises(UserError, match=r"callbacks.guard.max_kl has no effect without val/kl"):
-            Guards(max_kl=1).setup(trainer(callbacks=callbacks), module, "fit")
+            Guards(max_kl=1).setup(trainer_for(tmp_path, callbacks=callbacks), module, "fit")
     with pytest.raises(UserError, match=r"SFT\(.*\) has no reference to be far from"):
-        Guards(max_kl=1).setup(trainer(callbacks=[Samples(str(tmp_path))]), SimpleNamespace(loss=SFT()), "fit")
+        Guards(max_kl=1).setup(trainer_for(tmp_path, callbacks=[samples]), DPOModule(make_llama(), SFT()), "fit")
 
 
-def test_the_best_checkpoint_is_within_the_budget(tmp_path, monkeypatch):
-    saved = []
-    monkeypatch.setattr(
-        "lightning.pytorch.callbacks.ModelCheckpoint.on_validation_end", lambda self, trainer, _: saved.append(trainer)
-    )
-    best = BestCheckpoint(str(tmp_path), "val/loss", "min", max_kl=2)
-    for kl in (1.0, 3.0):
-        best.on_validation_end(trainer(**{"val/kl": kl}), None)
-    best.on_validation_end(trainer(), None)  # a sanity validation has no samples
-    assert len(saved) == 1
-    BestCheckpoint(str(tmp_path), "val/loss", "min").on_validation_end(trainer(), None)
-    assert len(saved) == 2
+@pytest.mark.parametrize(("max_kl", "step"), [(2, 1), (None, 2)])
+def test_the_best_checkpoint_is_within_the_budget(tmp_path, max_kl, step):
+    best = BestCheckpoint(str(tmp_path), "val/loss", "min", max_kl=max_kl)
+    fit_scripted(tmp_path, [best], [{"val/kl": 1.0, "val/loss": 0.5}, {"val/kl": 3.0, "val/loss": 0.4}])
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == step
+
+
+def test_without_a_kl_no_checkpoint_is_within_a_budget(tmp_path):
+    fit_scripted(tmp_path, [BestCheckpoint(str(tmp_path), "val/loss", "min", max_kl=2)], [{"val/loss": 0.5}])
+    assert not (tmp_path / "best.ckpt").exists()
 
 
 @pytest.mark.parametrize("name", ["max_kl", "window"])

@@ -4,8 +4,8 @@ import torch
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.callbacks import memory
 from lightning_dpo.callbacks.memory import MemoryCheck
-from tests.conftest import make_llama
-from tests.test_module import sgd, trainer_for
+from tests.support.models import make_llama
+from tests.support.training import sgd, trainer_for
 
 
 def fit(folder, pairs_file, tokenizer, optimizer=sgd):

@@ -1,6 +1,5 @@
 import json
 import math
-from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -8,10 +7,11 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
-from lightning_dpo.callbacks.samples import Samples
+from lightning_dpo.callbacks.samples import Samples, device_share, in_order
+from lightning_dpo.data.tokens.prompts import sample_prompts
 from lightning_dpo.losses import DPO, SFT
-from tests.conftest import make_llama
-from tests.test_module import sgd, trainer_for
+from tests.support.models import make_llama
+from tests.support.training import sgd, trainer_for
 
 
 def run(folder, pairs_file, tokenizer, loss=None, epochs=2, **options) -> lightning.Trainer:
@@ -48,11 +48,11 @@ def test_the_same_prompts_and_the_same_answers_of_the_reference_after_every_vali
     assert "Answers at step" in capsys.readouterr().out
 
 
-def test_a_step_that_is_done_again_replaces_its_rows(tmp_path):
-    callback = Samples(str(tmp_path))
-    for step, text in ((5, "a"), (10, "b"), (5, "c")):
-        callback._write([{"step": step, "policy": text}])
-    assert [(row["step"], row["policy"]) for row in rows_of(tmp_path)] == [(5, "c")]
+def test_a_step_that_is_done_again_replaces_its_rows(tmp_path, pairs_file, tokenizer):
+    """A run that resumes from an earlier step writes its rows again; those of steps before it stay."""
+    (tmp_path / "samples.jsonl").write_text('{"step": 1, "policy": "kept"}\n{"step": 99, "policy": "done again"}\n')
+    run(tmp_path, pairs_file, tokenizer, epochs=1)
+    assert [row["step"] for row in rows_of(tmp_path)] == [1] + [4] * 6
 
 
 def test_greedy_answers_are_no_draw(tmp_path, pairs_file, tokenizer):
@@ -90,7 +90,7 @@ def test_answers_are_as_long_as_there_is_room_for(tmp_path, pairs_file, tokenize
 def test_prompts_and_answers_fit(pairs_file, tokenizer, length, wanted, given):
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.9, max_length=length)
     data.setup()
-    prompts, tokens = data.sample_prompts(7, wanted)
+    prompts, tokens = sample_prompts(data.val_pairs, 7, data.max_length, wanted)
     assert (len(prompts), tokens) == (7, given)
     assert all(len(prompt) + tokens <= length for prompt in prompts)
 
@@ -102,23 +102,15 @@ def test_values(tmp_path, name):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3])
-def test_devices_share_the_prompts_and_what_fills_up_is_not_counted(tmp_path, devices):
+def test_devices_share_the_prompts_and_what_fills_up_is_not_counted(devices):
     """Every device answers equally many, for they must wait for each other; together they answer each prompt once."""
-    callback = Samples(str(tmp_path))
-    callback._prompts = [[n] for n in range(5)]
-
-    def of_all(values: torch.Tensor) -> torch.Tensor:
-        return torch.stack([torch.tensor(callback._mine(device(rank))) for rank in range(devices)])
-
-    def device(rank: int) -> SimpleNamespace:
-        strategy = SimpleNamespace(all_gather=of_all, root_device="cpu")
-        return SimpleNamespace(global_rank=rank, world_size=devices, strategy=strategy)
-
-    mine = [callback._mine(device(rank)) for rank in range(devices)]
-    assert len({len(prompts) for prompts in mine}) == 1
-    assert callback._gathered(torch.tensor(mine[0]), device(0)).tolist() == callback._prompts
+    prompts = [[n] for n in range(5)]
+    shares = [device_share(prompts, rank, devices) for rank in range(devices)]
+    assert len({len(share) for share in shares}) == 1
+    assert in_order(torch.tensor(shares), len(prompts)).tolist() == prompts
 
 
 def test_prompts_come_from_our_data_module(tmp_path):
-    with pytest.raises(UserError, match="takes its prompts from a PreferenceDataModule"):
-        Samples(str(tmp_path)).setup(SimpleNamespace(datamodule=None), None, "fit")
+    trainer = trainer_for(tmp_path, callbacks=[Samples(str(tmp_path))])
+    with pytest.raises(UserError, match="a callback needs a PreferenceDataModule"):
+        trainer.fit(DPOModule(make_llama()), [])

@@ -6,8 +6,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_dpo import DPOModule, PreferenceDataModule
 from lightning_dpo.callbacks.throughput import Throughput
-from lightning_dpo.flops import MatrixWork
-from tests.conftest import make_llama
+from lightning_dpo.training.flops import MatrixWork
+from tests.support.models import make_llama
 
 
 @pytest.mark.parametrize("layout", ["padded", "shared"])

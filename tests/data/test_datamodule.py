@@ -1,12 +1,14 @@
 import json
+from pathlib import Path
 
+import datasets
 import lightning
 import pytest
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
-from lightning_dpo.data.forward_size import StreamTokens
-from lightning_dpo.data.jsonl import load_pairs
-from tests.conftest import make_llama
+from lightning_dpo.data.sources.jsonl import jsonl_pairs
+from lightning_dpo.data.steps.forward_size import StreamTokens
+from tests.support.models import make_llama
 
 
 def write(path, rows):
@@ -84,7 +86,7 @@ def test_weights_and_offsets_reach_the_batch(tmp_path, tokenizer):
     path = write(tmp_path / "pairs.jsonl", table)
 
     def source(split, path):
-        return load_pairs(split, path, weight="trust", offset="gap")
+        return jsonl_pairs(split, path, weight="trust", offset="gap")
 
     data = PreferenceDataModule(path, source=source, tokenizer=tokenizer, val_fraction=0.2)
     data.trainer = lightning.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
@@ -157,18 +159,17 @@ def test_a_training_pair_is_named_by_its_line(pairs_file, tokenizer):
     assert json.loads(pairs_file.read_text().splitlines()[line - 1])["prompt"] == data.train_pairs[3]["prompt"]
 
 
-def test_tokens_come_from_the_cache_the_second_time(pairs_file, tokenizer, monkeypatch):
-    from lightning_dpo.data.tokenization import Tokenization
-
-    calls = []
-    whole = Tokenization._batch
-    monkeypatch.setattr(Tokenization, "_batch", lambda self, rows: calls.append(1) or whole(self, rows))
-    sides = []
+def test_tokens_come_from_the_cache_the_second_time(pairs_file, tokenizer):
+    cached = Path(datasets.config.HF_DATASETS_CACHE, "lightning_dpo")
+    before = set(cached.glob("*.arrow"))
+    sides, written = [], []
     for _ in range(2):
         data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, max_length=77, val_fraction=0.2)
         data.setup()
         sides.append((data.train_pairs["chosen_ids"][:], data.val_pairs["where"][:]))
-    assert len(calls) == 1
+        written.append([(file.name, file.stat().st_mtime_ns) for file in set(cached.glob("*.arrow")) - before])
+    assert len(written[0]) == 1
+    assert written[0] == written[1]
     assert sides[0] == sides[1]
 
 
@@ -219,5 +220,5 @@ def test_pairs_of_one_prompt_are_brought_together(tokenizer, tmp_path):
     data.setup()
     data.trainer = lightning.Trainer(accelerator="cpu", logger=False)
     # Each of the four prompts has six pairs, all with one rejected answer: 7 completions instead of 12.
-    assert [len(batch.completion_key) for batch in data.train_dataloader()] == [7] * 4
-    assert [len(batch.completion_key) for batch in data.val_dataloader()] == [7] * 4
+    assert [len(batch.completion_lengths) for batch in data.train_dataloader()] == [7] * 4
+    assert [len(batch.completion_lengths) for batch in data.val_dataloader()] == [7] * 4

@@ -1,8 +1,8 @@
 import torch
 
-from lightning_dpo.data.pairs import MicroBatch, TokenizedPair, completion_key
+from lightning_dpo.batch import MicroBatch, TokenizedPair
 from lightning_dpo.layouts import PaddedLayout
-from tests.conftest import padded_batch, random_pairs
+from tests.support.pairs import padded_batch, random_pairs
 
 PAIR = TokenizedPair(7, [1, 2], [3, 9], [4, 5, 9], weight=0.5, offset=0.25, source=1)
 
@@ -14,7 +14,7 @@ def test_one_pair_by_hand():
     assert batch.score_index.tolist() == [1, 2, 6, 7, 8]
     assert batch.target_ids.tolist() == [3, 9, 4, 5, 9]
     assert batch.completion_index.tolist() == [0, 0, 1, 1, 1]
-    assert batch.prompt_index.tolist() == [0, 0]
+    assert batch.completion_lengths.tolist() == [2.0, 3.0]
     assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0], [1])
     assert (batch.pair_index.item(), batch.weight.item(), batch.offset.item(), batch.source.item()) == (7, 0.5, 0.25, 1)
     assert (batch.step_pairs.item(), batch.step_chosen_tokens.item()) == (4, 20)
@@ -45,9 +45,3 @@ def test_chosen_only():
     batch = padded_batch(random_pairs(4), chosen_only=True)
     assert len(batch.input_ids) == 4
     assert len(batch.rejected) == 0
-
-
-def test_keys_name_completions_by_their_tokens():
-    batch = padded_batch([PAIR])
-    assert batch.completion_key.tolist() == [completion_key([1, 2], [3, 9]), completion_key([1, 2], [4, 5, 9])]
-    assert batch.completion_key.dtype == torch.int64

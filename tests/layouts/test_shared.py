@@ -4,10 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_dpo.data.pairs import MicroBatch, TokenizedPair, completion_key
+from lightning_dpo.batch import MicroBatch, Stretch, TokenizedPair
 from lightning_dpo.layouts import SharedLayout
-from lightning_dpo.segments import Stretch
-from tests.conftest import padded_batch, random_pairs, shared_batch
+from tests.support.pairs import padded_batch, random_pairs, shared_batch
 
 PAIR = TokenizedPair(7, [1, 2], [3, 9], [4, 5, 9], weight=0.5, offset=0.25, source=1)
 SAME_PROMPT = TokenizedPair(8, [1, 2], [6, 9], [3, 9])
@@ -23,7 +22,7 @@ def test_one_pair_by_hand():
     assert batch.score_index.tolist() == [1, 2, 1, 4, 5]
     assert batch.target_ids.tolist() == [3, 9, 4, 5, 9]
     assert batch.completion_index.tolist() == [0, 0, 1, 1, 1]
-    assert batch.prompt_index.tolist() == [0, 0]
+    assert batch.completion_lengths.tolist() == [2.0, 3.0]
     assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0], [1])
     assert (batch.pair_index.item(), batch.weight.item(), batch.offset.item(), batch.source.item()) == (7, 0.5, 0.25, 1)
     assert (batch.step_pairs.item(), batch.step_chosen_tokens.item(), batch.tokens.item()) == (4, 20, 7)
@@ -35,11 +34,9 @@ def test_pairs_of_one_prompt_share_it_and_their_completions():
     assert batch.input_ids.tolist() == [[1, 2, 3, 9, 4, 5, 9, 6, 9, 8, 3, 9, 4, 9]]
     assert [tuple(stretch) for stretch in batch.segments.stretches] == [(4, 0), (3, 2), (2, 2), (3, 0), (2, 1)]
     assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0, 3, 2], [1, 4, 0])
-    assert batch.prompt_index.tolist() == [0, 0, 0, 1, 1]
     # Of completion 3, the first token is not scored.
     assert batch.completion_index.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 4, 4]
-    keys = [([1, 2], [3, 9]), ([1, 2], [4, 5, 9]), ([1, 2], [6, 9]), ([8], [3, 9], [False, True]), ([8], [4, 9])]
-    assert batch.completion_key.tolist() == [completion_key(*key) for key in keys]
+    assert batch.completion_lengths.tolist() == [2.0, 3.0, 2.0, 1.0, 2.0]
 
 
 @given(count=st.integers(1, 9), seed=st.integers(0, 20))
@@ -48,7 +45,7 @@ def test_both_layouts_hold_the_same_completions_for_every_pair(count, seed):
     shared, padded = shared_batch(pairs), padded_batch(pairs)
     for side in ("chosen", "rejected"):
         mine, theirs = getattr(shared, side), getattr(padded, side)
-        assert torch.equal(shared.completion_key[mine], padded.completion_key[theirs])
+        assert torch.equal(shared.completion_lengths[mine], padded.completion_lengths[theirs])
         for one, other in zip(mine, theirs, strict=True):
             targets = [
                 batch.target_ids[batch.completion_index == row] for batch, row in ((shared, one), (padded, other))

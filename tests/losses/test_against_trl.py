@@ -4,12 +4,13 @@ import pytest
 import torch
 from datasets import Dataset
 
-from lightning_dpo.data.pairs import TokenizedPair
-from lightning_dpo.data.tokenization import Tokenization
-from lightning_dpo.logps import completion_logps
+from lightning_dpo.batch import TokenizedPair
+from lightning_dpo.data.tokens.tokenization import Tokenization
+from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO, IPO, Hinge, pair_logps
-from tests.conftest import make_llama, padded_batch
-from tests.trl_trainer import trl_trainer
+from tests.support.models import make_llama
+from tests.support.pairs import padded_batch
+from tests.support.trl_trainer import trl_trainer
 
 PAIRS = Dataset.from_dict(
     {

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from lightning_dpo.logps import completion_logps
+from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO, pair_logps
-from tests.conftest import padded_batch, random_pairs
-from tests.losses.pair_logps import logps_of, random_logps
+from tests.support.pair_logps import logps_of, random_logps
+from tests.support.pairs import padded_batch, random_pairs
 
 
 def test_by_hand():

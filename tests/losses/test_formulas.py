@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_dpo.losses import DPO, IPO, SFT, Hinge
-from tests.losses.pair_logps import random_logps
+from tests.support.pair_logps import random_logps
 
 BETA, EPSILON = 0.3, 0.1
 

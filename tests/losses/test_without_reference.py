@@ -2,17 +2,18 @@ import json
 
 import pytest
 
-from lightning_dpo import UserError, targets
+from lightning_dpo import UserError
+from lightning_dpo.cli import targets
 from lightning_dpo.train import train
-from tests.compose import composed
-from tests.test_train import small
+from tests.support.compose import composed
+from tests.support.training import small
 
 
 def test_a_loss_without_a_reference_may_have_rewards(tmp_path, model_folder, hh_file, monkeypatch):
     """Written by the guide in losses/README.md: its rewards are logged, and choose best.ckpt."""
     monkeypatch.setattr(targets, "OWN_PACKAGES", ("tests.",))
     name, options = (
-        "tests.losses.without_reference",
+        "tests.support.without_reference",
         [*small(model_folder, hh_file), "logger=csv", "~loss.label_smoothing"],
     )
     train(composed(tmp_path, "model=llama", "data=hh", *options, f"loss._target_={name}.SimPO", "loss.beta=2"))

@@ -4,9 +4,11 @@ import json
 import pytest
 
 from lightning_dpo.train import train
-from tests.compose import composed
+from tests.support.compose import composed
 
 
+@pytest.mark.extended
+@pytest.mark.timeout(600)
 def test_dpo_ends_near_the_frontier_where_it_is_hardest(tmp_path):
     """`sweep=beta`'s weakest pull to the reference, at full length: 0.95 of the reward that its KL can buy."""
     train(composed(tmp_path, "loss.beta=0.1", "logger=csv", "trainer.accelerator=cpu", "callbacks.samples=null"))

@@ -2,19 +2,19 @@ import pytest
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.reviews import world
-from lightning_dpo.reviews.pairs import load_pairs
+from lightning_dpo.reviews.pairs import review_pairs
 
 
 def test_splits_and_seeds_are_drawn_independently():
     draws = [
-        load_pairs(split, pairs=50, val_pairs=50, seed=seed) for split in ("train", "validation") for seed in (0, 1)
+        review_pairs(split, pairs=50, val_pairs=50, seed=seed) for split in ("train", "validation") for seed in (0, 1)
     ]
     assert len({tuple(draw["chosen"]) for draw in draws}) == 4
-    assert load_pairs("train", pairs=50)["chosen"][:] == draws[0]["chosen"][:]
+    assert review_pairs("train", pairs=50)["chosen"][:] == draws[0]["chosen"][:]
 
 
 def test_a_pair_is_two_different_reviews_of_one_film():
-    pairs = load_pairs("train", pairs=2000)
+    pairs = review_pairs("train", pairs=2000)
     reviews = set(world.reviews())
     assert set(pairs["prompt"]) == set(world.prompts())
     assert all(row["chosen"] != row["rejected"] for row in pairs)
@@ -29,4 +29,4 @@ def test_a_reward_is_the_sum_of_its_words_scores():
 
 def test_there_is_no_file():
     with pytest.raises(UserError, match=r"data.path=x has no effect with data=reviews"):
-        load_pairs("train", "x")
+        review_pairs("train", "x")

@@ -1,0 +1,43 @@
+"""Stops a run whose processes were not started alike: by another command line, or from another checkout."""
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from lightning_dpo.settings import flat
+from lightning_dpo.training.rank_checks import check_same
+
+_PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets")
+
+
+class Agreement(Callback):
+    """Compares settings and code of all processes before a model is loaded.
+
+    Args:
+        settings: What every process was told, nested by name.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compare.
+
+        Raises:
+            UserError: Names what differs.
+        """
+        if trainer.world_size > 1 and stage == "fit":
+            check_same(flat(self.settings) | code(), trainer.strategy)
+
+
+def code() -> dict[str, str]:
+    """A digest of this package's source, and the versions of what it stands on."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return {"the code of lightning_dpo": digest.hexdigest()[:12]} | {name: version(name) for name in _PACKAGES}

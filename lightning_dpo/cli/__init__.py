@@ -1,0 +1,1 @@
+"""From the shell to a checked config."""

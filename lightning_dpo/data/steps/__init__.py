@@ -1,0 +1,1 @@
+"""Which pairs form an optimizer step and a micro-batch, and the loader that draws them."""

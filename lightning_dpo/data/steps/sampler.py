@@ -1,0 +1,191 @@
+"""Which pairs form a step, a micro-batch, a validation pass: a pure function of seed and epoch."""
+
+import hashlib
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+from lightning_dpo.data.steps.dealing import deal, deal_together, unevenness
+from lightning_dpo.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_MEASURED_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The rows of one micro-batch; see `MicroBatch` for the rest."""
+
+    rows: Sequence[int]
+    counted: Sequence[bool]
+    step_pairs: int
+    step_chosen_tokens: int
+
+
+class StepSampler(DistributedSampler[Draw]):
+    """Deals the pairs of every optimizer step over devices and micro-batches; for a DataLoader with batch_size=None.
+
+    A step is `pairs_per_step` pairs on any number of devices; the last of an epoch has what is left. Its pairs are
+    dealt over micro-batches, and these over devices, so that both have even token counts. The micro-batches of a step
+    are the same on any number of devices; where they do not go round, a pair that does not count fills a device up, for
+    all must have equally many. The state of the order is `(epoch, steps)`.
+
+    It subclasses `DistributedSampler` because that is the one sampler which Lightning leaves alone and tells the epoch.
+
+    Args:
+        chosen_lengths: Scored tokens of every pair's chosen completion.
+        pairs_per_step: Pairs in one optimizer step, all devices together.
+        batch_size: Pairs in one forward pass on one device.
+        tokens: Tokens of a forward pass of some pairs; None: nothing is made even, pairs keep their order.
+        prompts: A number for the prompt of every pair. Pairs of one prompt then follow each other, and are in one
+            micro-batch where a step's end or the batch size does not part them. None: prompts make no difference.
+        num_replicas: Devices.
+        rank: This one.
+        shuffle: Another order every epoch, by `seed`; otherwise the data's own.
+        seed: Of the order.
+
+    Attributes:
+        steps: Optimizer steps of the epoch that were done when it begins, after a resume; `len` counts them all the
+            same, and the next epoch is whole again.
+    """
+
+    def __init__(
+        self,
+        chosen_lengths: Sequence[int],
+        pairs_per_step: int,
+        batch_size: int,
+        tokens: Callable[[Sequence[int]], int] | None = None,
+        prompts: Sequence[int] | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        # It reads only the length of a data set.
+        rows = cast(Dataset[int], chosen_lengths)
+        super().__init__(rows, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
+        self.chosen_lengths, self.tokens, self.prompts = chosen_lengths, tokens, prompts
+        self.pairs_per_step, self.batch_size = pairs_per_step, batch_size
+        self.steps = 0
+
+    def __len__(self) -> int:
+        """Micro-batches of one epoch on this device."""
+        whole, rest = divmod(len(self.chosen_lengths), self.pairs_per_step)
+        return whole * self._per_device(self.pairs_per_step) + self._per_device(rest)
+
+    def __iter__(self) -> Iterator[Draw]:
+        """The micro-batches of one epoch on this device, step after step."""
+        done, self.steps = self.steps, 0
+        for step in itertools.islice(self._steps(), done, None):
+            yield from self._mine(step)
+
+    def unevenness(self) -> dict[str, float]:
+        """How even the token counts of a step are: the largest over the mean, 1 at best.
+
+        Of its `micro-batches`, of its `devices`, and of micro-batches filled `in order`, to compare with. The mean over
+        the epoch's first whole steps, 100 at the most.
+        """
+        if self.tokens is None:
+            raise ValueError("without `tokens`, nothing is known of their number")
+        found: dict[str, list[float]] = {"micro-batches": [], "devices": [], "in order": []}
+        whole = len(self.chosen_lengths) // self.pairs_per_step
+        for step in itertools.islice(self._steps(), min(_MEASURED_STEPS, whole)):
+            sizes = [self.tokens(rows) for rows in self._micro_batches(step)]
+            devices = [sum(sizes[place] for place in part) for part in deal(sizes, self.num_replicas)]
+            ways = (sizes, devices, [self.tokens(rows) for rows in self._in_order(step)])
+            for ratios, sums in zip(found.values(), ways, strict=True):
+                ratios.append(unevenness(sums))
+        return {name: sum(ratios) / len(ratios) if ratios else 1.0 for name, ratios in found.items()}
+
+    def _steps(self) -> Iterator[list[int]]:
+        order = self._order()
+        return (order[start : start + self.pairs_per_step] for start in range(0, len(order), self.pairs_per_step))
+
+    def _order(self) -> list[int]:
+        units = self._together(range(len(self.chosen_lengths)))
+        return [row for place in self._permutation(len(units)) for row in units[place]]
+
+    def _together(self, rows: Iterable[int]) -> list[list[int]]:
+        """What of `rows` stays together: pairs of one prompt, or each by itself."""
+        if self.prompts is None:
+            return [[row] for row in rows]
+        units: dict[int, list[int]] = {}
+        for row in rows:
+            units.setdefault(self.prompts[row], []).append(row)
+        return list(units.values())
+
+    def _permutation(self, count: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(count))
+        # Hashed, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
+        digest = hashlib.sha256(f"{self.seed} {self.epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+        return torch.randperm(count, generator=generator).tolist()
+
+    def _mine(self, step: list[int]) -> Iterator[Draw]:
+        """This device's micro-batches of a step."""
+        pairs, tokens = len(step), sum(self.chosen_lengths[row] for row in step)
+        micro_batches = self._micro_batches(step)
+        if self.tokens is None:
+            mine = micro_batches[self.rank :: self.num_replicas]
+        else:
+            sizes = [self.tokens(rows) for rows in micro_batches]
+            mine = [micro_batches[place] for place in deal(sizes, self.num_replicas)[self.rank]]
+        yield from (Draw(rows, [True] * len(rows), pairs, tokens) for rows in mine)
+        yield from [Draw(step[:1], [False], pairs, tokens)] * (self._per_device(pairs) - len(mine))
+
+    def _micro_batches(self, step: list[int]) -> list[list[int]]:
+        if self.tokens is None:
+            return self._in_order(step)
+        return deal_together(self._together(step), self.tokens, math.ceil(len(step) / self.batch_size))
+
+    def _in_order(self, step: list[int]) -> list[list[int]]:
+        return [step[start : start + self.batch_size] for start in range(0, len(step), self.batch_size)]
+
+    def _per_device(self, pairs: int) -> int:
+        return math.ceil(math.ceil(pairs / self.batch_size) / self.num_replicas)
+
+
+def pairs_of_step(pairs_per_step: int | None, batch_size: int, devices: int, accumulate: int) -> int:
+    """Pairs in one optimizer step; None: what the Trainer's accumulation gives.
+
+    Raises:
+        UserError: The Trainer accumulates another number of micro-batches than `pairs_per_step` needs.
+    """
+    if pairs_per_step is None:
+        return accumulate * batch_size * devices
+    if (needed := pairs_per_step // (batch_size * devices)) != accumulate:
+        raise UserError(
+            f"pairs_per_step={pairs_per_step} with batch_size={batch_size} on {devices} device(s) needs "
+            f"Trainer(accumulate_grad_batches={needed}), got {accumulate}"
+        )
+    return pairs_per_step
+
+
+def fitting_batch_size(pairs_per_step: int, batch_size: int, devices: int) -> int:
+    """The largest size of a micro-batch, at most `batch_size`, that divides each device's share of a step; logged.
+
+    >>> fitting_batch_size(pairs_per_step=64, batch_size=8, devices=16)
+    4
+
+    Raises:
+        UserError: The devices' shares do not come out whole.
+    """
+    share, left = divmod(pairs_per_step, devices)
+    if left or not share:
+        nearest = " or ".join(str(number) for number in (share * devices, (share + 1) * devices) if number)
+        raise UserError(
+            f"data.pairs_per_step={pairs_per_step} is not a multiple of the {devices} devices: set it to {nearest}"
+        )
+    fitting = next(size for size in range(min(batch_size, share), 0, -1) if share % size == 0)
+    if fitting != batch_size:
+        shares = f"each of {devices} device(s) gets {share} of the {pairs_per_step} pairs of a step"
+        log.info("data.batch_size is reduced from %d to %d: %s.", batch_size, fitting, shares)
+    return fitting

@@ -1,0 +1,49 @@
+"""Digests (sha256) of tokenizer and training pairs, which a resume compares: two files may have one name."""
+
+import json
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from lightning_dpo.models.digests import digest_of
+
+_COLUMNS = (
+    "prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored", "weight", "offset", "source",
+)  # fmt: skip
+
+
+def pairs_digest(tokens: Dataset) -> str:
+    """Of the token ids of all pairs, in their order: which of them are scored, weights and offsets included."""
+    columns = tokens.select_columns([name for name in _COLUMNS if name in tokens.column_names])
+    batches = columns.with_format("arrow").iter(batch_size=1000)
+    return digest_of(part for batch in batches for name in batch.column_names for part in _column(batch[name]))
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of what decides how text and messages become ids: vocabulary, rules, special tokens, chat template."""
+    return digest_of(fact.encode() for fact in tokenizer_facts(tokenizer))
+
+
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
+    """The state of a fast tokenizer, padding and truncation aside, which every call sets; of others the vocabulary."""
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        yield json.dumps(state | {"padding": None, "truncation": None})
+    else:
+        yield json.dumps([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())])
+    yield json.dumps([tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
+
+
+def _column(column: pa.ChunkedArray) -> Iterable[bytes]:
+    """Bytes that do not depend on how Arrow has cut the column."""
+    array = column.combine_chunks()
+    if not pa.types.is_list(array.type):
+        yield array.to_numpy(zero_copy_only=False).tobytes()
+        return
+    lengths = compute.fill_null(compute.list_value_length(array), -1)
+    yield lengths.to_numpy(zero_copy_only=False).astype(np.int64).tobytes()
+    yield array.flatten().to_numpy(zero_copy_only=False).tobytes()

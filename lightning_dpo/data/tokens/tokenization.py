@@ -1,0 +1,144 @@
+"""Pairs to token ids, cached on disk: what is encoded, what is too long and what is cut off."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+from datasets import Dataset, Features, List, Value
+from filelock import FileLock
+from transformers import PreTrainedTokenizerBase
+
+from lightning_dpo.data.tokens.chat_template import ChatTemplate
+from lightning_dpo.data.tokens.digests import tokenizer_digest, tokenizer_facts
+from lightning_dpo.data.tokens.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder
+from lightning_dpo.errors import UserError
+
+# Part of the cache's key: raise it with every change of what becomes of a row.
+_VERSION = 4
+_COLUMNS = Features(
+    {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
+    | {"invalid": Value("string"), "overlong": Value("bool"), "truncated": Value("bool")}
+    # Before anything was cut off.
+    | {name: Value("int64") for name in ("prompt_length", "chosen_length", "rejected_length")}
+)
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """How pairs become token ids.
+
+    Args:
+        tokenizer: Its own rules decide about a beginning-of-sequence token; in messages its chat template does.
+        max_length: Tokens that prompt and longer completion may have together.
+        on_overlong: `drop` marks a longer pair as overlong. `truncate` cuts the prompt from the left, keeping a
+            beginning-of-sequence token, and then the completions from the right, which then get no end of sequence.
+        score: Of messages: `last`, the answer's last turn; `all`, every turn of the assistant.
+        chat_template_kwargs: Arguments of the chat template, where a row does not set them.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    on_overlong: Literal["drop", "truncate"]
+    score: Literal["last", "all"] = "last"
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+
+    def tokenize(self, pairs: Dataset) -> Dataset:
+        """Columns of `TokenizedPair`, `invalid`, `overlong`, `truncated` and lengths beside the columns of `pairs`.
+
+        Fast tokenizers use all cores. The result is cached on disk by content: rows, tokenizer and settings.
+
+        Raises:
+            UserError: There are messages that the tokenizer's chat template cannot write, or none for `score=all`.
+        """
+        chat = "chat" in pairs.column_names and any(pairs["chat"][:])
+        if chat:
+            self._template.check()
+        elif self.score == "all":
+            raise UserError("data.score=all is about the turns of messages, and the data are text: leave it out")
+        elif self.chat_template_kwargs:
+            raise UserError("data.chat_template_kwargs has no effect: the data are text")
+        key = self.cache_key(pairs, self._template.probe() if chat else "")
+        folder = Path(datasets.config.HF_DATASETS_CACHE, "lightning_dpo")
+        folder.mkdir(parents=True, exist_ok=True)
+        # Processes that start together, one for each device, encode once: the others wait and read.
+        with FileLock(folder / f"{key}.lock"):
+            return pairs.map(
+                self._batch,
+                batched=True,
+                cache_file_name=str(folder / f"{key}.arrow"),
+                new_fingerprint=key,
+                desc="Tokenizing",
+                # Said beforehand: a first batch in which everything is scored would not tell the type of the masks.
+                features=Features(pairs.features | _COLUMNS),
+            )
+
+    def encode(self, prompt: str, chosen: str, rejected: str) -> tuple[Ids, Ids, Ids]:
+        """Ids of one pair of texts before any truncation."""
+        return self._text.split(*self.tokenizer([prompt, prompt + chosen, prompt + rejected]).input_ids)
+
+    def _batch(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        results: list[dict[str, Any]] = [{}] * len(rows)
+        for chat, encoder in ((False, self._text), (True, ChatEncoder(self._template))):
+            places = [place for place, row in enumerate(rows) if bool(row.get("chat")) is chat]
+            for place, pair in zip(places, encoder([rows[place] for place in places]), strict=True):
+                results[place] = self._fitted(pair)
+        return {name: [result[name] for result in results] for name in _COLUMNS}
+
+    def _fitted(self, pair: EncodedPair) -> dict[str, Any]:
+        """The row of a pair, cut to length if that is wanted."""
+        prompt, chosen, rejected, invalid = pair.prompt, pair.chosen, pair.rejected, pair.invalid
+        lengths = (len(prompt), len(chosen[0]), len(rejected[0]))
+        longest = max(len(chosen[0]), len(rejected[0]))
+        overlong = len(prompt) + longest > self.max_length
+        truncated = overlong and self.on_overlong == "truncate"
+        if truncated:
+            prompt = self._cut(prompt, max(1, self.max_length - longest))
+            room = max(0, self.max_length - len(prompt))
+            chosen, rejected = ((ids[:room], mask and mask[:room]) for ids, mask in (chosen, rejected))
+        if not invalid and (chosen == rejected or not _scores(*chosen) or not _scores(*rejected)):
+            invalid = "nothing_left" if overlong else "identical_answers"
+        names = ("prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored")
+        values = (prompt, *chosen, *rejected, invalid, overlong and not truncated, truncated, *lengths)
+        whole = ("prompt_length", "chosen_length", "rejected_length")
+        return dict(zip((*names, "invalid", "overlong", "truncated", *whole), values, strict=True))
+
+    def _cut(self, prompt: Ids, room: int) -> Ids:
+        """The prompt's end, and its beginning of sequence."""
+        if len(prompt) <= room:
+            return prompt
+        start = [prompt[0]] if prompt[0] == self.tokenizer.bos_token_id else []
+        return start + prompt[len(prompt) - room + len(start) :]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the tokenizer, as `tokenizer_digest` gives it."""
+        return tokenizer_digest(self.tokenizer)
+
+    @cached_property
+    def _text(self) -> TextEncoder:
+        return TextEncoder(self.tokenizer)
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.score, self.chat_template_kwargs)
+
+    def cache_key(self, pairs: Dataset, probe: str = "") -> str:
+        """A digest of everything that decides the result; of a template what it writes now, which may hold the date."""
+        settings = [_VERSION, self.max_length, self.on_overlong, self.score, probe, *tokenizer_facts(self.tokenizer)]
+        settings.append(json.dumps(dict(self.chat_template_kwargs), sort_keys=True))
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for row in pairs:
+            digest.update(json.dumps(row, sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def _scores(ids: Ids, mask: Mask) -> bool:
+    """Whether any token is scored."""
+    return bool(ids) if mask is None else any(mask)

@@ -1,0 +1,47 @@
+"""Collects what a validation says of every pair."""
+
+from typing import Any, cast
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.data.datamodule import PreferenceDataModule
+from lightning_dpo.evaluation.accuracy import ScoredPair
+from lightning_dpo.losses.interface import needed
+from lightning_dpo.metrics import ValidationOutput
+
+
+class ScoredPairs(Callback):
+    """The pairs of a validation on one device, in their order, as `pairs`."""
+
+    def __init__(self) -> None:
+        self.pairs: list[ScoredPair] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier validation."""
+        self.pairs.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: PreferenceBatch,
+        *args: Any,
+    ) -> None:
+        """Take the pairs that count."""
+        judged = cast(ValidationOutput, outputs)
+        loss, logps = judged["loss"], judged["logps"]
+        data = PreferenceDataModule.of(trainer)
+        columns = (
+            batch.pair_index, batch.source, batch.counted, *loss.rewards,
+            logps.chosen_length, needed(logps.rejected_length, "rejected completions"),
+        )  # fmt: skip
+        for row, source, counted, chosen_reward, rejected_reward, chosen, rejected in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
+            if counted:
+                where, name = data.val_pairs[row]["where"], data.sources[source]
+                pair = ScoredPair(where, name, chosen_reward, rejected_reward, int(chosen), int(rejected))
+                self.pairs.append(pair)

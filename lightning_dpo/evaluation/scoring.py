@@ -1,0 +1,135 @@
+"""Rewards of answers in a file: the policy as a reward model, for best-of-n or to filter."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from lightning import Trainer
+from rich.progress import track
+
+from lightning_dpo.batch import MicroBatch, TokenizedPair
+from lightning_dpo.data.rows.messages import explicit_pair
+from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, Row
+from lightning_dpo.data.rows.reasons import InvalidRow, meaning
+from lightning_dpo.data.rows.validation import to_pairs
+from lightning_dpo.data.sources.files import read_rows
+from lightning_dpo.data.steps.forward_size import longest_rows
+from lightning_dpo.data.tokens.tokenization import Tokenization
+from lightning_dpo.errors import UserError
+from lightning_dpo.layouts import Layout, LayoutName, Layouts, PaddedLayout, SharedLayout
+from lightning_dpo.logps.completions import completion_logps
+from lightning_dpo.losses import DPO
+from lightning_dpo.models.reference import Reference
+from lightning_dpo.module import DPOModule
+from lightning_dpo.shared_prefix.choice import TRIED, chosen_layout
+
+
+class AnswersFile:
+    """Answers to be scored: rows with `prompt` and `answers` (a list), `answer`, or `chosen` and `rejected`.
+
+    They have the forms of a data set's pairs, and are encoded like those.
+
+    Args:
+        path: A .jsonl, .jsonl.gz, .json or .parquet file.
+        tokenization: How pairs of the same kind become tokens.
+
+    Raises:
+        UserError: There is no row, or one has no answers, cannot be encoded, or is too long.
+    """
+
+    def __init__(self, path: str, tokenization: Tokenization) -> None:
+        if not Path(path).is_file():
+            raise UserError(f"score={path}: there is no such file")
+        self.rows = list(read_rows(path))
+        pairs = to_pairs(list(_answers(self.rows)), _beside_another, path)
+        _refuse_invalid(pairs)
+        self.answers = tokenization.tokenize(pairs)
+        self.pad_token_id = tokenization.tokenizer.pad_token_id
+        # The other answer is of our making: that the tokens of both are the same is no fault of this one.
+        _refuse_invalid(self.answers, but="identical_answers")
+        for row in self.answers:
+            if row["overlong"]:
+                tokens = row["prompt_length"] + row["chosen_length"]
+                raise UserError(f"{row['where']}: {tokens} tokens, more than data.max_length={tokenization.max_length}")
+
+    def write_rewards(
+        self, target: Path, module: DPOModule, trainer: Trainer, batch_size: int, layout: LayoutName
+    ) -> int:
+        """Write every row again, with `rewards`: one for each of its answers, in their order.
+
+        Args:
+            target: Where to write, as JSON lines.
+            module: Policy, reference and loss; its β scales the rewards.
+            trainer: Its device and precision are used.
+            batch_size: Answers that are scored side by side.
+            layout: `auto`, `shared` or `padded`; answers to one prompt share it, where they follow each other.
+
+        Returns:
+            How many answers were scored.
+        """
+        module.trainer = trainer
+        module.to(trainer.strategy.root_device).eval()
+        layouts = Layouts(PaddedLayout(self.pad_token_id, chosen_only=True), SharedLayout(chosen_only=True))
+        longest = _micro_batch(self.answers.select(longest_rows(self.answers, TRIED, chosen_only=True)))
+        chosen = chosen_layout(layout, layouts, longest, module.models, trainer)
+        rewards = iter(_rewards(self.answers, module, trainer, chosen, batch_size))
+        with target.open("w", encoding="utf-8") as file:
+            for row in self.rows:
+                scored = cast(dict[str, Any], row[1]) | {"rewards": [next(rewards) for _ in _answers([row])]}
+                file.write(json.dumps(scored, ensure_ascii=False) + "\n")
+        return len(self.answers)
+
+
+def _refuse_invalid(pairs: Dataset, but: str = "") -> None:
+    for where, reason in zip(pairs["where"], pairs["invalid"], strict=True):
+        if reason not in ("", but):
+            raise UserError(f"{where}: {meaning(reason)}")
+
+
+def _answers(rows: list[Row]) -> Iterator[Row]:
+    """A row for every answer."""
+    for place, row in rows:
+        if isinstance(row, str):
+            raise UserError(f"{place}: {meaning(row)}")
+        answers = row.get("answers", [row[name] for name in ("answer", "chosen", "rejected") if name in row])
+        if not isinstance(answers, list) or not answers:
+            raise UserError(f"{place}: a row to be scored has answers (a list), answer, or chosen and rejected")
+        for answer in answers:
+            yield place, row | {"answer": answer}
+
+
+def _beside_another(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair of the answer and one that differs from it in its end, which is what tells prompt and answer apart."""
+    answer = row["answer"]
+    if isinstance(answer, str):
+        other: Any = f"{answer}."
+    elif isinstance(answer, list | dict) and answer:
+        *start, last = answer if isinstance(answer, list) else [answer]
+        other = [*start, {"role": "assistant", "content": f"{last.get('content', last.get('value'))}."}]
+    else:
+        raise InvalidRow("wrong_type")
+    carried = {name: row[name] for name in MESSAGE_COLUMNS if row.get(name)}
+    if isinstance(answer, str) and "prompt" not in row:
+        raise InvalidRow("missing_field prompt")
+    return {**explicit_pair(row.get("prompt"), answer, other), **carried}
+
+
+@torch.no_grad()
+def _rewards(answers: Dataset, module: DPOModule, trainer: Trainer, layout: Layout, batch_size: int) -> Iterator[float]:
+    """β(log π − log π_ref) of every answer."""
+    reference, beta = cast(Reference, module.reference), cast(DPO, module.loss).beta
+    for start in track(range(0, len(answers), batch_size), description="Scoring", transient=True):
+        rows = answers.select(range(start, min(start + batch_size, len(answers))))
+        batch = layout(_micro_batch(rows)).to(module.device)
+        with trainer.precision_plugin.val_step_context():
+            ratios = completion_logps(module.policy, batch).sums - reference.logps(batch).sums
+        # Of answers, and not of completions: of the same answer given twice there is one.
+        yield from (beta * ratios)[batch.chosen].tolist()
+
+
+def _micro_batch(rows: Dataset) -> MicroBatch:
+    pairs = [TokenizedPair(0, row["prompt_ids"], row["chosen_ids"], [], row["chosen_scored"]) for row in rows]
+    return MicroBatch(pairs, [True] * len(pairs), len(pairs), 1)

@@ -1,0 +1,58 @@
+"""What tables and plots call a metric, which panel of `curves.png` shows it, and which direction is better."""
+
+from typing import NamedTuple
+
+
+class Label(NamedTuple):
+    """How people see a metric."""
+
+    text: str
+    """Name in tables and on axes, with the unit."""
+    panel: str = ""
+    """Title of its panel in a run's `curves.png`; empty: it is not shown there."""
+    better: str = ""
+    """↑ if a larger value is better, ↓ if a smaller one is; empty: neither by itself."""
+
+    @property
+    def heading(self) -> str:
+        """Heading of its column in a table."""
+        return f"{self.text} {self.better}".rstrip()
+
+
+FRONTIER_SHARE = "closed_form/frontier_share"
+
+_LOSS, _ACCURACY, _REWARDS = "loss", "accuracy (a tie counts ½)", "validation rewards"
+_LOGRATIOS = "log π − log π_ref on training pairs, nats"
+_KL = "KL(π‖π_ref) on sampled answers, nats, ± 1.96 standard errors"
+_LENGTH = "tokens of sampled answers"
+
+LABELS = {
+    "train/loss": Label("loss", _LOSS, "↓"),
+    "val/loss": Label("validation loss", _LOSS, "↓"),
+    "train/rewards/accuracies": Label("accuracy in training", _ACCURACY, "↑"),
+    "val/rewards/accuracies": Label("accuracy", _ACCURACY, "↑"),
+    "val/rewards/chosen": Label("reward of chosen answers", _REWARDS),
+    "val/rewards/rejected": Label("reward of rejected answers", _REWARDS),
+    "val/rewards/margins": Label("reward margin", _REWARDS, "↑"),
+    "train/logratios/chosen": Label("log-ratio of chosen answers, nats", _LOGRATIOS),
+    "train/logratios/rejected": Label("log-ratio of rejected answers, nats", _LOGRATIOS),
+    "val/kl": Label("KL(π‖π_ref) on samples, nats", _KL),
+    "val/samples/length": Label("tokens of samples", _LENGTH),
+    "val/samples/reference/length": Label("tokens of the reference's samples", _LENGTH),
+    "closed_form/reward": Label("expected reward", better="↑"),
+    "closed_form/kl_reference": Label("exact KL(π‖π_ref), nats"),
+    "closed_form/kl_optimum": Label("KL to the optimum, nats", better="↓"),
+    FRONTIER_SHARE: Label("share of the frontier's reward", better="↑"),
+}
+
+PROGRESS_BAR = {"train/loss": "loss", "train/rewards/accuracies": "accuracy", "train/rewards/margins": "margin"}
+"""Metrics beside the progress bar, and their short names."""
+
+
+def panels() -> dict[str, list[str]]:
+    """The panels of a run's `curves.png` and the metrics in each."""
+    found: dict[str, list[str]] = {}
+    for name, label in LABELS.items():
+        if label.panel:
+            found.setdefault(label.panel, []).append(name)
+    return found

@@ -1,0 +1,1 @@
+"""Policy and batch in, log-probs out."""

@@ -1,0 +1,50 @@
+"""Log-probabilities of completions and of their tokens, from one forward pass of a policy."""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lightning_dpo.batch import CompletionLogps, PreferenceBatch
+from lightning_dpo.logps.forward import base_model, call, lm_head, removed_on_exit, replaced_head_input, scored_logits
+from lightning_dpo.logps.fusion import can_fuse
+from lightning_dpo.logps.lm_head import TokenLogps, at_least_float32, head_logps, logit_transform, token_statistics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def completion_logps(policy: "PreTrainedModel", batch: PreferenceBatch) -> CompletionLogps:
+    """log π(y|x) of every completion of `batch`: one forward pass, and logits of scored positions only."""
+    logps = token_logps(policy, batch).logps
+    sums = logps.new_zeros(len(batch.completion_lengths)).index_add(0, batch.completion_index, logps)
+    return CompletionLogps(sums, batch.completion_lengths)
+
+
+def token_logps(policy: "PreTrainedModel", batch: PreferenceBatch, statistics: bool = False) -> TokenLogps:
+    """Log-prob of every scored token of `batch`, without ever holding all logits, where the architecture allows that.
+
+    Args:
+        policy: A causal language model.
+        batch: Of any layout.
+        statistics: Entropy and collision probability of the next-token distributions too.
+
+    Raises:
+        UserError: The model has no LM head, or one that cannot be found.
+    """
+    if not can_fuse(policy):
+        logits = at_least_float32(scored_logits(policy, batch))
+        return TokenLogps(*token_statistics(logits, batch.target_ids, statistics))
+    head, transform = lm_head(policy), logit_transform(policy.config.get_text_config())
+    found: list[TokenLogps] = []
+
+    def to_logps(hidden: Tensor) -> Tensor:
+        scored = hidden.flatten(0, -2)[batch.score_index]
+        found.append(head_logps(head, scored, batch.target_ids, transform, statistics))
+        return hidden[:1, :0]  # the model's own call of its head has nothing left to do
+
+    # The log-probs are computed within the policy's own forward pass and are its output: FSDP gathers the head's
+    # weights for that pass, and once more before the gradient of its output is used.
+    output = base_model(policy).register_forward_hook(lambda *_: found[0], prepend=True)
+    with replaced_head_input(head, to_logps), removed_on_exit(output):
+        call(policy, batch)
+    return found[0]

@@ -1,0 +1,48 @@
+"""Whether a policy's logits follow from its hidden states, head and config: tried once, on 16 positions."""
+
+import logging
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lightning_dpo.batch import MicroBatch, TokenizedPair
+from lightning_dpo.layouts import PaddedLayout
+from lightning_dpo.logps.forward import lm_head, removed_on_exit, scored_logits, vocabulary
+from lightning_dpo.logps.lm_head import at_least_float32, logit_transform
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+_CHECKED = 16  # positions
+_fusable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def can_fuse(policy: "PreTrainedModel") -> bool:
+    """Whether head and config give the policy's own logits; a warning is logged if not."""
+    if policy not in _fusable:
+        _fusable[policy] = _fuses(policy)
+        if not _fusable[policy]:
+            log.warning(
+                "%s does more to its logits than its config tells: they are held whole, which takes more memory.",
+                type(policy).__name__,
+            )
+    return _fusable[policy]
+
+
+def _fuses(policy: "PreTrainedModel") -> bool:
+    device = next(policy.parameters()).device
+    ids = [place % vocabulary(policy) for place in range(_CHECKED + 1)]
+    pair = TokenizedPair(0, ids[:1], ids[1:], [])
+    batch = PaddedLayout(0, chosen_only=True)(MicroBatch([pair], [True], 1, _CHECKED)).to(device)
+    raw: list[Tensor] = []
+    hook = lm_head(policy).register_forward_hook(lambda module, args, output: raw.append(output))
+    # An adapter's dropout draws random numbers; training continues as if none had been drawn.
+    with removed_on_exit(hook), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        own = scored_logits(policy, batch)
+    made = logit_transform(policy.config.get_text_config())(at_least_float32(raw[0][0]))
+    tolerance = 4 * torch.finfo(own.dtype).eps
+    return torch.allclose(made, at_least_float32(own), rtol=tolerance, atol=tolerance * float(own.abs().max()))

@@ -1,0 +1,19 @@
+"""The policy: opened, adapted, compared with a reference, sharded, and its answers."""
+
+from lightning_dpo.models.adapter import AdapterFactory, Continue, LoRA, NoAdapter
+from lightning_dpo.models.causal_lm import CausalLM
+from lightning_dpo.models.reference import (
+    AdapterCopy,
+    AdapterOff,
+    AnotherModel,
+    Auto,
+    Frozen,
+    NoReference,
+    Reference,
+    ReferenceFactory,
+)
+
+__all__ = [
+    "AdapterCopy", "AdapterFactory", "AdapterOff", "AnotherModel", "Auto", "CausalLM", "Continue", "Frozen", "LoRA",
+    "NoAdapter", "NoReference", "Reference", "ReferenceFactory",
+]  # fmt: skip

@@ -1,0 +1,234 @@
+"""LoRA adapters (https://arxiv.org/abs/2106.09685) by peft: put on a policy, switched off within it, merged into it."""
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.logps.forward import base_model
+
+REFERENCE = "reference"
+
+
+class AdapterFactory(ABC):
+    """What of a model is trained. What `DPOModule` takes and `adapter=` names."""
+
+    merge: bool = False
+
+    @abstractmethod
+    def __call__(self, policy: PreTrainedModel) -> PreTrainedModel:
+        """The policy with what is to be trained in it."""
+
+
+@dataclass(frozen=True)
+class NoAdapter(AdapterFactory):
+    """All weights are trained; an adapter that the model comes with is merged into them."""
+
+    def __call__(self, policy: PreTrainedModel) -> PreTrainedModel:
+        if isinstance(policy, PeftModel):
+            policy = merged(policy)
+            policy.requires_grad_(True)
+        return policy
+
+
+@dataclass(frozen=True)
+class LoRA(AdapterFactory):
+    """A new low-rank adapter; the model under it is frozen and is the reference.
+
+    Args:
+        r: Rank.
+        alpha: The adapter's output is scaled by `alpha / r`.
+        dropout: On the adapter's input, while the policy trains.
+        target_modules: Names of the linear layers that get one; `all-linear` for all but the LM head.
+        modules_to_save: Modules that are trained as a whole.
+        merge: Also export the model with the adapter merged into it.
+    """
+
+    r: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    target_modules: str | Sequence[str] = "all-linear"
+    modules_to_save: Sequence[str] | None = None
+    merge: bool = False
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"r must be at least 1, got {self.r!r}")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be positive, got {self.alpha!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
+
+    def __call__(self, policy: PreTrainedModel) -> PreTrainedModel:
+        if isinstance(policy, PeftModel):
+            raise UserError(
+                "adapter=lora: model.name is an adapter already; adapter=continue goes on training it, and after "
+                "`python -m lightning_dpo.export RUN --merge` a new one can be put on the merged model"
+            )
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides by it, and says int
+            lora_dropout=self.dropout,
+            target_modules=self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules),
+            modules_to_save=list(self.modules_to_save) if self.modules_to_save else None,
+            task_type="CAUSAL_LM",
+        )
+        modules = {name.rpartition(".")[2] for name, _ in policy.named_modules()}
+        if missing := set(self.modules_to_save or ()) - modules:
+            raise UserError(f"adapter.modules_to_save: the model has no module {', '.join(sorted(missing))}")
+        try:
+            return cast(PreTrainedModel, get_peft_model(policy, config))
+        except ValueError as error:
+            raise UserError(f"adapter.target_modules={self.target_modules}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Continue(AdapterFactory):
+    """The adapter that `model.name` is goes on training; a frozen copy of it is the reference.
+
+    Args:
+        merge: Also export the model with the adapter merged into it.
+    """
+
+    merge: bool = False
+
+    def __call__(self, policy: PreTrainedModel) -> PreTrainedModel:
+        if not isinstance(policy, PeftModel):
+            raise UserError("adapter=continue: model.name is no adapter; adapter=lora puts a new one on it")
+        policy.set_adapter(own_adapter(policy))  # makes it trainable
+        policy.peft_config[own_adapter(policy)].inference_mode = False
+        return policy
+
+
+def merged(policy: PeftModel) -> PreTrainedModel:
+    """The model with the adapter in its weights. It takes the policy's tensors: do not use the policy afterwards.
+
+    Where an adapter changes the LM head or the embedding, and the two share a weight, each gets its own: merged into
+    the shared one, the change of one would change the other.
+    """
+    base = base_model(policy)
+    head, table = base.get_output_embeddings(), base.get_input_embeddings()
+    adapted = any(isinstance(module, BaseTunerLayer) for module in (head, table))
+    if adapted and head.weight is table.weight:
+        inner = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        inner.weight = nn.Parameter(cast(Tensor, head.weight).detach().clone(), requires_grad=False)
+        _untie(base)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        merge = cast(Callable[..., PreTrainedModel], policy.base_model.merge_and_unload)
+        model = merge(adapter_names=[own_adapter(policy)])
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        _untie(model)  # they were trained as wholes (modules_to_save), each by itself
+    return model
+
+
+def _untie(model: PreTrainedModel) -> None:
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
+def base_name(policy: PeftModel) -> str:
+    """Hub id or folder of the model under the adapter; empty for a model that was made in code."""
+    name = base_model(policy).name_or_path or ""
+    return str(Path(name).resolve()) if Path(name).is_dir() and name else name
+
+
+def own_adapter(policy: PeftModel) -> str:
+    """The name of the policy's adapter; peft's is `default`."""
+    return next(name for name in policy.peft_config if name != REFERENCE)
+
+
+def describe(policy: PeftModel) -> str:
+    """What must be the same for the weights of an adapter to mean the same, besides their names."""
+    config = policy.peft_config[own_adapter(policy)]
+    names = ("r", "lora_alpha", "use_rslora", "use_dora")
+    return " ".join([PeftType(config.peft_type).value, *(f"{name}={getattr(config, name, None)}" for name in names)])
+
+
+def is_untrained(policy: PeftModel) -> bool:
+    """Whether the adapter changes nothing yet: it is a LoRA, and one of each two factors is 0."""
+    zeros = [value for name, value in policy.named_parameters() if "lora_B." in name or "lora_embedding_A." in name]
+    return bool(zeros) and all(not value.any() for value in zeros)
+
+
+def has_dropout(policy: PeftModel) -> bool:
+    """Whether two forward passes of the policy in training mode differ."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in policy.modules())
+
+
+def copy_adapter(policy: PeftModel) -> None:
+    """Keep a frozen copy of the policy's adapter beside it, by the name `REFERENCE`."""
+    own = own_adapter(policy)
+    config = copy.deepcopy(policy.peft_config[own])
+    if hasattr(config, "init_lora_weights"):
+        # PiSSA, OLoRA and others change the weights under an adapter when they make one.
+        config.init_lora_weights = True
+    policy.add_adapter(REFERENCE, config)
+    values = dict(policy.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            if f".{REFERENCE}." in name or name.endswith(f".{REFERENCE}"):
+                value.copy_(values[name.replace(f".{REFERENCE}", f".{own}")]).requires_grad_(False)
+
+
+@contextmanager
+def without_adapter(policy: PeftModel) -> Iterator[None]:
+    """Within, `policy` is the model under its adapter, in eval mode and without gradient."""
+    with _untouched(policy), policy.disable_adapter():
+        yield
+
+
+@contextmanager
+def with_copy(policy: PeftModel) -> Iterator[None]:
+    """Within, `policy` uses the copy that `copy_adapter` made, in eval mode and without gradient."""
+    with _untouched(policy):
+        policy.set_adapter(REFERENCE)
+        try:
+            yield
+        finally:
+            policy.set_adapter(own_adapter(policy))
+
+
+@contextmanager
+def _untouched(policy: PeftModel) -> Iterator[None]:
+    """Within, the policy is in eval mode and no gradient may be computed; afterwards every flag is what it was.
+
+    peft's own contexts make frozen adapters trainable again, and a backward pass within them gives wrong gradients
+    without a word.
+
+    Raises:
+        RuntimeError: Gradients are recorded within, or a backward pass reaches the policy.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("the policy's adapter is switched only where no gradient is recorded: use torch.no_grad()")
+    training = [module for module in policy.modules() if module.training]
+    trainable = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
+    hooks = [parameter.register_hook(_refuse) for parameter, trains in trainable if trains]
+    try:
+        # Every step passes here: only what differs is touched.
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+        for parameter, flag in trainable:
+            if parameter.requires_grad is not flag:
+                parameter.requires_grad_(flag)
+
+
+def _refuse(gradient: Tensor) -> None:
+    raise RuntimeError("a backward pass within the reference's forward pass would give the policy wrong gradients")

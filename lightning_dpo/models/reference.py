@@ -1,0 +1,234 @@
+"""What the frozen reference is: a copy of the policy, the policy without its adapter, another model, or nothing."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from lightning_dpo.batch import CompletionLogps, PreferenceBatch
+from lightning_dpo.errors import UserError
+from lightning_dpo.logps.completions import completion_logps
+from lightning_dpo.losses.interface import PreferenceLossFunction
+from lightning_dpo.models.adapter import copy_adapter, has_dropout, is_untrained, with_copy, without_adapter
+from lightning_dpo.models.causal_lm import CausalLM
+
+
+class Reference(ABC):
+    """A frozen model. It never trains, and no checkpoint holds it.
+
+    Attributes:
+        starts_equal: Whether the policy is this very model before its first step, so that every reward is 0 then.
+        model: A model of its own, which `DPOModule` holds outside its module tree, so that no checkpoint, optimizer or
+            strategy wrapper sees it, and moves along with itself; None where the policy's weights serve.
+        answers: Whether there is a model that could write an answer.
+    """
+
+    starts_equal: bool
+    model: PreTrainedModel | None = None
+    answers: bool = True
+
+    @abstractmethod
+    def active(self) -> AbstractContextManager[PreTrainedModel]:
+        """Within, the model to call: in eval mode, without gradient."""
+
+    def logps(self, batch: PreferenceBatch) -> CompletionLogps:
+        """log π_ref(y|x) of every completion of `batch`."""
+        with self.active() as model:
+            return completion_logps(model, batch)
+
+
+class FrozenModel(Reference):
+    """A model of its own.
+
+    Args:
+        model: The model; put into eval mode, its gradients switched off.
+        starts_equal: See `Reference`.
+    """
+
+    def __init__(self, model: PreTrainedModel, starts_equal: bool) -> None:
+        self.model = self._own = model.eval().requires_grad_(False)
+        self.starts_equal = starts_equal
+
+    @contextmanager
+    def active(self) -> Iterator[PreTrainedModel]:
+        with torch.no_grad():
+            yield self._own
+
+
+class WithinPolicy(Reference):
+    """The policy itself, its adapter switched off or exchanged for a frozen copy.
+
+    Args:
+        policy: The policy.
+        switched: The context within which it is the reference.
+        starts_equal: See `Reference`.
+    """
+
+    def __init__(
+        self, policy: PeftModel, switched: Callable[[PeftModel], AbstractContextManager[None]], starts_equal: bool
+    ) -> None:
+        self.policy, self.switched, self.starts_equal = policy, switched, starts_equal
+
+    @contextmanager
+    def active(self) -> Iterator[PreTrainedModel]:
+        with torch.no_grad(), self.switched(self.policy):
+            yield cast(PreTrainedModel, self.policy)
+
+
+class ReferenceFactory(ABC):
+    """Makes the reference out of the untrained policy. What `DPOModule` takes and `reference=` names."""
+
+    def check(self, loss: PreferenceLossFunction) -> None:
+        """Refuse a reference that `loss` does not read, or one that it lacks, before anything is loaded.
+
+        Raises:
+            UserError: It is so.
+        """
+        if not loss.needs_reference:
+            raise UserError(f"reference: {loss!r} reads no reference, so one would have no effect; use reference=auto")
+
+    @abstractmethod
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference | None:
+        """The reference of `policy`, or None for none."""
+
+
+@dataclass(frozen=True)
+class Frozen(ReferenceFactory):
+    """A copy of the policy as it is before training."""
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
+        # Compared in training mode, where an adapter that is trained already may drop some of its inputs.
+        noisy = isinstance(policy, PeftModel) and has_dropout(policy) and not is_untrained(policy)
+        return FrozenModel(copy.deepcopy(policy), starts_equal=not noisy)
+
+
+@dataclass(frozen=True)
+class AdapterOff(ReferenceFactory):
+    """The policy without its adapter."""
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
+        if not isinstance(policy, PeftModel):
+            raise UserError("reference=adapter_off: the policy has no adapter; set adapter=lora, or reference=auto")
+        return WithinPolicy(policy, without_adapter, starts_equal=is_untrained(policy))
+
+
+@dataclass(frozen=True)
+class AdapterCopy(ReferenceFactory):
+    """The policy with its adapter as it is before training: a copy of the adapter, not of the model."""
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
+        if not isinstance(policy, PeftModel):
+            raise UserError("the reference cannot be a copy of the policy's adapter: the policy has none")
+        copy_adapter(policy)
+        return WithinPolicy(policy, with_copy, starts_equal=not has_dropout(policy))
+
+
+@dataclass(frozen=True)
+class AnotherModel(ReferenceFactory):
+    """Another model, opened with the policy's dtype and attention; it must have the policy's vocabulary.
+
+    Args:
+        name: Hub id or folder.
+        trust_remote_code: Run Python code that comes with it.
+    """
+
+    name: str
+    trust_remote_code: bool = False
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
+        dtype = str(policy.dtype).removeprefix("torch.")
+        try:
+            attention = policy.config._attn_implementation
+            opened = CausalLM(self.name, dtype=dtype, attention=attention, trust_remote_code=self.trust_remote_code)
+            model = opened.policy()
+        except UserError as error:
+            raise UserError(f"reference.name={self.name}: it cannot be opened: {error}") from error
+        check_comparable(policy, model)
+        return FrozenModel(model, starts_equal=False)
+
+
+class Zero(Reference):
+    """log π_ref = 0: rewards are β log π, of the policy alone."""
+
+    starts_equal = False
+    answers = False
+
+    def active(self) -> AbstractContextManager[PreTrainedModel]:
+        raise RuntimeError("there is no model to call")
+
+    def logps(self, batch: PreferenceBatch) -> CompletionLogps:
+        return CompletionLogps(torch.zeros_like(batch.completion_lengths), batch.completion_lengths)
+
+
+@dataclass(frozen=True)
+class LogProbAlone(ReferenceFactory):
+    """No model to compare with: rewards are β log π. For evaluation; DPO without a reference is another objective."""
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
+        return Zero()
+
+
+@dataclass(frozen=True)
+class NoReference(ReferenceFactory):
+    """No reference, for a loss that needs none."""
+
+    def check(self, loss: PreferenceLossFunction) -> None:
+        if loss.needs_reference:
+            raise UserError(f"reference=none: {loss!r} compares with a reference; use reference=auto")
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Auto(ReferenceFactory):
+    """The policy as it is before training, with as little memory as that takes; nothing, for a loss that needs none.
+
+    That is the policy without its adapter where that is new, with a copy of it where that is trained already, and else
+    a copy of the policy.
+    """
+
+    def check(self, loss: PreferenceLossFunction) -> None:
+        """Any loss will do."""
+
+    def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference | None:
+        if not loss.needs_reference:
+            return None
+        if not isinstance(policy, PeftModel):
+            return Frozen()(policy, loss)
+        return (AdapterOff() if is_untrained(policy) else AdapterCopy())(policy, loss)
+
+
+def check_comparable(policy: PreTrainedModel, reference: PreTrainedModel) -> None:
+    """Refuse a reference whose log-probs do not mean the same as the policy's, to the last bit.
+
+    Raises:
+        UserError: They differ in vocabulary size, tokens that end an answer, dtype or attention implementation.
+    """
+    theirs = _facts(reference)
+    ends = [_ends(model) for model in (policy, reference)]
+    differences = [f"{key} {value} and {theirs[key]}" for key, value in _facts(policy).items() if value != theirs[key]]
+    # A chat model ends its turns by more tokens than its base ends texts.
+    if all(ends) and not ends[0] & ends[1]:
+        differences.append(f"end-of-sequence ids {sorted(ends[0])} and {sorted(ends[1])}")
+    if differences:
+        raise UserError(f"policy and reference differ in {', '.join(differences)}: the log-ratio would mean nothing")
+
+
+def _ends(model: PreTrainedModel) -> set[int]:
+    ids = model.config.eos_token_id
+    return {ids} if isinstance(ids, int) else set(ids or ())
+
+
+def _facts(model: PreTrainedModel) -> dict[str, object]:
+    return {
+        "vocabulary size": model.config.vocab_size,
+        "dtype": model.dtype,
+        "attention implementation": model.config._attn_implementation,
+    }

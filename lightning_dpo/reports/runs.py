@@ -1,0 +1,136 @@
+"""The runs below a folder, read from what they left: what differs between them, and what came of each."""
+
+import csv
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lightning_dpo.labels import FRONTIER_SHARE
+from lightning_dpo.reports.intervals import Z, wilson
+from lightning_dpo.run_folder import RunFolder, begun_runs
+from lightning_dpo.runs.settings_files import as_dict, loaded, shown
+from lightning_dpo.runs.state import RunState, failure, final_metrics, state_now
+from lightning_dpo.settings import compared, flat
+
+SEED = "seed"
+_SYMBOLS = {"loss.beta": "β", "optimizer.lr": "learning rate"}
+
+
+_LEAST_GAIN = 0.05
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        folder: Where it wrote.
+        state: How far it came.
+        settings: What its command line set, by key.
+        config: All that decided what it did, by dotted key.
+        config_but_seed: The same, whatever the seed; what refers to `${seed}` is equal for all seeds.
+        metrics: Its last ones, if it is finished.
+        pairs: Its validation pairs.
+        error: Why it failed, in one sentence; empty where it did not.
+    """
+
+    folder: Path
+    state: RunState
+    settings: dict[str, str]
+    config: dict[str, Any]
+    config_but_seed: dict[str, Any]
+    metrics: dict[str, float]
+    pairs: int
+    error: str
+
+    @cached_property
+    def history(self) -> list[dict[str, str]]:
+        """The rows of `metrics.csv`."""
+        path = RunFolder(self.folder).history
+        return list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+
+    def setting(self, name: str) -> str:
+        """What the command line set, or else the config has; empty where it has a group of settings by that name."""
+        value = self.settings.get(name, self.config.get(name, ""))
+        return "" if value is None else str(value)
+
+    def error_of(self, name: str) -> float:
+        """Half the width of a 95 % interval around a metric, by what this run alone knows; NaN where it knows nothing.
+
+        Accuracies: Wilson's interval over the validation pairs. KL and lengths: over the sampled answers.
+        """
+        if name == "val/rewards/accuracies" and self.pairs and name in self.metrics:
+            low, high = wilson(self.metrics[name], self.pairs)
+            return (high - low) / 2
+        return Z * self.metrics.get(f"{name}_stderr", math.nan)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs in the folders right below `folder`, by number where their names begin with one."""
+    return [_run(path) for path in sorted((run.path for run in begun_runs(folder)), key=_by_number)]
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The settings in which the runs differ."""
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    return [name for name in names if len({run.setting(name) for run in runs}) > 1]
+
+
+def by_all_but_the_seed(runs: Sequence[Run]) -> list[list[Run]]:
+    """Finished runs that differ in nothing but their seed, together; of several with one seed, the last."""
+    groups: dict[str, dict[Any, Run]] = {}
+    for run in runs:
+        if run.state is RunState.FINISHED:
+            groups.setdefault(repr(sorted(run.config_but_seed.items())), {})[run.config.get(SEED)] = run
+    return [list(group.values()) for group in groups.values()]
+
+
+def label(run: Run, names: Sequence[str]) -> str:
+    """The run by its settings, short.
+
+    >>> label(Run(Path("0"), RunState.NEW, {"loss.beta": "0.1", "seed": "3"}, {}, {}, {}, 0, ""), ["loss.beta", "seed"])
+    'β 0.1, seed 3'
+    """
+    known = (name for name in names if run.setting(name))
+    short = (f"{_SYMBOLS.get(name, name.rpartition('.')[2])} {run.setting(name)}" for name in known)
+    return ", ".join(short) or run.folder.name
+
+
+def _by_number(path: Path) -> tuple[int, str]:
+    number = re.match(r"\d+(?=_|$)", path.name)
+    return (int(number[0]) if number else 0, path.name)
+
+
+def _run(folder: Path) -> Run:
+    state, noted, command = state_now(folder), RunFolder(folder).config, RunFolder(folder).command
+    overrides = shlex.split(command.read_text(encoding="utf-8"))[3:] if command.exists() else []
+    parts = [override.lstrip("+~").partition("=") for override in overrides]
+    settings = compared({key: value for key, _, value in parts if key.partition(".")[0] not in ("sweep", "logger")})
+    settings_of_run = loaded(noted) if noted.exists() else DictConfig({})
+    config = _decided(settings_of_run)
+    values = final_metrics(folder) if state is RunState.FINISHED else {}
+    metrics = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+    pairs = int(values.get("data", {}).get("val", 0))
+    settings_of_run[SEED] = None
+    return Run(
+        folder, state, settings, config, _decided(settings_of_run), metrics | _share(metrics), pairs, failure(folder)
+    )
+
+
+def _decided(config: DictConfig) -> dict[str, Any]:
+    return {name: shown(config, name) for name in flat(compared(as_dict(config)))}
+
+
+def _share(metrics: dict[str, float]) -> dict[str, float]:
+    """Of the reward that is possible at the policy's KL, above the reference's: how much it has."""
+    names = ("closed_form/reward", "closed_form/reference_reward", "closed_form/frontier_reward")
+    reward, start, possible = (metrics.get(name, math.nan) for name in names)
+    # Of next to nothing, the share is noise.
+    return {FRONTIER_SHARE: (reward - start) / (possible - start)} if possible - start > _LEAST_GAIN else {}

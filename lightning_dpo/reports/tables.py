@@ -1,0 +1,94 @@
+"""The tables of a sweep's report: its runs, and means over seeds with their intervals."""
+
+import csv
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_dpo.labels import FRONTIER_SHARE, LABELS
+from lightning_dpo.reports.intervals import interval
+from lightning_dpo.reports.runs import SEED, Run, by_all_but_the_seed, differing
+from lightning_dpo.runs.state import RunState
+
+SHOWN = (
+    "val/rewards/accuracies", "val/rewards/margins", "val/loss", "val/kl", "val/samples/length", "closed_form/reward",
+    "closed_form/kl_reference", "closed_form/kl_optimum", FRONTIER_SHARE,
+)  # fmt: skip
+"""Metrics that a report shows."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """As a Markdown table; what is in a cell is no markup."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)
+
+
+def runs_table(runs: Sequence[Run]) -> Table:
+    """Every run: the settings that differ, its final metrics with what is known of their error, its time, its state."""
+    names, metrics = differing(runs), _known(runs)
+    columns = ["run", *names, *(LABELS[name].heading for name in metrics), "minutes", "state"]
+    rows = [
+        [
+            run.folder.name,
+            *(run.setting(name) for name in names),
+            *(_with_error(run.metrics.get(name, math.nan), run.error_of(name)) for name in metrics),
+            f"{run.metrics['seconds'] / 60:.1f}" if "seconds" in run.metrics else "",
+            run.state.value,
+        ]
+        for run in runs
+    ]
+    return Table(columns, rows)
+
+
+def seeds_table(runs: Sequence[Run]) -> Table | None:
+    """Means over runs that differ in their seed alone, with 95 % intervals; None where there are no two."""
+    names, metrics = differing(runs), _known(runs)
+    groups = by_all_but_the_seed(runs)
+    if not any(len(group) > 1 for group in groups):
+        return None
+    others = [name for name in names if name != SEED]
+    rows = []
+    for group in groups:
+        found = [interval([run.metrics[name] for run in group if name in run.metrics]) for name in metrics]
+        settings = [group[0].setting(name) for name in others]
+        rows.append([*settings, str(len(group)), *(_with_error(*pair) for pair in found)])
+    columns = [*others, "seeds", *(LABELS[name].heading for name in metrics)]
+    return Table(columns, rows)
+
+
+def write_csv(runs: Sequence[Run], path: Path) -> None:
+    """One line for every run: folder, state, settings that differ, all its metrics, and why it failed."""
+    names = differing(runs)
+    metrics = sorted({name for run in runs for name in run.metrics})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["run", "state", *names, *metrics, "error"])
+        for run in runs:
+            settings = [run.setting(name) for name in names]
+            values = [run.metrics.get(name, "") for name in metrics]
+            writer.writerow([run.folder.name, run.state.value, *settings, *values, run.error])
+
+
+def _known(runs: Sequence[Run]) -> list[str]:
+    finished = [run for run in runs if run.state is RunState.FINISHED]
+    return [name for name in SHOWN if any(name in run.metrics for run in finished)]
+
+
+def _with_error(value: float, error: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.3f}"
+
+
+def plain(text: str) -> str:
+    """`text` as it is in Markdown: no markup, no link, no image."""
+    return re.sub(r"([\\|\[\]`*_])", r"\\\1", text.replace("<", "&lt;").replace("\n", " "))

@@ -1,0 +1,57 @@
+"""A pair as a model meets it: token by token, with what is special and what is not scored."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from lightning_dpo.data.tokens.special_tokens import special_tokens
+
+_SHOWN = 24  # tokens of each text
+
+
+def token_table(pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Table:
+    """The last tokens of the prompt, and the first and last of the answers.
+
+    Tokens are parted by thin bars; special ones are bold, and those of an answer that are not scored dim.
+
+    Args:
+        pair: A row of tokenized pairs.
+        tokenizer: Whose tokens they are.
+    """
+    special = special_tokens(tokenizer)
+    words = functools.cache(lambda token: str(tokenizer.decode([token])).replace("\n", "\\n"))
+
+    def text(ids: Sequence[int], scored: Sequence[bool]) -> Text:
+        shown = Text("")
+        for token, counts in zip(ids, scored, strict=True):
+            style = " ".join(name for name, holds in (("bold", token in special), ("dim", not counts)) if holds)
+            shown.append("▏").append(words(token), style)
+        return shown.append("▏")
+
+    table = Table("", "tokens", "ids at the boundary", title=Text(pair["where"]), title_justify="left")
+    prompt = pair["prompt_ids"]
+    before = Text(f"... {len(prompt) - _SHOWN} more ... ", "italic") if len(prompt) > _SHOWN else Text("")
+    end = prompt[-_SHOWN:]
+    table.add_row("prompt", before.append_text(text(end, [True] * len(end))), _ids(prompt, 0, 3))
+    for side in ("chosen", "rejected"):
+        ids = pair[f"{side}_ids"]
+        scored = pair[f"{side}_scored"] or [True] * len(ids)
+        if len(ids) <= _SHOWN:
+            shown = text(ids, scored)
+        else:
+            half = _SHOWN // 2
+            shown = text(ids[:half], scored[:half]).append(f" ... {len(ids) - 2 * half} more ... ", "italic")
+            shown.append_text(text(ids[-half:], scored[-half:]))
+        table.add_row(side, shown, _ids(ids, 3, 2))
+    return table
+
+
+def _ids(ids: Sequence[int], first: int, last: int) -> str:
+    """The first and the last ids, with dots for those between."""
+    if len(ids) <= first + last:
+        return " ".join(map(str, ids))
+    return " ".join([*map(str, ids[:first]), "...", *map(str, ids[-last:])])

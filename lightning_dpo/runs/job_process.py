@@ -1,0 +1,94 @@
+"""A sweep's job as a program of its own: where Lightning starts it again for every device."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.runs.ranks import started_by_others
+from lightning_dpo.runs.settings_files import task_overrides
+from lightning_dpo.runs.state import RunState, failure, final_metrics, record_failure, run_state
+from lightning_dpo.training.stop_signals import handling, stop
+
+
+def needs_processes(config: DictConfig) -> bool:
+    """Whether Lightning would start this program again for every device: in a sweep, it would start all of it again."""
+    several = config.trainer.devices not in (1, "1") or config.trainer.num_nodes != 1
+    return several and not started_by_others()
+
+
+def objective(config: DictConfig) -> float:
+    """The metric of a finished job that `sweep_objective` names; NaN where it has none."""
+    value = final_metrics(Path(config.run_folder)).get(config.sweep_objective)
+    return float("nan") if value is None else float(value)
+
+
+def run_alone(config: DictConfig) -> float:
+    """Run the job as a program of its own, which may start itself again for every device, and may be killed alone.
+
+    Raises:
+        UserError: It failed, and said why in `error.txt`.
+    """
+    folder = Path(config.run_folder)
+    command = own_command(config, cast(DictConfig, HydraConfig.get()))
+    with _ending_with_us(subprocess.Popen(command, start_new_session=True)) as process:  # noqa: S603
+        status = process.wait()
+    state = run_state(folder)
+    if state is RunState.FINISHED:
+        return objective(config)
+    if state not in (RunState.FAILED, RunState.CRASHED):
+        record_failure(folder, ChildProcessError(f"it ended with exit status {status}; see train.log"))
+    raise UserError(failure(folder))
+
+
+def own_command(config: DictConfig, hydra: DictConfig) -> list[str]:
+    """The command of one job alone.
+
+    Args:
+        config: The job's.
+        hydra: Hydra's own config in the sweep: what the job overrides, and where configs come from besides ours.
+    """
+    left_out = ("sweep_folder", "ckpt_path")
+    task = [override for override in task_overrides(hydra) if override.lstrip("+~").partition("=")[0] not in left_out]
+    resumed = [] if config.ckpt_path is None else [f"ckpt_path={config.ckpt_path}"]
+    others = [
+        f"file://{source.path}"
+        for source in hydra.runtime.config_sources
+        if source.schema == "file" and source.provider != "main"
+    ]
+    paths = [f"hydra.searchpath={_quoted(others)}"] if others else []
+    alone = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(config.run_folder))}"]
+    name = ["--config-name", hydra.job.config_name] if hydra.job.config_name != "train" else []
+    return [sys.executable, "-m", "lightning_dpo.train", *name, *task, *resumed, *paths, *alone]
+
+
+def _quoted(value: str | Sequence[str]) -> str:
+    """As Hydra's grammar has it."""
+    if not isinstance(value, str):
+        return f"[{','.join(map(_quoted, value))}]"
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+@contextmanager
+def _ending_with_us(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """Whatever ends this program, short of SIGKILL, ends `process`, too."""
+    try:
+        with handling(stop):
+            yield process
+    finally:
+        if process.poll() is None:
+            # All of its processes at once, as by Ctrl-C: one that alone was told would wait for the others.
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)

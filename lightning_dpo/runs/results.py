@@ -1,0 +1,68 @@
+"""What a finished run leaves in its folder: exports, the final metrics, and the curves."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from lightning import Trainer
+from omegaconf import DictConfig
+
+from lightning_dpo.data.datamodule import PreferenceDataModule
+from lightning_dpo.models.sharding import is_sharded, make_whole
+from lightning_dpo.module import DPOModule
+from lightning_dpo.run_folder import RunFolder, write_whole
+from lightning_dpo.runs.exports import export_run, model_card, record
+
+log = logging.getLogger(__name__)
+
+
+def write(
+    config: DictConfig,
+    trainer: Trainer,
+    module: DPOModule,
+    data: PreferenceDataModule,
+    seconds: float,
+    draw: Callable[[Path, Path], None],
+) -> float:
+    """Export the model, save the loggers, draw `curves.png`, write `metrics.json`.
+
+    Args:
+        config: The run's.
+        trainer: After `fit`.
+        module: The trained module.
+        data: What it was trained on.
+        seconds: Wall-clock time of the run.
+        draw: Draws the curves of a `metrics.csv` to a file.
+
+    Returns:
+        The metric that `sweep_objective` names; NaN, said in the log, where there is none.
+    """
+    metrics = final_metrics(trainer, module, data)
+    if is_sharded(module.policy):
+        make_whole(module.policy, keep=trainer.is_global_zero)
+    if trainer.is_global_zero:
+        folder = RunFolder(config.run_folder)
+        card = model_card(config, metrics, data.counts, trainer.global_step)
+        merge = bool(module.make_adapter and module.make_adapter.merge)
+        export_run(module.policy, data.tokenizer, folder.path, card, record(config), merge)
+        for logger in trainer.loggers:
+            logger.save()
+        if folder.history.exists():
+            draw(folder.history, folder.curves)
+        run = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
+        # Last: a folder with a metrics.json is a finished run.
+        write_whole(folder.metrics, json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
+        log.info("Results in %s: export/, checkpoints/, metrics.json, curves.png.", folder.path)
+    if config.sweep_objective not in metrics:
+        log.warning("sweep_objective=%s: the run has %s.", config.sweep_objective, ", ".join(sorted(metrics)))
+    return metrics.get(config.sweep_objective, float("nan"))
+
+
+def final_metrics(trainer: Trainer, module: DPOModule, data: PreferenceDataModule) -> dict[str, float]:
+    """The metrics of the weights that are exported: where training stopped between two validations, one more."""
+    metrics = dict(trainer.callback_metrics)
+    if module.validated_step != trainer.global_step:
+        trainer.validate(module, data, verbose=False)
+        metrics |= trainer.callback_metrics
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,151 @@
+"""Attention over a stream that holds each prompt once, registered with transformers; no model is patched.
+
+Called with `segments` it attends as they say; without, in generation or in other people's code, it is sdpa.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from lightning_dpo.batch import Segments
+from lightning_dpo.logps.forward import ATTENTION, is_streaming
+from lightning_dpo.shared_prefix.attention_cuda import by_flex, by_varlen, varlen_can
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    segments: Segments | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    position_ids: Tensor | None = None,  # rotated into query and key already
+    use_cache: bool | None = None,
+    output_router_logits: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention as `segments` say, or sdpa where there are none.
+
+    Args:
+        module: The attention layer.
+        query: Shape: (1, heads, tokens, dim).
+        key: Shape: (1, heads of keys, tokens, dim).
+        value: Shape: (1, heads of keys, tokens, dim).
+        attention_mask: Read only where there are no segments.
+        segments: Which stretch of the stream attends to what.
+        scaling: Factor of query · key; None: 1 / sqrt(dim).
+        sliding_window: Positions that a token attends to, its own included; None: all.
+        softcap: c of c · tanh(score / c), applied to scores; None: as they are.
+        dropout: Must be 0.
+        position_ids: Not read; nor are the next two.
+        use_cache: Not read.
+        output_router_logits: Not read.
+        others: Must be None: an argument that is not known here may change what attention means.
+
+    Returns:
+        The output, shape (1, tokens, heads, dim), and None for the weights, which are never made.
+
+    Raises:
+        ValueError: The layer asks for something that is not known here, or was not handed the stream's segments.
+    """
+    if segments is None:
+        if is_streaming():
+            raise ValueError("its attention layers are not handed the arguments of the model's forward pass")
+        if softcap is not None:
+            return _soft_capped(query, key, value, attention_mask, scaling, softcap), None
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
+    unknown = sorted(name for name, given in others.items() if given is not None)
+    if unknown or dropout:
+        raise ValueError(
+            f"its attention takes {', '.join(unknown) or 'dropout'}, which the shared layout does not know"
+        )
+    if query.is_cuda:
+        attend = by_varlen if varlen_can(query, value, softcap) else by_flex
+        return attend(query, key, value, segments, scaling, sliding_window, softcap), None
+    return _by_stretch(query, key, value, segments, scaling, sliding_window, softcap), None
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    return None if is_streaming() else sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register(ATTENTION, shared_prefix_attention)
+AttentionMaskInterface.register(ATTENTION, _mask)
+
+
+def _by_stretch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """One call of sdpa for every stretch."""
+    lengths = [stretch.length for stretch in segments.stretches]
+    outputs: list[Tensor] = []
+    opening: tuple[Tensor, ...] = ()
+    # Splits and not slices: the gradient of a slice is as long as the stream.
+    pieces = zip(segments.stretches, *(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
+    for stretch, queries, keys, values in pieces:
+        if stretch.prefix:
+            ahead = (tensor[:, :, : stretch.prefix] for tensor in opening)
+            keys, values = (torch.cat(both, 2) for both in zip(ahead, (keys, values), strict=True))
+        else:
+            opening = (keys, values)
+        bias = _bias(segments, queries, keys.shape[2], window)
+        if softcap is None:
+            outputs.append(_sdpa(queries, keys, values, bias, scaling))
+        else:
+            outputs.append(_soft_capped(queries, keys, values, bias, scaling, softcap))
+    return torch.cat(outputs, 1)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float | None) -> Tensor:
+    gqa = query.shape[1] != key.shape[1]
+    attended = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, is_causal=bias is None, scale=scaling, enable_gqa=gqa
+    )
+    return attended.transpose(1, 2)
+
+
+def _bias(segments: Segments, queries: Tensor, keys: int, window: int | None) -> Tensor | None:
+    """0 where the last of `keys` tokens are to see one, else minus infinity; None where causality is all there is."""
+    length, dtype, device = queries.shape[2], queries.dtype, queries.device
+    if length == keys and (window is None or keys <= window):
+        return None
+
+    def make() -> Tensor:
+        behind = torch.arange(keys - length, keys, device=device)[:, None] - torch.arange(keys, device=device)
+        seen = (behind >= 0) & (behind < (window or keys))
+        return torch.zeros(length, keys, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
+
+    return segments.made(("bias", length, keys, window, dtype, device), make)
+
+
+def _soft_capped(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float | None, softcap: float
+) -> Tensor:
+    """Attention whose scores are soft-capped, which sdpa cannot do. Shape: (rows, tokens, heads, dim)."""
+    key, value = (tensor.repeat_interleave(query.shape[1] // tensor.shape[1], 1) for tensor in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = softcap * torch.tanh(scores / softcap)
+    if bias is None:
+        length, keys = scores.shape[2:]
+        bias = torch.ones(length, keys, dtype=torch.bool, device=scores.device).tril(keys - length)
+    # The least number and not minus infinity, which makes NaN of a pad that may attend to nothing.
+    least = torch.finfo(scores.dtype).min
+    scores = scores.masked_fill(~bias, least) if bias.dtype == torch.bool else scores + bias.clamp(min=least)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous()

@@ -1,0 +1,25 @@
+"""What training needs besides a model and a loss: optimizer, schedule, strategy, and checks."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_dpo.training.optimizers import default_optimizer
+    from lightning_dpo.training.schedules import warmup_constant, warmup_cosine
+    from lightning_dpo.training.strategies import FullySharded
+
+__all__ = ["FullySharded", "default_optimizer", "warmup_constant", "warmup_cosine"]
+
+_HOMES = {
+    "FullySharded": "lightning_dpo.training.strategies",
+    "default_optimizer": "lightning_dpo.training.optimizers",
+    "warmup_constant": "lightning_dpo.training.schedules",
+    "warmup_cosine": "lightning_dpo.training.schedules",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is asked for: the command line starts without Lightning."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

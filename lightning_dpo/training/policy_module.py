@@ -1,0 +1,125 @@
+"""A policy and its frozen reference in a LightningModule: how they are opened, sharded and moved, and what is saved."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning import LightningModule
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lightning_dpo.losses import PreferenceLossFunction
+from lightning_dpo.models.adapter import AdapterFactory
+from lightning_dpo.models.causal_lm import PolicySource, opened_policy, ready_policy
+from lightning_dpo.models.probe import check_opened, probe
+from lightning_dpo.models.reference import Reference, ReferenceFactory
+from lightning_dpo.models.sharding import shard
+from lightning_dpo.training.checkpoint_checks import TrainedWith, check_tensors
+
+
+class PolicyModule(LightningModule):
+    """What `DPOModule` holds. A subclass trains it.
+
+    Args:
+        policy: A hub id or folder, a model, or a function that returns one. Models are opened in `configure_model`.
+        loss: What the reference must be fit for.
+        reference: Makes the reference from the untrained policy.
+        adapter: What of the policy is trained; None: whatever is trainable in it.
+
+    Attributes:
+        policy: The policy; None until `configure_model`.
+        reference: The reference, outside the module tree: no checkpoint, optimizer or strategy wrapper sees it. None
+            until `configure_model`, or if the loss needs none.
+        trained_with: The settings and weights that decide what a checkpoint means.
+    """
+
+    policy: PreTrainedModel
+    reference: Reference | None
+
+    def __init__(
+        self,
+        policy: PolicySource,
+        loss: PreferenceLossFunction,
+        reference: ReferenceFactory,
+        adapter: AdapterFactory | None,
+    ) -> None:
+        super().__init__()
+        reference.check(loss)
+        self.policy = None  # type: ignore[assignment]  # strategy and device are known only in configure_model
+        self._untrained_policy = [policy]  # in a list, which hides a model from nn.Module until then
+        self.loss, self.make_reference, self.make_adapter = loss, reference, adapter
+        self.trained_with = TrainedWith(loss)
+        self._hold_reference(None)
+
+    def configure_model(self) -> None:
+        """Open the policy and make its reference, once."""
+        if self.policy is not None:
+            return
+        policy = ready_policy(opened_policy(self._untrained_policy.pop()))
+        self.trained_with.starts_from(policy)
+        opened = probe(policy) if self.make_adapter or isinstance(policy, PeftModel) else None
+        # After `ready_policy`, so that an adapter keeps its dropout.
+        self.policy = self.make_adapter(policy).train() if self.make_adapter else policy
+        # The frozen weights under an adapter are in no checkpoint; `load_state_dict` checks the others.
+        self.strict_loading = not isinstance(self.policy, PeftModel)
+        self._hold_reference(self.make_reference(self.policy, self.loss))
+        check_opened(opened, self.policy, self.reference)
+        self.trained_with.trains(self.policy, self.reference)
+        if self.device_mesh is not None:
+            for model in self.models:
+                shard(model, self.device_mesh["data_parallel"], str(self.trainer.precision))
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        """The policy, and its reference if that has weights of its own."""
+        own = self.reference.model if self.reference else None
+        return [self.policy] if own is None else [self.policy, own]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what the weights mean and how they are trained: loss, starting weights, adapter, optimizer, schedule."""
+        checkpoint |= {"trained_with": dict(self.trained_with.settings), "has_rewards": self.loss.has_rewards}
+        if isinstance(self.policy, PeftModel):
+            checkpoint["tensors"] = self._trained()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume with other settings, or from other weights, than the checkpoint was trained with.
+
+        Raises:
+            UserError: Names what differs.
+        """
+        saved = checkpoint.get("trained_with", {})
+        # Otherwise, as in load_from_checkpoint, only the weights are needed, whatever loss is used on them.
+        fits = self._trainer is not None and self.trainer.state.fn == "fit"
+        (self.trained_with.resumes if fits else self.trained_with.opens)(saved)
+        # A sharded policy is not loaded through `load_state_dict`.
+        if "tensors" in checkpoint:
+            check_tensors(self._trained(), checkpoint["tensors"])
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's overloads
+        """What a checkpoint holds: of a policy with an adapter, what is trained."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: state[name] for name in self._trained()} if isinstance(self.policy, PeftModel) else state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what `state_dict` gave.
+
+        Raises:
+            UserError: The checkpoint is of another adapter.
+        """
+        if not isinstance(self.policy, PeftModel):
+            return super().load_state_dict(state_dict, strict, assign)
+        check_tensors(self._trained(), state_dict)
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def _trained(self) -> list[str]:
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PolicyModule":
+        """Move or cast the reference along: it is not a submodule."""
+        super()._apply(fn, recurse)
+        if self.reference and self.reference.model:
+            self.reference.model._apply(fn, recurse)
+        return self
+
+    def _hold_reference(self, reference: Reference | None) -> None:
+        object.__setattr__(self, "reference", reference)

@@ -1,0 +1,156 @@
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from hydra.errors import HydraException
+
+from lightning_dpo.cli.command_line import explain
+from lightning_dpo.errors import UserError
+from lightning_dpo.settings import secret_in, without_secrets
+from tests.support.pairs import HH_FILE
+
+
+def run(folder, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lightning_dpo.train", *arguments]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, env=os.environ | environment, check=False
+    )
+
+
+MISTAKES = {
+    "loss.bta=1": "loss.bta is no key of the config; did you mean beta?",
+    "+loss.bta=1": "loss.bta: lightning_dpo.losses.DPO takes no 'bta'; did you mean beta?",
+    "model=lama": "model=lama: there is no such option; did you mean llama?; there are gpt2, llama",
+    "loss.beta=abc": "loss.beta=abc: Input should be a valid number",
+    "loss.beta=-1": "loss: beta must be a positive number, got -1",
+    "+trainer.max_epoch=1": "trainer.max_epoch: lightning.Trainer takes no 'max_epoch'; did you mean max_epochs?",
+    "loss._target_=torch.hub.load": "loss._target_=torch.hub.load is not allowed",
+    "+x.api_key=SENTINEL": "x.api_key: Hydra would write this secret into the run's folder",
+    "+suggested={api_key: SENTINEL}": "api_key: Hydra would write this secret into the run's folder",
+    "+hydra.callbacks.x={_target_: builtins.open, file: metrics.csv, mode: w}": "_target_=builtins.open is not allowed",
+    "scheduler=null": "Config group override must be a string or a list",
+    "run_name=../up": "run_name=../up: use letters, digits",
+    "ckpt_path=last": "ckpt_path=last: outputs/reviews-dpo has no unfinished run",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path, mistake):
+    result = run(tmp_path, mistake)
+    assert result.returncode == 1
+    (line,) = (result.stdout + result.stderr).strip().splitlines()
+    assert MISTAKES[mistake] in line
+    assert not list(tmp_path.rglob("metrics.csv"))
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"SENTINEL" in file.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("hydra", "message"),
+    [
+        (
+            "callbacks: {x: {_target_: builtins.open, file: metrics.csv, mode: w}}",
+            "_target_=builtins.open is not allowed",
+        ),
+        (
+            "job_logging: {filters: {x: {'()': os.getcwd}}}",
+            "hydra.job_logging: a logging config may not name a function",
+        ),
+    ],
+)
+def test_a_config_folder_cannot_make_hydra_call_what_it_likes(tmp_path, hydra, message):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(f"# @package _global_\nhydra:\n  {hydra}\n")
+    result = run(tmp_path, "--config-dir", "conf", "experiment=evil")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("+x.api_key=S", "x.api_key"),
+        ("++logger.mlflow.credential=S", "logger.mlflow.credential"),
+        ("+x={passwd: S}", "passwd"),
+        ("+x={a: {b: 1, 'access_key': S}}", "access_key"),
+        ("+x.private_key=S", "x.private_key"),
+        ("+x.hf_token=S", "x.hf_token"),
+        ("+x.bearer=S", "x.bearer"),
+        ("+logger.mlflow.tracking_uri=https://me:S@host", "+logger.mlflow.tracking_uri"),
+        ("+x.api_key=${oc.env:KEY}", None),
+        ("data.path=/data/token=1", None),
+        ("data.max_tokens=100", None),
+        ("model.tokenizer_name=x", None),
+        ("+model.config.eos_token=x", None),
+    ],
+)
+def test_what_is_refused_as_a_secret_is_redacted_as_one(override, key):
+    assert secret_in(override) == key
+    if key and "://" not in override:
+        name = key.rpartition(".")[2]
+        assert without_secrets({"x": {name: "S"}}) == {"x": {name: "(secret)"}}
+
+
+def test_a_traceback_for_those_who_ask(tmp_path):
+    assert "Traceback" in run(tmp_path, "loss.beta=-1", HYDRA_FULL_ERROR="1").stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_help_imports_nothing_heavy(tmp_path, arguments):
+    """What makes it slow is what a test can hold still; the time itself is printed."""
+    heavy = ("torch", "lightning.pytorch", "transformers", "wandb", "datasets", "matplotlib")
+    code = (
+        f"import sys; sys.argv[1:] = {arguments}\ntry:\n  from lightning_dpo.train import main; main()\n"
+        f"finally:\n  assert not [name for name in {heavy} if name in sys.modules]"
+    )
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "loss" in result.stdout
+    print(f"{' '.join(arguments)}: {time.perf_counter() - start:.2f} s")
+
+
+def test_a_block_of_keys_is_no_group():
+    error = HydraException("Could not override 'reference'. No match in the defaults list.")
+    told = explain(error, ["reference=none"], "evaluate")
+    assert told == "reference is no group of this command: set its keys, reference.name"
+
+
+def test_a_cause_deep_down_is_the_one_that_is_told():
+    error = HydraException("wrapping")
+    error.__cause__ = UserError("the sentence")
+    assert explain(error, []) == "the sentence"
+
+
+@pytest.mark.timeout(240)
+def test_a_sweep_is_one_folder_and_one_wandb_run_per_job(tmp_path):
+    small = ["model.teaching_steps=2", "data.source.pairs=300", "data.source.val_pairs=20", "trainer.max_steps=1"]
+    result = run(
+        tmp_path, "sweep=beta", "loss.beta=0.1,0.7", "trainer.accelerator=cpu", *small,
+        "+suggested.note=${oc.env:HF_TOKEN}", HF_TOKEN="SENTINEL",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    for job, beta in (("0_beta-0.1", "0.1"), ("1_beta-0.7", "0.7")):
+        assert f"beta: {beta}" in (sweep / job / "export" / "README.md").read_text()
+        assert len(list((sweep / job / "wandb").glob("offline-run-*"))) == 1
+        for file in ("command.txt", "config.yaml", "export/README.md"):
+            assert "HF_TOKEN" in (sweep / job / file).read_text()
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"SENTINEL" in file.read_bytes()]
+
+
+@pytest.mark.skipif(not HH_FILE.exists(), reason="the HH sample is not here")
+def test_invalid_rows_of_real_data_stop_the_run_when_they_should(tmp_path, model_folder):
+    result = run(
+        tmp_path,
+        "model=llama",
+        "data=hh",
+        f"model.name={model_folder}",
+        f"data.path={HH_FILE}",
+        "data.on_invalid=error",
+    )
+    assert result.returncode == 1
+    assert "6 of 1800 rows are invalid (4 empty_answer, 2 different_prompts)" in result.stderr + result.stdout
+    assert "hh-harmless-1800.jsonl.gz:87" in result.stderr + result.stdout

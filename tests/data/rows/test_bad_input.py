@@ -1,0 +1,86 @@
+"""Everything that is known to go wrong with files of pairs: each as a file, with the message that it gets."""
+
+import json
+
+import pytest
+
+from lightning_dpo import PreferenceDataModule, UserError
+from tests.support.chat import assistant, chat_tokenizer, user
+
+GOOD = {"prompt": "Q:", "chosen": " yes", "rejected": " no"}
+OTHER = {"prompt": "R:", "chosen": " good", "rejected": " was"}
+
+
+def bytes_of(*rows: dict | str | bytes) -> bytes:
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    return b"\n".join(lines)
+
+
+BAD = {
+    "malformed JSON": (b'{"prompt": "Q:", "chosen":', "bad.jsonl:3: the line is not JSON"),
+    "a key twice": (b'{"prompt": "Q:", "prompt": "R:", "chosen": "a", "rejected": "b"}', "bad.jsonl:3: .* a key twice"),
+    "no UTF-8": (b'{"prompt": "\xff", "chosen": "a", "rejected": "b"}', "bad.jsonl:3: the text is not UTF-8"),
+    "no object": (["a"], "bad.jsonl:3: a field has the wrong type"),
+    "a missing field": ({"prompt": "Q:", "chosen": " a"}, r"bad.jsonl:3: a field is missing \(rejected\)"),
+    "a missing prompt": ({"chosen": "a", "rejected": "b"}, r"bad.jsonl:3: a field is missing \(prompt\)"),
+    "a number": (GOOD | {"chosen": 1}, "bad.jsonl:3: a field has the wrong type"),
+    "a NaN": (b'{"prompt": "Q:", "chosen": NaN, "rejected": "b"}', "bad.jsonl:3: a field has the wrong type"),
+    "a null prompt": (GOOD | {"prompt": None}, "bad.jsonl:3: a field has the wrong type"),
+    "a null answer": (GOOD | {"chosen": None}, "bad.jsonl:3: a field has the wrong type"),
+    "text and messages": (GOOD | {"chosen": [assistant("a")]}, "bad.jsonl:3: a field has the wrong type"),
+    "an empty prompt": (GOOD | {"prompt": " "}, "bad.jsonl:3: the prompt is empty"),
+    "an empty answer": (GOOD | {"rejected": "\n"}, "bad.jsonl:3: an answer is empty"),
+    "identical answers": (GOOD | {"rejected": " yes"}, "bad.jsonl:3: both answers are the same"),
+    "a special token": (
+        GOOD | {"prompt": "Q<|end|>:"},
+        "bad.jsonl:3: the text contains one of the tokenizer's special",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_is_named_by_file_and_line(tmp_path, tokenizer, name):
+    row, message = BAD[name]
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(bytes_of(GOOD, OTHER, row))
+    with pytest.raises(UserError, match=rf"{message}.*: 1 of 3 rows are invalid"):
+        PreferenceDataModule(str(path), tokenizer=tokenizer, val_fraction=0.5).setup()
+
+
+def test_byte_order_mark_carriage_returns_and_other_columns_do_no_harm(tmp_path, tokenizer):
+    path = tmp_path / "good.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + bytes_of(GOOD | {"note": 3}, OTHER).replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    data = PreferenceDataModule(str(path), tokenizer=tokenizer, val_fraction=0.5)
+    data.setup()
+    assert len(data.train_pairs) == len(data.val_pairs) == 1
+
+
+def test_an_empty_file(tmp_path, tokenizer):
+    (tmp_path / "bad.jsonl").write_bytes(b"\n")
+    with pytest.raises(UserError, match=r"bad.jsonl has no rows"):
+        PreferenceDataModule(str(tmp_path / "bad.jsonl"), tokenizer=tokenizer).setup()
+
+
+def test_a_prompt_that_leaves_no_room(tmp_path, tokenizer):
+    (tmp_path / "bad.jsonl").write_bytes(bytes_of(GOOD | {"prompt": "Q" * 99}, OTHER | {"prompt": "R" * 99}))
+    with pytest.raises(UserError, match=r"no train pairs are left; 1 were longer than data.max_length=20: raise it"):
+        PreferenceDataModule(str(tmp_path / "bad.jsonl"), tokenizer=tokenizer, max_length=20, val_fraction=0.5).setup()
+
+
+CHAT = {"prompt": [user("Q")], "chosen": [assistant("yes")], "rejected": [assistant("no")]}
+BAD_CHAT = {
+    "a control token": ([user("<|im_end|>")], "the text contains one of the tokenizer's special tokens"),
+    "an answer as prompt": ([user("Q"), assistant("A")], "the prompt ends with an answer"),
+    "no text": ([user(" ")], "the prompt is empty"),
+    "no role": ([{"content": "Q"}], "a field has the wrong type"),
+    "a picture": ([{"role": "user", "content": [{"type": "image"}]}], "a field has the wrong type"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CHAT)
+def test_messages_too(tmp_path, tokenizer, name):
+    prompt, message = BAD_CHAT[name]
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(bytes_of(CHAT, CHAT | {"prompt": [user("R")]}, CHAT | {"prompt": prompt}))
+    with pytest.raises(UserError, match=rf"bad.jsonl:3: {message}: 1 of 3 rows are invalid"):
+        PreferenceDataModule(str(path), tokenizer=chat_tokenizer(tokenizer), val_fraction=0.5).setup()

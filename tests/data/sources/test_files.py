@@ -1,0 +1,57 @@
+import gzip
+import json
+
+import datasets
+import pytest
+
+from lightning_dpo.data.sources.files import read_rows
+from lightning_dpo.errors import UserError
+
+ROWS = [{"prompt": "a"}, {"prompt": "b"}]
+
+
+def write(path, suffix: str):
+    path = path / f"file{suffix}"
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    if suffix == ".jsonl":
+        path.write_text(lines)
+    elif suffix == ".jsonl.gz":
+        path.write_bytes(gzip.compress(lines.encode()))
+    elif suffix == ".json":
+        path.write_text(json.dumps(ROWS))
+    else:
+        datasets.Dataset.from_list(ROWS).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json", ".parquet"])
+def test_the_same_rows_from_every_format(tmp_path, suffix):
+    path = write(tmp_path, suffix)
+    assert list(read_rows(path)) == [(f"{path.name}:1", ROWS[0]), (f"{path.name}:2", ROWS[1])]
+
+
+def test_what_is_no_row_is_named_by_its_line(tmp_path):
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": \n\n"text"\n{"prompt": "\xff"}\n')
+    places = [("file.jsonl:1", {"prompt": "a"}), ("file.jsonl:2", "bad_json"), ("file.jsonl:4", "wrong_type")]
+    assert list(read_rows(path)) == [*places, ("file.jsonl:5", "bad_utf8")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.jsonl", None, "there is no such file"),
+        ("file.csv", b"a,b", "must end in .jsonl, .jsonl.gz, .json, .parquet"),
+        ("file.json", b"{}", "must be one list of rows"),
+        ("file.json", b"[", "not JSON"),
+        ("file.jsonl.gz", b"no gzip", "the file is damaged"),
+        ("file.parquet", b"no parquet", "the file is damaged"),
+        ("file.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000)[:-20], "the file is damaged"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read_rows(path))

@@ -1,0 +1,84 @@
+"""Templates of real models, their arguments, and what rows bring for them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import trl
+from datasets import Dataset
+
+from lightning_dpo.data.rows.validation import checked_pairs
+from lightning_dpo.data.tokens.tokenization import Tokenization
+from lightning_dpo.errors import UserError
+from tests.support.chat import CHATML, EXPLICIT, chat_tokenizer, decoded, same_ids, tokens
+from tests.support.trl_trainer import trl_trainer
+
+TEMPLATES = {
+    "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "qwen2_5": ["<|im_start|>", "<|im_end|>"],
+    "qwen3": ["<|im_start|>", "<|im_end|>"],
+    "gemma3": ["<start_of_turn>", "<end_of_turn>"],
+    "phi3": ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"],
+    "deepseek_r1_distill": ["<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"],
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_of_real_models_give_trls_token_ids_and_every_turn_can_be_found(tokenizer, tmp_path, name):
+    """Single turns and several; a template without a system role is given none."""
+    template = Path(trl.__file__).with_name("chat_templates") / f"{name}.jinja"
+    if not template.exists():
+        pytest.skip(f"this TRL has no {name}.jinja")
+    chat = chat_tokenizer(tokenizer, template.read_text(), bos_token="<|begin_of_text|>")
+    chat.add_special_tokens({"additional_special_tokens": TEMPLATES[name]})
+    rows = [row | {"prompt": [turn for turn in row["prompt"] if turn["role"] != "system"]} for row in EXPLICIT]
+    ours = tokens(chat, rows)
+    assert set(ours["invalid"][:]) == {""}
+    same_ids(ours, trl_trainer(tmp_path, chat, Dataset.from_list(rows)).train_dataset)
+    every = tokens(chat, rows[:1], score="all")
+    assert decoded(chat, every[0], "chosen") == decoded(chat, ours[0], "chosen")
+
+
+def test_arguments_of_the_template_for_all_rows_and_for_one(tokenizer):
+    greeting = "{{ greeting | default('none') }}" + CHATML
+    chat = chat_tokenizer(tokenizer, greeting)
+    rows = [EXPLICIT[0] | {"chat_template_kwargs": options} for options in ("", json.dumps({"greeting": "own"}))]
+    pairs = checked_pairs(Dataset.from_list(rows), "rows")
+    plain, given = (Tokenization(chat, 400, "drop", "last", {"greeting": g} if g else {}) for g in ("", "all"))
+    starts = [[chat.decode(ids)[:4] for ids in one.tokenize(pairs)["prompt_ids"]] for one in (plain, given)]
+    assert starts == [["none", "own<"], ["all<", "own<"]]
+    assert plain.cache_key(pairs) != given.cache_key(pairs)
+    text = Dataset.from_dict({"prompt": ["a"], "chosen": [" b"], "rejected": [" c"]})
+    with pytest.raises(UserError, match=r"data.chat_template_kwargs has no effect: the data are text"):
+        given.tokenize(text)
+
+
+def test_a_template_with_a_date_is_warned_of_and_not_cached_over_days(tokenizer, caplog, monkeypatch):
+    dated = "{{ date_string | default(strftime_now('%d %b')) }}" + CHATML
+    tokens(chat_tokenizer(tokenizer, dated), EXPLICIT[:1])
+    assert "writes today's date" in caplog.text
+    chat = chat_tokenizer(tokenizer)
+    pairs = Dataset.from_dict({"prompt": ["a"]})
+    digests = {Tokenization(chat, 9, "drop").cache_key(pairs, probe) for probe in ("21 Nov", "22 Nov")}
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"tools": "search(query)"}, "wrong_type tools"),
+        ({"tools": '{"name": "search"}'}, "wrong_type tools"),
+        ({"chat_template_kwargs": '{"chat_template": "x"}'}, "wrong_type chat_template_kwargs"),
+        ({"chat_template_kwargs": "[1]"}, "wrong_type chat_template_kwargs"),
+    ],
+)
+def test_tools_and_arguments_are_checked(columns, reason):
+    assert checked_pairs(Dataset.from_list([EXPLICIT[0] | columns]), "rows")["invalid"][:] == [reason]
+    text = {"prompt": "a", "chosen": "b", "rejected": "c", "tools": "[]"}
+    assert checked_pairs(Dataset.from_list([text | columns]), "rows")["invalid"][0].startswith("wrong_type")
+
+
+def test_fields_that_arrow_fills_up_are_no_part_of_a_tool():
+    first, second = ({"type": "function", "function": {"name": name, name: 1}} for name in "ab")
+    rows = Dataset.from_list([EXPLICIT[0] | {"tools": [first]}, EXPLICIT[1] | {"tools": [second]}])
+    assert [json.loads(tools) for tools in checked_pairs(rows, "rows")["tools"]] == [[first], [second]]

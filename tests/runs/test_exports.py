@@ -1,0 +1,58 @@
+import pytest
+
+from lightning_dpo import UserError
+from lightning_dpo.models.adapter import LoRA
+from lightning_dpo.runs import exports
+from lightning_dpo.runs.exports import command, export_run, model_card, record
+from tests.support.compose import composed
+from tests.support.models import make_llama
+
+
+def test_a_model_card_says_what_was_done(tmp_path):
+    config = composed(tmp_path, "model=llama", "data=hh", "loss.beta=0.3")
+    card = model_card(config, {"val/loss": 0.5, "train/loss": 9.0}, {"train": 10, "val": 2}, step=7)
+    assert "Trained from meta-llama/Llama-3.2-1B" in card
+    assert "base_model: meta-llama/Llama-3.2-1B" in card
+    assert "library_name: transformers" in card
+    assert "the weights are those of step 7" in card
+    assert "- train: 10" in card
+    assert "| val/loss | 0.5000 |" in card
+    assert "train/loss" not in card
+    assert "beta: 0.3" in card
+
+
+def test_an_adapters_card_is_for_peft_and_a_folder_is_no_link(tmp_path):
+    config = composed(tmp_path, "model=llama", "adapter=lora", "data=hh", f"model.name={tmp_path}")
+    card = model_card(config, {}, {}, step=1)
+    assert "library_name: peft" in card
+    assert "base_model:" not in card
+
+
+def test_the_record_names_base_and_loss_and_a_model_made_in_code_has_no_name(tmp_path):
+    config = composed(tmp_path, "model=llama", "data=hh", "loss.beta=0.3")
+    assert record(config) == {
+        "base_model": "meta-llama/Llama-3.2-1B",
+        "loss": {"_target_": "lightning_dpo.losses.DPO", "beta": 0.3, "label_smoothing": 0.0},
+        "data": {"path": None, "val_path": None, "val_fraction": 0.05, "max_pairs": None, "seed": 0},
+    }
+    assert record(composed(tmp_path))["base_model"] is None
+    assert record(composed(tmp_path, "model=llama", "data=hh", "model.pretrained=false"))["base_model"] is None
+
+
+def test_a_merged_export_that_is_another_model_is_removed_and_refused(tmp_path, tokenizer, monkeypatch):
+    """As peft merged an adapter of a tied LM head: into the embedding as well."""
+    policy = LoRA(r=4)(make_llama())
+    policy.name_or_path = ""
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    monkeypatch.setattr(exports, "merged", lambda policy: policy.get_base_model())
+    with pytest.raises(UserError, match=r"export: the merged model is not the model with its adapter: .* nats"):
+        export_run(policy, tokenizer, tmp_path, "card", {}, merge=True)
+    assert not (tmp_path / "export").exists()
+
+
+def test_the_command_is_the_one_that_the_run_noted(tmp_path):
+    assert command(tmp_path) == "python -m lightning_dpo.train"
+    (tmp_path / "command.txt").write_text("python -m lightning_dpo.train loss.beta=0.2 data=hh\n")
+    assert command(tmp_path) == "python -m lightning_dpo.train loss.beta=0.2 data=hh"

@@ -1,0 +1,77 @@
+import csv
+import logging
+
+import pytest
+import torch
+
+from lightning_dpo.runs.loggers import csv_logger, join_lightning_logs, wandb_logger
+
+
+def rows_of(path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_metrics_of_a_run_that_goes_on_stay(tmp_path):
+    first = csv_logger(str(tmp_path))
+    first.log_metrics({"train/loss": 0.5}, step=0)
+    first.log_metrics({"val/loss": 0.25}, step=1)
+    first.save()
+    first.log_metrics({"train/loss": 9.0}, step=2)  # done again: the checkpoint is of the first two steps
+    first.save()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"global_step": 2}, tmp_path / "checkpoints" / "last.ckpt")
+    second = csv_logger(str(tmp_path))
+    second.log_metrics({"train/loss": 0.125}, step=2)
+    second.save()
+    rows = rows_of(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows] == ["0", "1", "2"]
+    assert [row["train/loss"] for row in rows] == ["0.5", "", "0.125"]
+    assert rows[1]["val/loss"] == "0.25"
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": "x" * 40}, "online"),
+        ({"WANDB_API_KEY": "x" * 40, "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "disabled"}, "disabled"),
+    ],
+)
+def test_wandb_is_online_where_a_key_is_at_hand(tmp_path, monkeypatch, caplog, environment, mode):
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level(logging.INFO):
+        logger = wandb_logger(str(tmp_path), project="p", name="n")
+    assert logger._wandb_init["mode"] == mode
+    assert ("wandb: offline, in" in caplog.text) == (mode == "offline")
+
+
+def test_a_run_that_goes_on_in_its_folder_goes_on_in_wandb(tmp_path):
+    first, again, other = (wandb_logger(str(tmp_path / name), project="p") for name in ("a", "a", "b"))
+    assert first._wandb_init["id"] == again._wandb_init["id"] != other._wandb_init["id"]
+    assert first._wandb_init["resume"] == "allow"
+
+
+def test_the_jobs_of_a_sweep_are_one_group_and_have_names_of_their_own(tmp_path):
+    sweep = tmp_path / "reviews-dpo" / "2026-01-02"
+    sweep.mkdir(parents=True)
+    alone = wandb_logger(str(sweep / "0_beta-0.1"), project="p", name="n")
+    assert (alone._wandb_init["name"], alone._wandb_init["group"]) == ("n", None)
+    (sweep / "multirun.yaml").touch()
+    job, own = (wandb_logger(str(sweep / "0_beta-0.1"), project="p", name="n", group=group) for group in (None, "g"))
+    assert (job._wandb_init["name"], job._wandb_init["group"]) == ("n 0_beta-0.1", "reviews-dpo-2026-01-02")
+    assert own._wandb_init["group"] == "g"
+
+
+def test_lightnings_records_come_once_and_without_advertisements(caplog):
+    join_lightning_logs()
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with caplog.at_level(logging.INFO):
+        log.info("GPU available")
+        log.info("💡 Tip: buy something")
+    assert caplog.messages == ["GPU available"]

@@ -1,0 +1,188 @@
+"""Sweeps by their command: what each job leaves, what is done again, and what is not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.support.command import TINY, command, command_on_ranks
+
+
+def jobs(sweep) -> list[str]:
+    return sorted(path.name for path in sweep.iterdir() if path.is_dir())
+
+
+@pytest.mark.extended
+def test_a_sweep_that_was_killed_between_jobs_is_finished_by_the_same_command(tmp_path):
+    overrides = ("-m", "loss.beta=0.1,0.5,1", *TINY, "sweep_folder=sweep")
+    status, _ = command(tmp_path, *overrides, kill_before_job=1)
+    assert status == -9
+    first = tmp_path / "sweep" / "0_beta-0.1" / "metrics.json"
+    finished = first.stat().st_mtime_ns
+    status, output = command(tmp_path, *overrides)
+    assert status == 0
+    assert output.count("is finished; skipped") == 1
+    assert first.stat().st_mtime_ns == finished
+    assert jobs(tmp_path / "sweep") == ["0_beta-0.1", "1_beta-0.5", "2_beta-1"]
+    for name in jobs(tmp_path / "sweep"):
+        job = tmp_path / "sweep" / name
+        assert json.loads((job / "metrics.json").read_text())["steps"] == 2
+        assert f"beta-{OmegaConf.load(job / 'config.yaml').loss.beta:g}" in name
+    report = (tmp_path / "sweep" / "report.md").read_text()
+    assert "3 runs: 3 finished." in report
+    assert "| 1\\_beta-0.5 | 0.5 |" in report
+
+
+def test_a_failed_job_is_recorded_and_alone_repeated(tmp_path, model_folder, hh_file):
+    """The file of the second job comes too late for the first attempt."""
+    options = ("model=llama", f"model.name={model_folder}", "data=hh", "logger=csv", "trainer.accelerator=cpu")
+    options += ("data.pairs_per_step=4", "data.batch_size=2", "data.val_fraction=0.2", "trainer.max_steps=1")
+    options += ("callbacks.samples.max_new_tokens=2", "sweep_folder=sweep")
+    shutil.copy(hh_file, tmp_path / "early.jsonl")
+    shutil.copy(hh_file, tmp_path / "last.jsonl")
+    overrides = ("-m", "data.path=early.jsonl,late.jsonl,last.jsonl", *options)
+    status, output = command(tmp_path, *overrides)
+    assert status == 1
+    assert output.splitlines()[-1].startswith("Error: ")
+    assert "1_path-late.jsonl failed: late.jsonl: there is no such file" in output.splitlines()[-1]
+    assert "sweep_folder=" in output.splitlines()[-1]
+    failed, last = tmp_path / "sweep" / "1_path-late.jsonl", tmp_path / "sweep" / "2_path-last.jsonl"
+    assert (failed / "error.txt").read_text().startswith("late.jsonl: there is no such file")
+    assert (last / "metrics.json").exists()
+    assert "3 runs: 2 finished, 1 failed." in (tmp_path / "sweep" / "report.md").read_text()
+
+    shutil.copy(hh_file, tmp_path / "late.jsonl")
+    finished = (last / "metrics.json").stat().st_mtime_ns
+    status, output = command(tmp_path, *overrides)
+    assert status == 0
+    assert output.count("is finished; skipped") == 2
+    assert (last / "metrics.json").stat().st_mtime_ns == finished
+    assert (failed / "metrics.json").exists()
+    assert not (failed / "error.txt").exists()
+    assert (failed / "attempt_1" / "error.txt").exists()
+
+
+def test_a_finished_job_of_other_settings_is_not_taken_for_this_one(tmp_path):
+    overrides = (*TINY, "-m", "loss.beta=0.1,0.5", "sweep_folder=sweep")
+    assert command(tmp_path, *overrides)[0] == 0
+    status, output = command(tmp_path, *overrides, "optimizer.lr=1e-3")
+    assert status == 1
+    assert "holds a job of other settings: optimizer.lr was 0.0005 and is 0.001; give another" in output
+    assert "Launching" not in output
+    assert "optimizer.lr" not in (tmp_path / "sweep" / "0_beta-0.1" / "command.txt").read_text()
+
+
+def test_two_devices_for_each_job(tmp_path):
+    """Lightning starts the second rank itself: of the job, not of the sweep."""
+    status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2")
+    assert status == 0, output
+    (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    assert jobs(sweep) == ["0_beta-0.1", "1_beta-0.5"]
+    for name, beta in (("0_beta-0.1", 0.1), ("1_beta-0.5", 0.5)):
+        checkpoint = torch.load(sweep / name / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["PreferenceDataModule"]["devices"] == 2
+        assert checkpoint["trained_with"]["loss"] == f"DPO(beta={beta}, label_smoothing=0.0)"
+        assert "GLOBAL_RANK: 1" in (sweep / name / "train_ddp_process_1.log").read_text()
+
+
+def test_two_ranks_of_torchrun_go_through_a_sweep_together(tmp_path):
+    """A job that both refuse, and then one that both do."""
+    arguments = ("-m", "loss.beta=-1,0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2")
+    with pytest.raises(AssertionError, match="SystemExit: 1"):
+        command_on_ranks(tmp_path, *arguments)
+    (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    assert jobs(sweep) == ["0_beta--1", "1_beta-0.1", "2_beta-0.5"]
+    for name, beta in (("1_beta-0.1", 0.1), ("2_beta-0.5", 0.5)):
+        checkpoint = torch.load(sweep / name / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["PreferenceDataModule"]["devices"] == 2
+        assert checkpoint["trained_with"]["loss"] == f"DPO(beta={beta}, label_smoothing=0.0)"
+        assert (sweep / name / "train_rank1.log").exists()
+    report = (sweep / "report.md").read_text()
+    assert "3 runs: 2 finished, 1 failed." in report
+    assert "| 0\\_beta--1 | -1 |" in report
+
+
+def test_a_rank_of_torchrun_that_fails_alone_ends_the_sweep(tmp_path):
+    """The other one waits for it in the job; in the next one they would take each other's numbers for their own."""
+    arguments = ("-m", "loss.beta=0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2", "sweep_folder=sweep")
+    with pytest.raises(AssertionError, match="SystemExit: 1"):
+        command_on_ranks(tmp_path, *arguments, rank_1_fails=True)
+    assert jobs(tmp_path / "sweep") == ["0_beta-0.1"]
+    assert (tmp_path / "sweep" / "0_beta-0.1" / "error.txt").read_text().startswith("OSError: no space left")
+
+
+def test_jobs_by_submitit(tmp_path):
+    """Their report has the mean over the two seeds: `${seed}` is in many settings of a real run."""
+    status, output = command(tmp_path, "-m", "seed=0,1", *TINY, "hydra/launcher=submitit_local")
+    assert status == 0, output
+    (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    assert jobs(sweep) == [".submitit", "0_seed-0", "1_seed-1"]
+    metrics = [json.loads((sweep / name / "metrics.json").read_text()) for name in jobs(sweep)[1:]]
+    report = (sweep / "report.md").read_text()
+    assert "2 runs: 2 finished." in report
+    table = report.partition("## Over seeds")[2].partition("## Runs")[0]
+    (row,) = [line for line in table.splitlines() if line.startswith("| 2 |")]
+    assert f"{(metrics[0]['val/loss'] + metrics[1]['val/loss']) / 2:.3f} ±" in row
+
+
+def test_slurm_is_asked_for_where_it_is(tmp_path, monkeypatch):
+    status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "hydra/launcher=submitit_slurm", path=tmp_path)
+    assert status == 1
+    assert output.startswith("Error: hydra.launcher starts jobs by SLURM, and there is no srun here")
+
+
+@pytest.mark.extended
+def test_a_job_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
+    """Killed in its second step of four: the same command does the rest, and ends where an undisturbed one ends."""
+    overrides = ("-m", "loss.beta=0.1,0.5", *TINY, "trainer.max_epochs=2", "callbacks.last.every_n_steps=1")
+    status, _ = command(tmp_path, *overrides, "sweep_folder=killed", kill_after_steps=2)
+    assert status == -9
+    status, output = command(tmp_path, *overrides, "sweep_folder=killed")
+    assert status == 0
+    assert output.count("0_beta-0.1 was interrupted; it goes on from its last checkpoint.") == 1
+    assert command(tmp_path, *overrides, "sweep_folder=undisturbed")[0] == 0
+    weights = [
+        (tmp_path / sweep / "0_beta-0.1" / "export" / "model.safetensors").read_bytes()
+        for sweep in ("killed", "undisturbed")
+    ]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("-m", "loss.beta=0.1,0.5", "ckpt_path=last"),
+            "ckpt_path has no effect in a sweep: its jobs go on by sweep_folder",
+        ),
+        (("-m", "loss.beta=0.1,0.5", "sweep_folder=run"), "sweep_folder=run is the folder of a single run"),
+        (
+            ("-m", "loss.beta=0.1,0.5", "sweep_folder=other"),
+            "sweep_folder=other is no folder of a sweep: give that of one",
+        ),
+        (
+            ("-m", "loss.beta=0.1,0.5", "sweep_folder=file"),
+            "sweep_folder=file is no folder of a sweep: give that of one",
+        ),
+        (("sweep_folder=new",), "sweep_folder has no effect without a sweep: choose one by sweep=..., or give values"),
+    ],
+)
+def test_what_is_no_sweep_is_told_before_its_first_job(tmp_path, arguments, message):
+    for folder, file in (("run", "config.yaml"), ("other", "thesis.tex")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
+    (tmp_path / "file").touch()
+    status, output = command(tmp_path, *arguments, *TINY)
+    assert status == 1
+    assert message in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.glob("*/0*"))
+
+
+def test_the_other_commands_have_sweeps_as_well(tmp_path, model_folder, hh_file):
+    options = ("model=llama", f"model.name={model_folder}", "data=hh", f"data.path={hh_file}", "data.val_fraction=0.2")
+    status, output = command(tmp_path, "-m", "data.max_length=64,128", *options, module="inspect_data")
+    assert status == 0, output
+    assert len(list(tmp_path.glob("outputs/*/*/*_max_length-*/inspect_data.log"))) == 2

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.logps.completions import completion_logps
+from lightning_dpo.losses import DPO, IPO, Hinge, PreferenceLoss, pair_logps
+from lightning_dpo.training.start_checks import StepRecord, check_finite, check_start
+from tests.support.models import make_llama
+from tests.support.pairs import padded_batch, random_pairs
+
+BATCH = padded_batch(random_pairs(4))
+
+
+def start(function, policy, reference, precision: str = "32-true"):
+    with torch.no_grad():
+        logps = pair_logps(completion_logps(policy, BATCH), completion_logps(reference, BATCH), BATCH)
+    check_start(function, function(logps), logps, BATCH, precision, "file:{}".format)
+
+
+@pytest.mark.parametrize("function", [DPO(0.1), DPO(0.1, 0.2), IPO(0.1), Hinge(0.1)])
+def test_a_policy_that_is_its_reference_may_start(function):
+    start(function, make_llama(), make_llama())
+
+
+def test_a_reference_with_dropout_is_found():
+    with pytest.raises(UserError, match=r"before the first update the policy is not its reference: .* dropout"):
+        start(DPO(0.1), make_llama().eval(), make_llama(attention_dropout=0.1).train())
+
+
+def test_another_reference_is_found():
+    with pytest.raises(
+        UserError, match=r"instead of 0, the mean loss .* instead of 0.693147 \(file:0, file:1, file:2, file:3\)"
+    ):
+        start(DPO(0.1), make_llama(), make_llama(seed=1))
+
+
+def test_rounding_is_no_difference_below_fp32():
+    sdpa, eager = make_llama(initializer_range=0.05), make_llama(initializer_range=0.05, attn_implementation="eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        start(DPO(0.1), sdpa, eager, "bf16-mixed")
+        with pytest.raises(UserError, match="the policy is not its reference"):
+            start(DPO(0.1), sdpa, eager, "32-true")  # what fp32 would have to answer for
+
+
+def test_a_loss_that_does_not_start_where_it_says_is_found():
+    class Restless(DPO):
+        def __call__(self, logps):
+            self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
+            return PreferenceLoss(super().__call__(logps).losses + self.calls)
+
+    with pytest.raises(UserError, match=r"the mean loss 1\.69"):
+        start(Restless(0.1), make_llama(), make_llama())
+
+
+def test_a_loss_that_is_not_finite_names_its_rows():
+    record = StepRecord()
+    record.add(BATCH, PreferenceLoss(torch.tensor([1.0, float("inf"), 2.0, float("nan")])))
+    for norm in (float("nan"), 1.0):  # a loss may be infinite where its gradient is not
+        with pytest.raises(UserError, match="the loss of file:1, file:3 is not finite"):
+            check_finite(torch.tensor(norm), record, "file:{}".format)
+
+
+def test_a_gradient_that_is_not_finite_names_the_steps_rows():
+    record = StepRecord()
+    record.add(BATCH, PreferenceLoss(torch.ones(4)))
+    with pytest.raises(UserError, match="the gradient of file:0, file:1, file:2, file:3 is not finite"):
+        check_finite(torch.tensor(float("inf")), record, "file:{}".format)
+    check_finite(torch.tensor(1.0), record, "file:{}".format)
