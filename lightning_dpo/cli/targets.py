@@ -115,11 +115,11 @@ def resolved(key: str, target: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}._target_={target}: there is no such thing ({error})") from error
     own = next((package for package in OWN_PACKAGES if target.startswith(package)), None)
-    if path.startswith("lightning_dpo"):
-        defined = name in module.__all__
-    else:  # a class of another library is listed by name
-        defined = own is None or f"{value.__module__}.".startswith(own)
-    if not callable(value) or not defined:
+    if own is not None:  # defined there, not merely imported
+        allowed = f"{getattr(value, '__module__', None)}.".startswith(own)
+    else:
+        allowed = target in _allowed_at(key)[1] or name in getattr(module, "__all__", ())
+    if not callable(value) or not allowed:
         raise UserError(f"{key}._target_={target} is not allowed: it is no class or function of that package")
     return value
 
