@@ -74,7 +74,7 @@ class Guards(Callback):
         """Refuse a budget that nothing measures.
 
         Raises:
-            UserError: It is so.
+            UserError: `max_kl` is set, but nothing measures the KL.
         """
         if self.max_kl is None:
             return

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from lightning_dpo.batch import CompletionLogps, PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
+from lightning_dpo.logps.forward import attention_of
 from lightning_dpo.losses.interface import PreferenceLossFunction
 from lightning_dpo.models.adapter import copy_adapter, has_dropout, is_untrained, with_copy, without_adapter
 from lightning_dpo.models.causal_lm import CausalLM
@@ -88,7 +89,7 @@ class ReferenceFactory(ABC):
         """Refuse a reference that `loss` does not read, or one that it lacks, before anything is loaded.
 
         Raises:
-            UserError: It is so.
+            UserError: The loss does not read a reference, or needs one that is not there.
         """
         if not loss.needs_reference:
             raise UserError(f"reference: {loss!r} reads no reference, so one would have no effect; use reference=auto")
@@ -144,7 +145,7 @@ class AnotherModel(ReferenceFactory):
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         dtype = str(policy.dtype).removeprefix("torch.")
         try:
-            attention = policy.config._attn_implementation
+            attention = attention_of(policy)
             opened = CausalLM(self.name, dtype=dtype, attention=attention, trust_remote_code=self.trust_remote_code)
             model = opened.policy()
         except UserError as error:
@@ -230,5 +231,5 @@ def _facts(model: PreTrainedModel) -> dict[str, object]:
     return {
         "vocabulary size": model.config.vocab_size,
         "dtype": model.dtype,
-        "attention implementation": model.config._attn_implementation,
+        "attention implementation": attention_of(model),
     }

@@ -64,8 +64,8 @@ def make_whole(model: PreTrainedModel, keep: bool) -> None:
             state = module._get_fsdp_state()
             state._pre_forward_hook_handle.remove()
             state._post_forward_hook_handle.remove()
-            # fully_shard derived a class on the fly, of itself and the module's own.
-            module.__class__ = type(module).__mro__[2]
+            # fully_shard derived a class of itself and the module's own class, which is at this place.
+            module.__class__ = type(module).__mro__[module._orig_cls_mro_index]
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:

@@ -61,7 +61,7 @@ def after_the_first(what: str) -> None:
 def done_by_all(what: str, within: timedelta) -> bool:
     """Say that this process did `what`; whether all others of torchrun's say so within that time.
 
-    One that has waited in vain says that as well: those that are slow must not take it for one that goes on with them.
+    On timeout, this process posts `gone`, so that slower ranks do not assume that it is still running.
     """
     if not _has_store():
         return True

@@ -64,7 +64,7 @@ def state_now(folder: Path) -> RunState:
 def record_failure(folder: Path, error: BaseException) -> None:
     """Write `error.txt`: one sentence, what will be done about it, and how it came to it.
 
-    Of several processes the first word stands first: what others say is mostly that they lost it.
+    The first rank to fail writes first; later ranks usually report only that they lost the connection.
     """
     mistake = isinstance(error, UserError)
     sentence = " ".join(str(error).split())

@@ -99,7 +99,9 @@ def _worst(difference: Tensor, within: Tensor) -> float:
 
 
 def _gradient_norm(model: PreTrainedModel, batch: PreferenceBatch) -> float:
-    """Of all log-probs, with respect to one weight below every attention: kernels have their own backward passes.
+    """Gradient norm of the summed log-probs with respect to one weight below all attention layers.
+
+    Checked separately, because fused kernels have their own backward pass.
 
     0 where no gradient can be had without touching those of training: of a sharded or frozen model, in validation.
     """

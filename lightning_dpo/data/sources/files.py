@@ -37,7 +37,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 
 
 def kept_rows(rows: Iterable[Row], wanted: Callable[[dict[str, Any]], bool], option: str) -> Iterator[Row]:
-    """Those of `rows` that a source's `option` wants, how many were not said in the log; what is no row stays."""
+    """Yield the rows that `wanted` accepts, and log how many were skipped. Validation reports malformed rows."""
     left_out = 0
     for where, row in rows:
         try:

@@ -21,8 +21,7 @@ def shp_pairs(
     Args:
         split: `train` or `validation`.
         path: A file in the hub's format, instead of the hub.
-        min_score_ratio: Pairs whose better comment has fewer votes than so many times the other's are not taken; the
-            DPO authors' code takes those from 2 on.
+        min_score_ratio: Minimum ratio of the better comment's score to the worse one's. The DPO authors use 2.
         chat: Messages instead of text with `Human:` and `Assistant:`.
 
     Returns:

@@ -34,8 +34,8 @@ class StepSampler(DistributedSampler[Draw]):
 
     A step is `pairs_per_step` pairs on any number of devices; the last of an epoch has what is left. Its pairs are
     dealt over micro-batches, and these over devices, so that both have even token counts. The micro-batches of a step
-    are the same on any number of devices; where they do not go round, a pair that does not count fills a device up, for
-    all must have equally many. The state of the order is `(epoch, steps)`.
+    are the same on any number of devices. If they do not divide evenly, the remaining devices get a filler pair with
+    `counted=False`, because every device must run the same number of steps. The state of the order is `(epoch, steps)`.
 
     It subclasses `DistributedSampler` because that is the one sampler which Lightning leaves alone and tells the epoch.
 
