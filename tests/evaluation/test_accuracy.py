@@ -1,12 +1,9 @@
 """Statistics of implicit rewards, against pairs whose answer is known."""
 
-import math
-
 import numpy as np
 import pytest
 
 from lightning_dpo.evaluation.accuracy import ScoredPair, accuracy, by_length_difference, by_source, length_baseline
-from lightning_dpo.evaluation.calibration import calibration
 
 
 def pair(margin: float, chosen: int = 10, rejected: int = 10, source: str = "") -> ScoredPair:
@@ -48,21 +45,3 @@ def test_both_directions_have_the_same_edges(longer):
     (name,) = by_length_difference([pair(1, 100 + longer, 100)])
     (other,) = by_length_difference([pair(1, 100 - longer, 100)])
     assert name.replace("shorter", "x").replace("longer", "x") == other.replace("longer", "x").replace("shorter", "x")
-
-
-def test_rewards_that_made_the_labels_are_calibrated_and_doubled_ones_are_not():
-    generator = np.random.default_rng(1)
-    gaps = generator.normal(0, 1.5, 20_000)
-    margins = np.where(generator.random(20_000) < 1 / (1 + np.exp(-gaps)), gaps, -gaps)
-    good, sure = (calibration([pair(scale * margin) for margin in margins]) for scale in (1, 3))
-    assert good.expected_error < 0.01
-    assert sure.expected_error > 0.08
-    assert good.log_loss < sure.log_loss
-    assert sum(count for _, _, count in good.bins) == 20_000
-
-
-def test_a_model_that_knows_nothing():
-    nothing = calibration([pair(0.0)] * 5)
-    assert nothing.bins == [(0.5, 0.5, 5)]
-    assert (nothing.brier, nothing.log_loss) == pytest.approx((0.25, math.log(2)))
-    assert calibration([pair(-1e4), pair(1e4)]).log_loss == pytest.approx(5e3)
