@@ -88,67 +88,78 @@ class Segments:
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def _typed(cls: type[_T]) -> type[_T]:
-    """Let type checkers and editors read the constructor's arguments off the annotations, as those of a dataclass."""
-    return cls
-
-
 class _Immutable:
-    """Attributes that are set once, by name: one for each annotation of the class."""
+    """Attributes that are set once, by name: one for each annotation of a subclass. Type checkers read it likewise."""
+
+    def __init_subclass__(cls) -> None:
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        hints = {name: hint for base in reversed(cls.__mro__) for name, hint in inspect.get_annotations(base).items()}
+        parameters = [inspect.Parameter(name, keyword, annotation=hint) for name, hint in hints.items()]
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by `help`
 
     def __init__(self, **fields: Any) -> None:
-        if fields.keys() != (expected := inspect.get_annotations(type(self))).keys():
-            raise TypeError(f"a {type(self).__name__} takes exactly these arguments: {', '.join(expected)}")
+        inspect.signature(type(self)).bind(**fields)  # raises TypeError for a missing or an unknown name
         vars(self).update(fields)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a {type(self).__name__} cannot be changed: make a new one with another {name}")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a {type(self).__name__} cannot be changed: {name} stays")
 
-@_typed
+
 class PreferenceBatch(_Immutable):
     """Completions, laid out as a layout chose, and preference pairs over them. Immutable.
 
     Not a dataclass, because Lightning's precision plugins refuse frozen dataclasses and cast the floating-point tensors
     of dictionaries, named tuples and other dataclasses to the compute dtype; `weight` must keep its own.
+
+    Attributes:
+        input_ids: Token ids. Shape: (rows, length), int64.
+        position_ids: Position of every token, counted from its prompt's start. Shape: (rows, length), int64. None in
+            the padded layout, where the model counts them itself.
+        segments: Which stretch of the stream attends to what. None in the padded layout, where rows are independent,
+            pads are on the right, and causal attention never looks right.
+        tokens: Positions of `input_ids` that hold no pad. Shape: (), int64.
+        score_index: Flat position in `input_ids` whose hidden state predicts a scored token. Shape: (scored,), int64.
+        target_ids: That token. Shape: (scored,), int64.
+        completion_index: The completion that token belongs to. Shape: (scored,), int64.
+        completion_lengths: Scored tokens of each completion. Shape: (completions,), float32.
+        chosen: The preferred completion of each pair. Shape: (pairs,), int64.
+        rejected: The other one; empty if only chosen completions were laid out. Shape: (pairs,) or (0,), int64.
+        pair_index: Row of the pair in its data set, for messages. Shape: (pairs,), int64.
+        weight: Factor of the pair's loss; 0 for a pair that does not count. Shape: (pairs,), float32.
+        counted: False for a pair that only fills up a device. Shape: (pairs,), bool.
+        offset: By how much the reward margin should exceed zero, in units of reward (ODPO). Shape: (pairs,), float32.
+        source: Index of the data source that the pair came from. Shape: (pairs,), int64.
+        step_pairs: Pairs in the whole optimizer step, on all devices and micro-batches. Shape: (), float32.
+        step_chosen_tokens: Scored tokens of their chosen completions. Shape: (), float32.
     """
 
     input_ids: Tensor
-    """Token ids. Shape: (rows, length), int64."""
     position_ids: Tensor | None
-    """Position of every token, counted from its prompt's start. Shape: (rows, length), int64. None in the padded
-    layout, where the model counts them itself."""
     segments: Segments | None
-    """Which stretch of the stream attends to what. None in the padded layout, where rows are independent, pads are on
-    the right, and causal attention never looks right."""
     tokens: Tensor
-    """Positions of `input_ids` that hold no pad. Shape: (), int64."""
     score_index: Tensor
-    """Flat position in `input_ids` whose hidden state predicts a scored token. Shape: (scored,), int64."""
     target_ids: Tensor
-    """That token. Shape: (scored,), int64."""
     completion_index: Tensor
-    """The completion that token belongs to. Shape: (scored,), int64."""
     completion_lengths: Tensor
-    """Scored tokens of each completion. Shape: (completions,), float32."""
     chosen: Tensor
-    """The preferred completion of each pair. Shape: (pairs,), int64."""
     rejected: Tensor
-    """The other one; empty if only chosen completions were laid out. Shape: (pairs,) or (0,), int64."""
     pair_index: Tensor
-    """Row of the pair in its data set, for messages. Shape: (pairs,), int64."""
     weight: Tensor
-    """Factor of the pair's loss; 0 for a pair that does not count. Shape: (pairs,), float32."""
     counted: Tensor
-    """False for a pair that only fills up a device. Shape: (pairs,), bool."""
     offset: Tensor
-    """By how much the reward margin should exceed zero, in units of reward (ODPO). Shape: (pairs,), float32."""
     source: Tensor
-    """Index of the data source that the pair came from. Shape: (pairs,), int64."""
     step_pairs: Tensor
-    """Pairs in the whole optimizer step, on all devices and micro-batches. Shape: (), float32."""
     step_chosen_tokens: Tensor
-    """Scored tokens of their chosen completions. Shape: (), float32."""
+
+    def __repr__(self) -> str:
+        layout = "padded" if self.segments is None else "shared"
+        shape = tuple(self.input_ids.shape)
+        return (
+            f"PreferenceBatch({len(self.chosen)} pairs, {len(self.completion_lengths)} completions, {layout}: {shape})"
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PreferenceBatch":
         """The same batch on `device`; dtypes stay."""

@@ -25,8 +25,7 @@ from lightning_dpo.models.sharding import full
 from lightning_dpo.training.optimizers import default_optimizer
 from lightning_dpo.training.policy_module import PolicyModule
 from lightning_dpo.training.schedules import Schedule, warmup_constant
-from lightning_dpo.training.start_checks import checked_loss
-from lightning_dpo.training.step_checks import StepChecks
+from lightning_dpo.training.step_checks import StepChecks, checked_loss
 from lightning_dpo.training.step_timer import REFERENCE
 from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of, profiler_of
 
@@ -44,6 +43,8 @@ class DPOModule(PolicyModule):
         scheduler: `(optimizer, total_steps)` to a learning-rate schedule by optimizer step.
 
     Attributes:
+        policy, reference: The models; None until `configure_model`. See `PolicyModule`.
+        loss: The loss.
         validated_step: Optimizer steps done at the latest validation.
     """
 
@@ -65,11 +66,13 @@ class DPOModule(PolicyModule):
         self._checks = StepChecks(self.loss)
 
     def setup(self, stage: str) -> None:
-        """Forget an earlier fit; refuse callbacks that wait for a metric that no part of the run logs."""
+        """Prepare for another fit; refuse callbacks that wait for a metric that no part of the run logs."""
         if stage == "fit":
             self._checks.new_fit()
             self.trained_with.resumes({})
             check_monitors(self, callbacks_of(self.trainer))
+        if not any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)):
+            raise UserError("configure_callbacks() of the module must also return super().configure_callbacks()")
 
     def configure_callbacks(self) -> list[Callback]:
         """The callback that chooses the layout of batches, unless the Trainer has it already."""
@@ -85,9 +88,10 @@ class DPOModule(PolicyModule):
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the step's loss: over a step, they sum to `sum(weight * losses) / step_pairs`."""
+        self._checks.check_batch(self.trainer, batch)
         logps = self(batch)
         loss = checked_loss(self.loss, logps)
-        self._checks.check_micro_batch(self.trainer, batch, self.reference, logps, loss)
+        self._checks.check_loss(self.trainer, batch, self.reference, logps, loss)
         self.train_metrics.update(loss, logps, batch.weight, batch.counted)
         share = (batch.weight * loss.losses).sum() / batch.step_pairs
         # Lightning divides by the accumulation, and averages gradients over devices.
@@ -108,7 +112,7 @@ class DPOModule(PolicyModule):
         self.source_metrics = [preference_metrics(one, self.loss).to(self.device) for one in prefixes]
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> ValidationOutput:
-        """Count the pairs of `batch`; callbacks get the output in `on_validation_batch_end`."""
+        """Count the pairs of `batch` for `val/*`: a subclass calls this one. Callbacks get the output."""
         logps = self(batch)
         loss = checked_loss(self.loss, logps)
         self.val_metrics.update(loss, logps, batch.weight, batch.counted)
@@ -141,7 +145,5 @@ class DPOModule(PolicyModule):
     def _log(self, metrics: MetricCollection, sync_dist: bool = False) -> None:
         values = metrics.compute()
         metrics.reset()
-        shown = {name: value for name, value in values.items() if name in PROGRESS_BAR}
-        self.log_dict(shown, prog_bar=True, batch_size=1, sync_dist=sync_dist)
-        hidden = {name: value for name, value in values.items() if name not in shown}
-        self.log_dict(hidden, batch_size=1, sync_dist=sync_dist)
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in PROGRESS_BAR, batch_size=1, sync_dist=sync_dist)

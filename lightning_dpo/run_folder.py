@@ -26,12 +26,12 @@ class RunFolder:
         self.samples = self.path / "samples.jsonl"
         self.frontier = self.path / "frontier.csv"
         self.checkpoints = self.path / "checkpoints"
-        self.last = self.checkpoints / "last.ckpt"
+        self.last = self.checkpoint("last")
         # When it ends: `metrics` is written last, `error` only if it failed.
         self.curves = self.path / "curves.png"
         self.metrics = self.path / "metrics.json"
         self.error = self.path / "error.txt"
-        # By the other commands.
+        # Written by the other commands.
         self.inspection = self.path / "inspection.json"
         self.lengths = self.path / "lengths.png"
         self.scores = self.path / "scores.jsonl"

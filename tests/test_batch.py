@@ -1,10 +1,11 @@
+import inspect
 import pickle
 
 import pytest
 import torch
 from lightning.pytorch.plugins import HalfPrecision
 
-from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.batch import PreferenceBatch, TokenizedPair
 from tests.support.pairs import padded_batch, random_pairs
 
 
@@ -28,10 +29,25 @@ def test_cannot_be_changed():
 
 
 def test_refuses_fields_it_does_not_have():
-    with pytest.raises(TypeError, match="exactly these arguments"):
+    with pytest.raises(TypeError, match="missing a required argument: 'position_ids'"):
         PreferenceBatch(input_ids=torch.zeros(1))
 
 
 def test_survives_the_way_from_a_worker_process():
     batch = padded_batch(random_pairs(2))
     assert torch.equal(pickle.loads(pickle.dumps(batch)).target_ids, batch.target_ids)
+
+
+def test_it_introduces_itself():
+    batch = padded_batch([TokenizedPair(0, [1, 2], [3], [4, 5])])
+    assert repr(batch) == "PreferenceBatch(1 pairs, 2 completions, padded: (2, 4))"
+    assert "completion_lengths: torch.Tensor" in str(inspect.signature(PreferenceBatch))
+    with pytest.raises(AttributeError, match="weight stays"):
+        del batch.weight
+
+
+def test_a_subclass_may_have_more():
+    class Marked(PreferenceBatch):
+        mark: int
+
+    assert Marked(**vars(padded_batch(random_pairs(1))), mark=3).mark == 3

@@ -34,7 +34,7 @@ class BestCheckpoint(ModelCheckpoint):
             monitor=monitor,
             mode=mode,
             enable_version_counter=False,
-            # Lightning's default saves at the end of an epoch, past `on_validation_end` and its look at `val/kl`.
+            # Lightning's default saves at the end of an epoch, bypassing the check of `val/kl` in `on_validation_end`.
             save_on_train_epoch_end=False,
         )
         self.max_kl = max_kl

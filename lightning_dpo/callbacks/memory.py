@@ -57,7 +57,7 @@ class MemoryCheck(Callback):
 
     def _estimate(self, trainer: Trainer, pl_module: LightningModule) -> MemoryEstimate:
         module = cast("DPOModule", pl_module)
-        tokens, scored = PreferenceDataModule.of(trainer).largest_batch()
+        tokens, scored = PreferenceDataModule.of(trainer, self).largest_batch()
         precision = str(trainer.precision)
         itemsize = 2 if "16" in precision else torch.get_default_dtype().itemsize
         return estimate(module.policy, module.reference, module.make_optimizer, tokens, scored, itemsize)
@@ -66,4 +66,4 @@ class MemoryCheck(Callback):
         module = cast("DPOModule", trainer.lightning_module)
         checkpointing = checkpoints_activations(module.policy)
         adapter = any(not parameter.requires_grad for parameter in module.policy.parameters())
-        return needed.advice(PreferenceDataModule.of(trainer).batch_size, checkpointing, adapter)
+        return needed.advice(PreferenceDataModule.of(trainer, self).batch_size, checkpointing, adapter)

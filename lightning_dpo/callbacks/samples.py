@@ -78,7 +78,7 @@ class Samples(Callback):
         Raises:
             UserError: The data module has none to offer.
         """
-        data = PreferenceDataModule.of(trainer)
+        data = PreferenceDataModule.of(trainer, self)
         if not self._prompts:
             wanted = self.answers, data.max_length, self.max_new_tokens
             self._prompts, tokens = sample_prompts(data.val_pairs, *wanted)
@@ -90,7 +90,7 @@ class Samples(Callback):
         """Write, measure, log and show."""
         if trainer.sanity_checking:
             return
-        module, data = cast("DPOModule", pl_module), PreferenceDataModule.of(trainer)
+        module, data = cast("DPOModule", pl_module), PreferenceDataModule.of(trainer, self)
         writer = Writer(
             answer_ends(data.val_pairs, data.tokenizer), data.tokenizer.pad_token_id, self.max_new_tokens, self.greedy,
             self.batch_size, self.seed + trainer.global_rank, trainer.world_size,
@@ -134,7 +134,7 @@ class Samples(Callback):
 
     def _rows(self, trainer: Trainer, policy: list[Ids]) -> list[dict[str, Any]]:
         """What was written, as text."""
-        decode = PreferenceDataModule.of(trainer).tokenizer.decode
+        decode = PreferenceDataModule.of(trainer, self).tokenizer.decode
         sides = {"policy": policy} | ({"reference": self._reference} if self._reference else {})
         texts = {side: [decode(ids) for ids in self._all(answers, trainer)] for side, answers in sides.items()}
         return [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.training.flops import MatrixWork, matrix_rate
@@ -40,7 +41,7 @@ class Throughput(Callback):
         self._paused = 0.0
         self._kept: dict[str, float] = {}
         self.rate = 0.0
-        self._real = torch.tensor(0)
+        self._real: Tensor | None = None
         self._passes: list[Callable[[PreferenceBatch], float]] = []
         self._restart()
 
@@ -66,9 +67,8 @@ class Throughput(Callback):
     ) -> None:
         """Count a micro-batch; log at the end of a step."""
         self._tokens += batch.input_ids.numel()
-        self._real = (
-            self._real.to(batch.tokens.device) + batch.tokens
-        )  # on the device: reading it would wait for the step
+        # On the device: reading it would wait for the step.
+        self._real = batch.tokens if self._real is None else self._real + batch.tokens
         self._flops += sum(one(batch) for one in self._passes)
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
@@ -101,7 +101,7 @@ class Throughput(Callback):
             timer.seconds = self._kept
 
     def _restart(self) -> None:
-        self._start, self._tokens, self._flops, self._real = time.perf_counter(), 0, 0.0, torch.tensor(0)
+        self._start, self._tokens, self._flops, self._real = time.perf_counter(), 0, 0.0, None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -102,7 +102,7 @@ def _allowed_at(key: str) -> tuple[str, tuple[str, ...]]:
 
 @functools.cache
 def resolved(key: str, target: str) -> Any:
-    """What `target` names: a public name of this package, or what is defined in a package of one's own.
+    """What `target` names: a public name of this package, or what is defined in your own package.
 
     Raises:
         UserError: There is no such thing, or it may not be named, or cannot be called.

@@ -133,15 +133,15 @@ class PreferenceDataModule(LightningDataModule):
             self.batch_size = fitting_batch_size(self.pairs_per_step, self.batch_size, devices)
 
     @classmethod
-    def of(cls, trainer: Trainer) -> "PreferenceDataModule":
-        """The data module of `trainer`, for callbacks.
+    def of(cls, trainer: Trainer, callback: object) -> "PreferenceDataModule":
+        """The data module of `trainer`, for `callback`.
 
         Raises:
             UserError: It has none of this class.
         """
         data = datamodule_of(trainer)
         if not isinstance(data, cls):
-            raise UserError(f"a callback needs a {cls.__name__}: give one to the Trainer (datamodule=...)")
+            raise UserError(f"{type(callback).__name__} needs a {cls.__name__}: give one to fit() or validate()")
         return data
 
     @property
@@ -196,7 +196,7 @@ class PreferenceDataModule(LightningDataModule):
         return DrawnPairs(pairs)[Draw(rows, [True] * len(rows), len(rows), 1)]
 
     def use_layout(self, layout: Layout) -> None:
-        """Lay batches that are drawn from now on out by `layout`.
+        """Use `layout` for all batches drawn from now on.
 
         Raises:
             UserError: A forward pass may then have more than `max_tokens`.
@@ -246,4 +246,4 @@ class PreferenceDataModule(LightningDataModule):
         )
 
     def _loader(self, tokens: Dataset, sampler: StepSampler, done: Callable[[], int]) -> StepLoader:
-        return StepLoader(DrawnPairs(tokens), sampler, self.collate, self.num_workers, done)
+        return StepLoader(DrawnPairs(tokens), sampler, self.collate, self, self.num_workers, done)

@@ -8,9 +8,7 @@ import numpy as np
 from lightning_dpo.data.rows.statistics import longer_wins
 from lightning_dpo.reports.intervals import wilson
 
-_Z = 1.96
 _EDGES = (-64, -16, 16, 64)  # tokens by which the chosen answer is longer
-_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)

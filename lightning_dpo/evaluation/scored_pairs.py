@@ -33,7 +33,7 @@ class ScoredPairs(Callback):
         """Take the pairs that count."""
         judged = cast(ValidationOutput, outputs)
         loss, logps = judged["loss"], judged["logps"]
-        data = PreferenceDataModule.of(trainer)
+        data = PreferenceDataModule.of(trainer, self)
         columns = (
             batch.pair_index, batch.source, batch.counted, *loss.rewards,
             logps.chosen_length, needed(logps.rejected_length, "rejected completions"),

@@ -73,14 +73,16 @@ class AnswersFile:
         module.trainer = trainer
         module.to(trainer.strategy.root_device).eval()
         layouts = Layouts(PaddedLayout(self.pad_token_id, chosen_only=True), SharedLayout(chosen_only=True))
-        longest = _micro_batch(self.answers.select(longest_rows(self.answers, TRIED, chosen_only=True)))
-        chosen = chosen_layout(layout, layouts, longest, module.models, trainer)
+        chosen = chosen_layout(layout, layouts, self._longest, module.models, trainer)
         rewards = iter(_rewards(self.answers, module, trainer, chosen, batch_size))
         with target.open("w", encoding="utf-8") as file:
             for row in self.rows:
                 scored = cast(dict[str, Any], row[1]) | {"rewards": [next(rewards) for _ in _answers([row])]}
                 file.write(json.dumps(scored, ensure_ascii=False) + "\n")
         return len(self.answers)
+
+    def _longest(self) -> MicroBatch:
+        return _micro_batch(self.answers.select(longest_rows(self.answers, TRIED, chosen_only=True)))
 
 
 def _refuse_invalid(pairs: Dataset, but: str = "") -> None:

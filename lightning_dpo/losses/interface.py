@@ -13,7 +13,7 @@ def needed(value: Tensor | None, what: str) -> Tensor:
     """`value`, which a loss or a metric reads.
 
     Raises:
-        ValueError: It is None: there are no `what`, because of what the loss declares that it needs.
+        ValueError: It is None: the loss does not declare that it needs `what`.
     """
     if value is None:
         raise ValueError(f"there are no {what}: see needs_reference, needs_rejected and has_rewards of the loss")

@@ -78,7 +78,7 @@ class LoRA(AdapterFactory):
             )
         config = LoraConfig(
             r=self.r,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides by it, and says int
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # annotated as int; peft only divides by it
             lora_dropout=self.dropout,
             target_modules=self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules),
             modules_to_save=list(self.modules_to_save) if self.modules_to_save else None,

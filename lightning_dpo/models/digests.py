@@ -1,4 +1,4 @@
-"""Digests (sha256) of weights, which a resume compares: two models may have one name."""
+"""Digests (sha256) of weights, which a resume compares: different models can have the same name."""
 
 import hashlib
 from collections.abc import Iterable

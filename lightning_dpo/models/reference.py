@@ -53,13 +53,13 @@ class FrozenModel(Reference):
     """
 
     def __init__(self, model: PreTrainedModel, starts_equal: bool) -> None:
-        self.model = self._own = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
         self.starts_equal = starts_equal
 
     @contextmanager
     def active(self) -> Iterator[PreTrainedModel]:
         with torch.no_grad():
-            yield self._own
+            yield cast(PreTrainedModel, self.model)
 
 
 class WithinPolicy(Reference):

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_dpo.labels import panels
+from lightning_dpo.labels import LABELS, panels
 from lightning_dpo.reports.intervals import Z
 from lightning_dpo.reports.plots import LINES, curve, grid
 
@@ -15,11 +15,13 @@ _ERRORS = {"val/kl": "val/kl_stderr"}
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Draw the curves of `metrics.csv` by optimizer step: loss, accuracy, rewards, log-ratios, and what samples say."""
+    """Draw the curves of `metrics.csv` by optimizer step, in the panels of `labels.py`; nothing if it has none."""
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
     curves = {name: curve(rows, name) for names in panels().values() for name in names}
     shown = {title: names for title, names in panels().items() if any(curves[name] for name in names)}
+    if not shown:
+        return
     figure, axes_of_panels = grid(len(shown), 3 if len(shown) > 4 else 4, (5, 4.4))
     for axes, (title, names) in zip(axes_of_panels, shown.items(), strict=True):
         for name, line in zip(names, LINES, strict=False):
@@ -30,8 +32,8 @@ def draw_curves(metrics: Path, picture: Path) -> None:
                 # Single steps are noisy; what was validated stands in front of them.
                 width, front = (1.5, 3) if marker else (0.6, 2)
                 axes.errorbar(
-                    steps, values, errors, linestyle=line, label=name, marker=marker, markersize=4, linewidth=width,
-                    zorder=front, capsize=3,
+                    steps, values, errors, linestyle=line, label=LABELS[name].text, marker=marker, markersize=4,
+                    linewidth=width, zorder=front, capsize=3,
                 )  # fmt: skip
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("optimizer step")

@@ -56,7 +56,7 @@ class ClosedFormReport(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enumerate the reference: the model that the policy starts from."""
-        tokenizer, module = PreferenceDataModule.of(trainer).tokenizer, cast(DPOModule, pl_module)
+        tokenizer, module = PreferenceDataModule.of(trainer, self).tokenizer, cast(DPOModule, pl_module)
         beta = getattr(module.loss, "beta", None)
         with module.reference.active() if module.reference else nullcontext(module.policy) as start:
             self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), beta)
@@ -69,7 +69,7 @@ class ClosedFormReport(Callback):
         """Report the policy as it is now; it goes to the loggers and into `metrics.json`."""
         if self.world is None:  # a validation without a fit
             return
-        tokenizer, module = PreferenceDataModule.of(trainer).tokenizer, cast(DPOModule, pl_module)
+        tokenizer, module = PreferenceDataModule.of(trainer, self).tokenizer, cast(DPOModule, pl_module)
         values = self.world.report(all_logps(module.policy, tokenizer))
         pl_module.log_dict(
             {f"closed_form/{name}": value for name, value in values.items()}, batch_size=1, sync_dist=True
@@ -79,7 +79,7 @@ class ClosedFormReport(Callback):
         """Print the table and the reviews, once the progress bar is gone."""
         if stage != "fit" or self.world is None:
             return
-        tokenizer, module = PreferenceDataModule.of(trainer).tokenizer, cast(DPOModule, pl_module)
+        tokenizer, module = PreferenceDataModule.of(trainer, self).tokenizer, cast(DPOModule, pl_module)
         values = self.world.report(all_logps(module.policy, tokenizer))
         current = module.validated_step == trainer.global_step
         accuracy = trainer.callback_metrics.get("val/rewards/accuracies") if current else None

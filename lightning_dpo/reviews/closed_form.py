@@ -62,16 +62,14 @@ class ClosedForm:
         """
         reference = self.reference.double().log_softmax(-1)
         given = policy.double().log_softmax(-1)
-        values = {
+        values: dict[str, Tensor | float] = {
             "reward": _mean(given, self.rewards),
             "reference_reward": _mean(reference, self.rewards),
             "kl_reference": _kl(given, reference),
             "mass_on_reviews": policy.double().exp().sum(-1).mean(),
             "best_accuracy": best_accuracy(self.rewards),
         }
-        values["frontier_reward"] = torch.tensor(
-            self.frontier_reward(float(values["kl_reference"])), dtype=torch.float64
-        )
+        values["frontier_reward"] = self.frontier_reward(float(values["kl_reference"]))
         if self.beta is not None:
             values |= {
                 "optimal_reward": _mean(self.optimum, self.rewards),

@@ -77,11 +77,8 @@ def record_failure(folder: Path, error: BaseException) -> None:
 
 def failure(folder: Path) -> str:
     """The sentence of `error.txt`; empty where there is none."""
-    return (
-        RunFolder(folder).error.read_text(encoding="utf-8").partition("\n")[0]
-        if RunFolder(folder).error.exists()
-        else ""
-    )
+    error = RunFolder(folder).error
+    return error.read_text(encoding="utf-8").partition("\n")[0] if error.exists() else ""
 
 
 def saved(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """Which layout a policy's batches have: the one that was asked for, or the shared one where it changes nothing."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lightning import Trainer
 from transformers import PreTrainedModel
@@ -17,14 +17,18 @@ TRIED = 2  # pairs by which layouts are compared: a single one would not show wh
 
 
 def chosen_layout(
-    asked: LayoutName, layouts: Layouts, pairs: MicroBatch, models: Sequence[PreTrainedModel], trainer: Trainer
+    asked: LayoutName,
+    layouts: Layouts,
+    longest: Callable[[], MicroBatch],
+    models: Sequence[PreTrainedModel],
+    trainer: Trainer,
 ) -> Layout:
     """The layout for batches of a policy. Called on all devices at once.
 
     Args:
         asked: `auto`, `shared` or `padded`.
         layouts: The two layouts.
-        pairs: The longest pairs, on which the two are compared.
+        longest: Makes a micro-batch of the longest pairs, on which the two are compared.
         models: The policy, and its reference if that has weights of its own. Where the shared layout is chosen, they
             get its attention.
         trainer: Its device and precision are used.
@@ -34,6 +38,7 @@ def chosen_layout(
     """
     if asked == "padded":
         return layouts.padded
+    pairs = longest()
     padded, shared = (layout(pairs).to(trainer.strategy.root_device) for layout in (layouts.padded, layouts.shared))
     with trainer.precision_plugin.forward_context():
         reason = share_prefixes(models, padded, shared, str(trainer.precision))

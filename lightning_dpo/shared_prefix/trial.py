@@ -14,7 +14,7 @@ from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.logps.forward import ATTENTION, attention_of, base_model
 from lightning_dpo.logps.tolerance import tolerance
 from lightning_dpo.models.causal_lm import evaluating
-from lightning_dpo.training.start_checks import on_all_devices
+from lightning_dpo.training.rank_checks import on_all_devices
 
 _GRADIENTS = 0.1  # of its norm, which bf16 rounds to less than that
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}

@@ -22,7 +22,7 @@ class PolicyModule(LightningModule):
 
     Args:
         policy: A hub id or folder, a model, or a function that returns one. Models are opened in `configure_model`.
-        loss: What the reference must be fit for.
+        loss: The loss; it decides which references are valid.
         reference: Makes the reference from the untrained policy.
         adapter: What of the policy is trained; None: whatever is trainable in it.
 

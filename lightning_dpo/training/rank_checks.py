@@ -1,11 +1,11 @@
 """What devices must agree on, and what must differ, before they train together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import Strategy
-from torch import distributed
+from torch import Tensor, distributed
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
@@ -56,3 +56,27 @@ def check_same(facts: Mapping[str, Any], strategy: Strategy) -> None:
     raise UserError(
         f"device {device} was not started like the first one: {differs}; give all nodes one command and one checkout"
     )
+
+
+def on_all_devices(flag: Tensor) -> bool:
+    """Whether `flag`, shape (), holds on every device."""
+    agreed = flag.int()
+    if distributed.is_available() and distributed.is_initialized():
+        # A device that continued by itself would wait for the others until the timeout.
+        distributed.all_reduce(agreed, distributed.ReduceOp.MIN)
+    return bool(agreed)
+
+
+def of_all_devices(rows: list[int]) -> list[int]:
+    """The rows of every device, in the order of devices."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return rows
+    everywhere: list[list[int]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(everywhere, rows)
+    return [row for found in everywhere for row in found]
+
+
+def named(rows: list[int], place: Callable[[int], str], most: int = 16) -> str:
+    """The rows by name, at most `most` of them."""
+    more = f" and {len(rows) - most} more" if len(rows) > most else ""
+    return ", ".join(place(row) for row in rows[:most]) + more

@@ -7,11 +7,56 @@ from lightning import Trainer
 from torch import Tensor
 
 from lightning_dpo.batch import PreferenceBatch
+from lightning_dpo.errors import UserError
 from lightning_dpo.losses import PairLogps, PreferenceLoss, PreferenceLossFunction
 from lightning_dpo.models.reference import Reference
-from lightning_dpo.training.rank_checks import check_dealt
-from lightning_dpo.training.start_checks import StepRecord, check_finite, check_start
+from lightning_dpo.training.rank_checks import check_dealt, named, of_all_devices, on_all_devices
+from lightning_dpo.training.start_checks import check_start
 from lightning_dpo.training.trainer_attributes import datamodule_of
+
+
+def checked_loss(function: PreferenceLossFunction, logps: PairLogps) -> PreferenceLoss:
+    """What `function` returns for `logps`.
+
+    Raises:
+        UserError: It returns something else than its class declares.
+    """
+    loss, name = function(logps), type(function).__name__
+    if not isinstance(loss, PreferenceLoss) or loss.losses.shape != logps.chosen.shape:
+        raise UserError(f"loss: {name} must return a PreferenceLoss with one loss per pair, not a mean over them")
+    if function.has_rewards and loss.chosen_rewards is None:
+        raise UserError(f"loss: {name} returns no rewards: return them, or set has_rewards = False in the class")
+    return loss
+
+
+class StepRecord:
+    """The pairs of the optimizer step in progress and their losses, so that a bad one can be named."""
+
+    def __init__(self) -> None:
+        self._pairs: list[Tensor] = []
+        self._losses: list[Tensor] = []
+
+    def add(self, batch: PreferenceBatch, loss: PreferenceLoss) -> None:
+        """Remember a micro-batch."""
+        self._pairs.append(batch.pair_index)
+        self._losses.append(loss.losses.detach())
+
+    def clear(self) -> None:
+        """Forget the step."""
+        self._pairs.clear()
+        self._losses.clear()
+
+    def finite(self) -> Tensor:
+        """Whether every loss is finite. Shape: (), bool."""
+        return torch.cat(self._losses).isfinite().all()
+
+    def non_finite(self) -> list[int]:
+        """Rows of the pairs whose loss is not finite."""
+        return torch.cat(self._pairs)[~torch.cat(self._losses).isfinite()].tolist()
+
+    def all(self) -> list[int]:
+        """Rows of all pairs of the step."""
+        return torch.cat(self._pairs).tolist()
 
 
 class StepChecks:
@@ -31,7 +76,17 @@ class StepChecks:
         self._record.clear()
         self._dealt = False
 
-    def check_micro_batch(
+    def check_batch(self, trainer: Trainer, batch: PreferenceBatch) -> None:
+        """Check the first micro-batch of a fit, before its forward pass. Called on all devices at once.
+
+        Raises:
+            UserError: Two devices have the same pairs.
+        """
+        if not self._dealt:
+            check_dealt(batch, trainer.strategy, trainer.global_rank)
+            self._dealt = True
+
+    def check_loss(
         self,
         trainer: Trainer,
         batch: PreferenceBatch,
@@ -42,11 +97,8 @@ class StepChecks:
         """Check a micro-batch and remember it for `check_update`. Called on all devices at once.
 
         Raises:
-            UserError: Two devices have the same pairs, or before the first update the policy is not its reference.
+            UserError: Before the first update the policy is not its reference.
         """
-        if not self._dealt:
-            check_dealt(batch, trainer.strategy, trainer.global_rank)
-            self._dealt = True
         if trainer.global_step == 0 and reference is not None and reference.starts_equal:
             check_start(self._function, loss, logps, batch, str(trainer.precision), where(trainer))
         self._record.add(batch, loss)
@@ -65,6 +117,28 @@ class StepChecks:
         scaled = trainer.precision == "16-mixed"
         check_finite(torch.zeros_like(norm) if scaled else norm, self._record, where(trainer))
         self._record.clear()
+
+
+def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) -> None:
+    """Stop before the update when a loss or the gradient of the step is not finite: on all devices, or on none.
+
+    Args:
+        norm: The gradient's norm over all parameters.
+        record: The step's pairs.
+        place: Names a row, for the message.
+
+    Raises:
+        UserError: It is not finite; the message names the pairs.
+    """
+    finite = norm.isfinite() & record.finite().to(norm.device)
+    if on_all_devices(finite):
+        return
+    bad, every = of_all_devices(record.non_finite()), of_all_devices(record.all())
+    what = f"the loss of {named(bad, place)}" if bad else f"the gradient of {named(every, place)}"
+    raise UserError(
+        f"{what} is not finite, so the update was not made and the last checkpoint is whole. Likely causes: a learning "
+        "rate that is too large, fp16 (use bf16-mixed or 32-true), or a broken row"
+    )
 
 
 def where(trainer: Trainer) -> Callable[[int], str]:

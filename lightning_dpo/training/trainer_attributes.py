@@ -17,3 +17,10 @@ def profiler_of(trainer: Trainer) -> Profiler:
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
     """The data module that the Trainer was given, if any."""
     return getattr(trainer, "datamodule", None)
+
+
+def loaders_of(trainer: Trainer) -> list[object]:
+    """The training and validation loaders that exist by now."""
+    given = (trainer.train_dataloader, trainer.val_dataloaders)
+    lists = [[*one.values()] if isinstance(one, dict) else one if isinstance(one, list) else [one] for one in given]
+    return [loader for found in lists for loader in found if loader is not None]

@@ -50,12 +50,20 @@ class Scored(Reference):
     def score(self, batch) -> None:
         with torch.no_grad():
             sums = completion_logps(self.policy, batch).sums
-        self.sums |= dict(zip(map(tuple, batch.completion_key.tolist()), sums.tolist(), strict=True))
+        self.sums |= dict(zip(keys(batch), sums.tolist(), strict=True))
 
     def logps(self, batch) -> CompletionLogps:
-        found = [self.sums[tuple(key)] for key in batch.completion_key.tolist()]
-        sums = torch.tensor(found, device=batch.input_ids.device)
-        return CompletionLogps(sums, torch.bincount(batch.completion_index, minlength=len(sums)).float())
+        sums = torch.tensor([self.sums[key] for key in keys(batch)], device=batch.input_ids.device)
+        return CompletionLogps(sums, batch.completion_lengths)
+
+
+def keys(batch) -> list[tuple[int, int, bool]]:
+    """What names a completion here: its pairs, and whether they prefer it."""
+    names = {}
+    for chosen, side in ((True, batch.chosen), (False, batch.rejected)):
+        for row, completion in zip(batch.pair_index.tolist(), side.tolist(), strict=True):
+            names.setdefault(completion, (row, chosen))
+    return [names[completion] for completion in range(len(names))]
 
 
 class ScoredOnce(ReferenceFactory):

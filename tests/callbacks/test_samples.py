@@ -112,5 +112,5 @@ def test_devices_share_the_prompts_and_what_fills_up_is_not_counted(devices):
 
 def test_prompts_come_from_our_data_module(tmp_path):
     trainer = trainer_for(tmp_path, callbacks=[Samples(str(tmp_path))])
-    with pytest.raises(UserError, match="a callback needs a PreferenceDataModule"):
+    with pytest.raises(UserError, match="Samples needs a PreferenceDataModule: give one"):
         trainer.fit(DPOModule(make_llama()), [])

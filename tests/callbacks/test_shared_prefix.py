@@ -4,7 +4,7 @@ import lightning
 import pytest
 from torch.utils.data import DataLoader
 
-from lightning_dpo import DPOModule, PreferenceDataModule
+from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.callbacks import SharedPrefix
 from lightning_dpo.training.trainer_attributes import callbacks_of
 from tests.support.architectures import make
@@ -93,3 +93,36 @@ def test_max_tokens_is_checked_for_the_layout_that_is_chosen(tmp_path, pairs_fil
     trainer_for(tmp_path, max_steps=1).fit(DPOModule(make_llama(), optimizer=sgd), data)
     with pytest.raises(ValueError, match=f"data.max_tokens={limits['shared']}: the longest pair"):
         trainer_for(tmp_path, max_steps=1).fit(DPOModule(make("falcon"), optimizer=sgd), data)
+
+
+def test_a_data_module_may_wrap_ours(tmp_path, pairs_file, tokenizer):
+    class Wrapper(lightning.LightningDataModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = data_of(pairs_file, tokenizer, layout="shared")
+
+        def setup(self, stage):
+            self.inner.trainer = self.trainer
+            self.inner.setup(stage)
+
+        def train_dataloader(self):
+            return self.inner.train_dataloader()
+
+        def val_dataloader(self):
+            return self.inner.val_dataloader()
+
+    # Without a number of epochs, Lightning makes the loaders only when training starts.
+    for options in ({}, {"max_epochs": -1, "max_steps": 2}):
+        data, trainer = Wrapper(), trainer_for(tmp_path, **options)
+        trainer.fit(DPOModule(make_llama(), optimizer=sgd), data)
+        assert trainer.global_step > 1
+        assert shares_prompts(data.inner)
+
+
+def test_callbacks_of_a_subclass_come_in_addition(tmp_path, pairs_file, tokenizer):
+    class Forgetful(DPOModule):
+        def configure_callbacks(self):
+            return []
+
+    with pytest.raises(UserError, match=r"must also return super\(\).configure_callbacks\(\)"):
+        trainer_for(tmp_path).fit(Forgetful(make_llama(), optimizer=sgd), data_of(pairs_file, tokenizer))

@@ -197,3 +197,23 @@ def test_nothing_to_continue_is_an_error(tmp_path):
 def test_a_run_name_is_a_folder_name(tmp_path, name):
     with pytest.raises(UserError, match="run_name="):
         run_folder(name, "now", None, root=str(tmp_path))
+
+
+def test_what_ones_own_package_does_not_define_is_refused(tmp_path, monkeypatch):
+    """A constant, a name that it imports; and a package whose name begins like ours is as good as any."""
+    (tmp_path / "lightning_dpo_plug.py").write_text(
+        "import os\nfrom lightning_dpo.losses import DPO\nLIMIT = 5\nclass Mine(DPO): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(targets, "OWN_PACKAGES", ("lightning_dpo_plug.",))
+    for name in ("LIMIT", "DPO", "os.system"):
+        with pytest.raises(UserError, match=r"not allowed|no such thing"):
+            build(composed(tmp_path, f"loss._target_=lightning_dpo_plug.{name}"), "loss")
+    assert type(build(composed(tmp_path, "loss._target_=lightning_dpo_plug.Mine"), "loss")).__name__ == "Mine"
+
+
+@pytest.mark.parametrize("target", ["lightning_dpo.models.adapter.LoRA", "lightning_dpo.adapter.LoRA"])
+def test_a_target_is_a_public_name_of_a_folder(tmp_path, target):
+    """A file below it may move, and names of earlier versions are refused in one sentence."""
+    with pytest.raises(UserError, match=rf"adapter\._target_={target} is not allowed"):
+        check_names(composed(tmp_path, "adapter=lora", f"adapter._target_={target}"), KEYS)

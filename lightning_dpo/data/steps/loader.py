@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import datasets
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dpo.batch import MicroBatch, PreferenceBatch, TokenizedPair
@@ -61,6 +61,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
         pairs: What is drawn from.
         sampler: What is drawn.
         collate: Makes a batch of a micro-batch.
+        made_by: The data module, for callbacks that meet only its loader.
         num_workers: Processes that do so ahead of time; 0: none.
         steps_done: Optimizer steps of the epoch that were done when it begins: 0 but in a resumed epoch.
     """
@@ -70,6 +71,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
         pairs: DrawnPairs,
         sampler: StepSampler,
         collate: Collator,
+        made_by: LightningDataModule,
         num_workers: int,
         steps_done: Callable[[], int] = int,
     ) -> None:
@@ -84,7 +86,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
             # A loader without one of its own draws its workers' seeds from the global generator.
             generator=torch.Generator().manual_seed(sampler.seed),
         )
-        self.steps_done, self._step_sampler = steps_done, sampler
+        self.made_by, self.steps_done, self._step_sampler = made_by, steps_done, sampler
 
     def __iter__(self) -> Iterator[PreferenceBatch]:  # type: ignore[override]  # DataLoader names a private class
         """The batches of an epoch; where it begins is asked when the first is wanted.

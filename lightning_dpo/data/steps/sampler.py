@@ -93,7 +93,7 @@ class StepSampler(DistributedSampler[Draw]):
         the epoch's first whole steps, 100 at the most.
         """
         if self.tokens is None:
-            raise ValueError("without `tokens`, nothing is known of their number")
+            raise ValueError("token counts need `tokens`")
         found: dict[str, list[float]] = {"micro-batches": [], "devices": [], "in order": []}
         whole = len(self.chosen_lengths) // self.pairs_per_step
         for step in itertools.islice(self._steps(), min(_MEASURED_STEPS, whole)):

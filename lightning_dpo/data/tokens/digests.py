@@ -1,4 +1,4 @@
-"""Digests (sha256) of tokenizer and training pairs, which a resume compares: two files may have one name."""
+"""Digests (sha256) of tokenizer and training pairs, which a resume compares: different files can have the same name."""
 
 import json
 from collections.abc import Iterable
