@@ -27,9 +27,9 @@ _KL = "KL(π‖π_ref) on sampled answers, nats, ± 1.96 standard errors"
 _LENGTH = "tokens of sampled answers"
 
 LABELS = {
-    "train/loss": Label("loss", _LOSS, "↓"),
+    "train/loss": Label("training loss", _LOSS, "↓"),
     "val/loss": Label("validation loss", _LOSS, "↓"),
-    "train/rewards/accuracies": Label("accuracy in training", _ACCURACY, "↑"),
+    "train/rewards/accuracies": Label("training accuracy", _ACCURACY, "↑"),
     "val/rewards/accuracies": Label("accuracy", _ACCURACY, "↑"),
     "val/rewards/chosen": Label("reward of chosen answers", _REWARDS),
     "val/rewards/rejected": Label("reward of rejected answers", _REWARDS),

@@ -44,8 +44,9 @@ def run_state(folder: Path) -> RunState:
     if RunFolder(folder).metrics.exists():
         return RunState.FINISHED
     if RunFolder(folder).error.exists():
-        _, second, *_ = RunFolder(folder).error.read_text(encoding="utf-8").splitlines()
-        return RunState.CRASHED if second in _CRASHES else RunState.FAILED
+        # Another rank may be writing it: until its second line is there, it counts as a failure.
+        lines = RunFolder(folder).error.read_text(encoding="utf-8").splitlines()
+        return RunState.CRASHED if len(lines) > 1 and lines[1] in _CRASHES else RunState.FAILED
     return RunState.INTERRUPTED if RunFolder(folder).config.exists() else RunState.NEW
 
 

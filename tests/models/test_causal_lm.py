@@ -35,7 +35,8 @@ def test_all_dropout_is_off_in_training_mode(model_type, settings):
     assert not torch.equal(completion_logps(policy.train(), batch).sums, completion_logps(policy, batch).sums)
     ready_policy(policy)
     assert policy.training
-    assert torch.equal(completion_logps(policy, batch).sums, completion_logps(policy, batch).sums)
+    # Not to the bit: the order of a sum can depend on where memory was allocated.
+    torch.testing.assert_close(completion_logps(policy, batch).sums, completion_logps(policy, batch).sums)
 
 
 def test_the_pad_tokens_embedding_is_trained():

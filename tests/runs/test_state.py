@@ -65,3 +65,10 @@ def test_attempts_are_kept(tmp_path):
         assert (tmp_path / f"attempt_{number}" / "checkpoints").is_dir()
     set_aside(tmp_path)
     assert not (tmp_path / "attempt_3").exists()
+
+
+def test_an_error_that_is_being_written_is_a_failure(tmp_path):
+    """Another rank reads it at any moment."""
+    for text in ("", "OSError: no space", "OSError: no space left\n"):
+        (tmp_path / "error.txt").write_text(text)
+        assert run_state(tmp_path) is RunState.FAILED

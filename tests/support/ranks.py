@@ -1,5 +1,6 @@
 """Several processes as torchrun would start them: forked from one that has imported everything, under a time limit."""
 
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -25,7 +26,7 @@ def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, timeout:
         port = free.getsockname()[1]
     pipes = [_FORKS.Pipe(duplex=False) for _ in range(count)]
     ranks = [
-        _FORKS.Process(target=_rank, args=(sender, rank, count, port, function, arguments), daemon=True)
+        _FORKS.Process(target=_rank, args=(sender, rank, count, port, timeout, function, arguments), daemon=True)
         for rank, (_, sender) in enumerate(pipes)
     ]
     for process in ranks:
@@ -54,9 +55,12 @@ def forked(function: Callable[..., Any], *arguments: Any, timeout: float = 200) 
     return process.exitcode
 
 
-def _rank(sender: Any, rank: int, count: int, port: int, function: Callable[..., Any], arguments: tuple) -> None:
+def _rank(
+    sender: Any, rank: int, count: int, port: int, timeout: float, function: Callable[..., Any], arguments: tuple
+) -> None:
     import torch
 
+    faulthandler.dump_traceback_later(0.9 * timeout)  # where a rank hangs
     torch.set_num_threads(1)
     if count > 1:
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
