@@ -100,8 +100,8 @@ def _key(name: str) -> str:
 
 
 def _first_ones(value: str) -> str:
-    """The value of rank 0."""
+    """The value of rank 0 when it asked first: it asks again, maybe a second later, and others may have read by then."""
     store = _store()
     if process_rank() == 0:
-        store.set(_key("start_time"), value)
+        return store.compare_set(_key("start_time"), "", value).decode()
     return store.get(_key("start_time")).decode()
