@@ -100,7 +100,7 @@ def _key(name: str) -> str:
 
 
 def _first_ones(value: str) -> str:
-    """The value of rank 0 when it asked first: it asks again, maybe a second later, and others may have read by then."""
+    """The value of rank 0 when it first asked: other ranks may have read it before it asks again."""
     store = _store()
     if process_rank() == 0:
         return store.compare_set(_key("start_time"), "", value).decode()

@@ -76,15 +76,14 @@ def test_a_finished_job_of_other_settings_is_not_taken_for_this_one(tmp_path):
 
 def test_two_devices_for_each_job(tmp_path):
     """Lightning starts the second rank itself: of the job, not of the sweep."""
-    status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2")
+    status, output = command(tmp_path, "-m", "loss.beta=0.1", *TINY, "strategy=ddp", "trainer.devices=2")
     assert status == 0, output
     (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
-    assert jobs(sweep) == ["0_beta-0.1", "1_beta-0.5"]
-    for name, beta in (("0_beta-0.1", 0.1), ("1_beta-0.5", 0.5)):
-        checkpoint = torch.load(sweep / name / "checkpoints" / "last.ckpt", weights_only=True)
-        assert checkpoint["PreferenceDataModule"]["devices"] == 2
-        assert checkpoint["trained_with"]["loss"] == f"DPO(beta={beta}, label_smoothing=0.0)"
-        assert "GLOBAL_RANK: 1" in (sweep / name / "train_ddp_process_1.log").read_text()
+    assert jobs(sweep) == ["0_beta-0.1"]
+    checkpoint = torch.load(sweep / "0_beta-0.1" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["PreferenceDataModule"]["devices"] == 2
+    assert checkpoint["trained_with"]["loss"] == "DPO(beta=0.1, label_smoothing=0.0)"
+    assert "GLOBAL_RANK: 1" in (sweep / "0_beta-0.1" / "train_ddp_process_1.log").read_text()
 
 
 def test_two_ranks_of_torchrun_go_through_a_sweep_together(tmp_path):
