@@ -79,11 +79,11 @@ def test_two_devices_for_each_job(tmp_path):
     status, output = command(tmp_path, "-m", "loss.beta=0.1", *TINY, "strategy=ddp", "trainer.devices=2")
     assert status == 0, output
     (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
-    assert jobs(sweep) == ["0_beta-0.1"]
-    checkpoint = torch.load(sweep / "0_beta-0.1" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert jobs(sweep) == ["0"]  # a single value is not swept
+    checkpoint = torch.load(sweep / "0" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["PreferenceDataModule"]["devices"] == 2
     assert checkpoint["trained_with"]["loss"] == "DPO(beta=0.1, label_smoothing=0.0)"
-    assert "GLOBAL_RANK: 1" in (sweep / "0_beta-0.1" / "train_ddp_process_1.log").read_text()
+    assert "GLOBAL_RANK: 1" in (sweep / "0" / "train_ddp_process_1.log").read_text()
 
 
 def test_two_ranks_of_torchrun_go_through_a_sweep_together(tmp_path):
