@@ -37,9 +37,9 @@ MOMENTS = {
     "the middle of a step": (("module", "DPOModule.training_step", 7), "saved at step 4; resume with ckpt_path=last"),
     "the last step": (("module", "DPOModule.training_step", 12), "saved at step 6; resume with ckpt_path=last"),
     "validation": (("module", "DPOModule.validation_step", 2), "saved at step 4; resume with ckpt_path=last"),
-    "sampling": (("generation", "Writer.answers", 3), "saved at step 2; resume with ckpt_path=last"),
-    "saving": (("checkpoint_files", "keep_previous", 2), "saved at step 4; resume with ckpt_path=last"),
-    "export": (("results", "export_run", 1), "saved at step 6; resume with ckpt_path=last"),
+    "sampling": (("models.generation", "Writer.answers", 3), "saved at step 2; resume with ckpt_path=last"),
+    "saving": (("callbacks.checkpoints", "keep_previous", 2), "saved at step 4; resume with ckpt_path=last"),
+    "export": (("runs.results", "export_run", 1), "saved at step 6; resume with ckpt_path=last"),
 }
 QUICK = ("the middle of a step", "validation")
 
