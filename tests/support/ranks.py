@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
-_GRACE = 5.0  # seconds
+_GRACE = 30.0  # seconds; after a sweep, the first rank still draws its report
 # The server imports these once; what it forks starts at once, and no thread pool was used before the fork.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.conftest", "tests.support.train_on_ranks", "lightning", "datasets", "peft"])
