@@ -210,7 +210,7 @@ def alone(config: DictConfig) -> float:
     first = process_rank() == 0
     with claimed(folder) if first else nullcontext():
         if first:
-            RunFolder(folder).error.unlink(missing_ok=True)  # of the attempt that this one goes on from
+            RunFolder(folder).error.unlink(missing_ok=True)  # of the attempt that this one resumes
         try:
             return train(config)
         except BaseException as error:

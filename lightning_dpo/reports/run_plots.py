@@ -29,7 +29,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
                 steps, values = zip(*curves[name], strict=True)
                 errors = [Z * error for _, error in curve(rows, _ERRORS[name])] if name in _ERRORS else None
                 marker = "o" if name.startswith("val/") else None
-                # Single steps are noisy; what was validated stands in front of them.
+                # Single steps are noisy; validation is drawn in front of them.
                 width, front = (1.5, 3) if marker else (0.6, 2)
                 axes.errorbar(
                     steps, values, errors, linestyle=line, label=LABELS[name].text, marker=marker, markersize=4,
