@@ -90,8 +90,11 @@ def test_a_weight_of_zero_is_a_weight():
 class WithoutReference(PreferenceLossFunction):
     needs_reference = False
 
-    def __call__(self, logps):
-        return PreferenceLoss(logps.rejected - logps.chosen, logps.chosen, logps.rejected)
+    def losses(self, pairs):
+        return pairs.rejected - pairs.chosen
+
+    def rewards(self, policy, reference):
+        return policy.sums
 
 
 def test_a_loss_without_a_reference_may_have_rewards():

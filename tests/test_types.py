@@ -19,14 +19,16 @@ from lightning_dpo import DPO, DPOModule, Frozen, LoRA, PreferenceDataModule
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.callbacks import Samples
 from lightning_dpo.data.sources import hh_pairs
-from lightning_dpo.losses import PairLogps, PreferenceLoss, PreferenceLossFunction
+from lightning_dpo.losses import PairLogps, PreferenceLossFunction
 from lightning_dpo.metrics import ValidationOutput
 
 
 class Squared(PreferenceLossFunction):
-    def __call__(self, logps: PairLogps) -> PreferenceLoss:
-        margins = logps.chosen_logratio - logps.rejected_logratio
-        return PreferenceLoss((1 - margins).square(), logps.chosen_logratio, logps.rejected_logratio)
+    has_rewards = False
+    columns = frozenset({"weight"})
+
+    def losses(self, pairs: PairLogps) -> torch.Tensor:
+        return (1 - (pairs.chosen_logratio - pairs.rejected_logratio)).square()
 
 
 class Mine(DPOModule):

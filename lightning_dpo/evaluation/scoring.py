@@ -21,8 +21,6 @@ from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout, LayoutName, Layouts, PaddedLayout, SharedLayout
 from lightning_dpo.logps.completions import completion_logps
-from lightning_dpo.losses import DPO
-from lightning_dpo.models.reference import Reference
 from lightning_dpo.module import DPOModule
 from lightning_dpo.shared_prefix.choice import TRIED, chosen_layout
 
@@ -121,15 +119,16 @@ def _beside_another(row: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def _rewards(answers: Dataset, module: DPOModule, trainer: Trainer, layout: Layout, batch_size: int) -> Iterator[float]:
-    """β(log π − log π_ref) of every answer."""
-    reference, beta = cast(Reference, module.reference), cast(DPO, module.loss).beta
+    """The loss's reward of every answer."""
+    reference = module.reference
     for start in track(range(0, len(answers), batch_size), description="Scoring", transient=True):
         rows = answers.select(range(start, min(start + batch_size, len(answers))))
         batch = layout(_micro_batch(rows)).to(module.device)
         with trainer.precision_plugin.val_step_context():
-            ratios = completion_logps(module.policy, batch).sums - reference.logps(batch).sums
-        # Of answers, and not of completions: of the same answer given twice there is one.
-        yield from (beta * ratios)[batch.chosen].tolist()
+            policy = completion_logps(module.policy, batch)
+            rewards = module.loss.rewards(policy, reference.logps(batch) if reference else None)
+        # `chosen` maps answers to completions: an answer that is given twice is one completion.
+        yield from rewards[batch.chosen].tolist()
 
 
 def _micro_batch(rows: Dataset) -> MicroBatch:

@@ -1,22 +1,26 @@
-"""What every loss takes and gives."""
+"""The contract of a loss: log-probs of pairs in; a loss and, if it has them, two rewards per pair out."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from lightning_dpo.batch import CompletionLogps, PreferenceBatch
 
 
+class NotComputed(ValueError):
+    """A loss or a metric reads log-probs that the loss does not declare."""
+
+
 def needed(value: Tensor | None, what: str) -> Tensor:
-    """`value`, which a loss or a metric reads.
+    """Return `value`, which the caller reads.
 
     Raises:
-        ValueError: It is None: the loss does not declare that it needs `what`.
+        NotComputed: It is None, because the loss does not declare that it needs `what`.
     """
     if value is None:
-        raise ValueError(f"there are no {what}: see needs_reference, needs_rejected and has_rewards of the loss")
+        raise NotComputed(f"{what} were not computed; see needs_reference, needs_rejected and has_rewards of the loss")
     return value
 
 
@@ -31,7 +35,7 @@ class PairLogps:
         reference_rejected: log π_ref(y_l|x), or None. Shape: (pairs,).
         chosen_length: Scored tokens of y_w. Shape: (pairs,).
         rejected_length: Scored tokens of y_l, or None. Shape: (pairs,).
-        offset: By how much the reward margin should exceed zero. Shape: (pairs,).
+        offset: Target reward margin, in nats per answer. Shape: (pairs,).
         mean_chosen_length: Mean `chosen_length` over the pairs of the whole optimizer step. Shape: ().
     """
 
@@ -47,18 +51,18 @@ class PairLogps:
     @property
     def chosen_logratio(self) -> Tensor:
         """log π(y_w|x) − log π_ref(y_w|x). Shape: (pairs,)."""
-        return self.chosen - needed(self.reference_chosen, "log-probs of a reference")
+        return self.chosen - needed(self.reference_chosen, "reference log-probs")
 
     @property
     def rejected_logratio(self) -> Tensor:
         """log π(y_l|x) − log π_ref(y_l|x). Shape: (pairs,)."""
         rejected = needed(self.rejected, "log-probs of rejected completions")
-        return rejected - needed(self.reference_rejected, "log-probs of a reference")
+        return rejected - needed(self.reference_rejected, "reference log-probs")
 
     def at_start(self) -> "PairLogps":
-        """The same pairs under a policy that still is the reference, without gradient."""
+        """The same pairs under an untrained policy, which equals the reference. No gradient."""
         return PairLogps(
-            needed(self.reference_chosen, "log-probs of a reference"),
+            needed(self.reference_chosen, "reference log-probs"),
             self.reference_rejected,
             self.reference_chosen,
             self.reference_rejected,
@@ -70,7 +74,7 @@ class PairLogps:
 
 
 def pair_logps(policy: CompletionLogps, reference: CompletionLogps | None, batch: PreferenceBatch) -> PairLogps:
-    """Pick the completions of each pair out of what the policy and, if there is one, the reference gave."""
+    """Select the completions of each pair from the log-probs of the policy and, if there is one, the reference."""
     both = len(batch.rejected) > 0
     return PairLogps(
         chosen=policy.sums[batch.chosen],
@@ -86,12 +90,12 @@ def pair_logps(policy: CompletionLogps, reference: CompletionLogps | None, batch
 
 @dataclass(frozen=True, slots=True)
 class PreferenceLoss:
-    """What a loss says of each pair; the rewards carry no gradient.
+    """The result of a loss for each pair. The rewards carry no gradient.
 
     Attributes:
         losses: Loss before weights. A step's loss is `sum(weight * losses) / step_pairs`. Shape: (pairs,).
-        chosen_rewards: β(log π − log π_ref) of y_w, or None for a loss that knows no reward. Shape: (pairs,).
-        rejected_rewards: The same of y_l. Shape: (pairs,).
+        chosen_rewards: Reward of y_w, or None for a loss without rewards. Shape: (pairs,).
+        rejected_rewards: Reward of y_l, or None for a loss without rewards. Shape: (pairs,).
     """
 
     losses: Tensor
@@ -100,37 +104,84 @@ class PreferenceLoss:
 
     @property
     def rewards(self) -> tuple[Tensor, Tensor]:
-        """The rewards of y_w and of y_l, of a loss that has them. Shapes: (pairs,)."""
+        """Rewards of y_w and of y_l. Shapes: (pairs,)."""
         return needed(self.chosen_rewards, "rewards"), needed(self.rejected_rewards, "rewards")
 
     @property
     def margins(self) -> Tensor:
-        """Reward of y_w less reward of y_l. Shape: (pairs,)."""
+        """Reward of y_w minus reward of y_l. Shape: (pairs,)."""
         chosen, rejected = self.rewards
         return chosen - rejected
 
 
 class PreferenceLossFunction(ABC):
-    """A loss on preference pairs. One without state is a frozen dataclass; one with state also an `nn.Module`."""
+    """A loss on preference pairs: a frozen dataclass without state.
 
-    needs_reference: ClassVar[bool] = True
-    """Whether the loss compares with a reference; then `reference=none` is an error, else any other is."""
-    needs_rejected: ClassVar[bool] = True
-    """Whether the loss reads rejected completions; otherwise they need not be computed."""
-    has_rewards: ClassVar[bool] = True
-    """Whether the loss gives the two rewards of each pair; otherwise no `rewards/*` are logged."""
+    A subclass implements `losses` and, if it has rewards, `rewards`. The class attributes declare what it needs; a
+    subclass overrides them with plain assignments. Nothing else of a loss is read outside of it.
+    """
+
+    needs_reference: bool = True
+    """Whether the loss reads reference log-probs. If it does not, `reference` must be `auto` or `none`."""
+    needs_rejected: bool = True
+    """Whether the loss reads rejected completions. If it does not, they are not computed in training."""
+    has_rewards: bool = True
+    """Whether `rewards` is defined. If it is not, no `rewards/*` are logged and `evaluate` rejects the loss."""
+    columns: frozenset[str] = frozenset({"weight", "offset"})
+    """Per-pair columns of the data that have an effect. The training step itself multiplies losses by `weight`."""
 
     @abstractmethod
-    def __call__(self, logps: PairLogps) -> PreferenceLoss:
-        """The loss and the rewards of each pair."""
+    def losses(self, pairs: PairLogps) -> Tensor:
+        """The loss of each pair, before weights. Shape: (pairs,)."""
+
+    def rewards(self, policy: CompletionLogps, reference: CompletionLogps | None) -> Tensor:
+        """The reward of each completion.
+
+        Args:
+            policy: Log-probs of any number of completions.
+            reference: Reference log-probs of the same completions; None if the loss needs no reference.
+
+        Returns:
+            Rewards. Shape: (completions,).
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define rewards()")
+
+    def __call__(self, pairs: PairLogps) -> PreferenceLoss:
+        """The loss of each pair and, if `has_rewards`, the rewards of its completions."""
+        losses = self.losses(pairs)
+        if not (self.has_rewards and pairs.rejected is not None and pairs.rejected_length is not None):
+            return PreferenceLoss(losses)
+        with torch.no_grad():
+            chosen = self._pair_rewards(pairs.chosen, pairs.chosen_length, pairs.reference_chosen)
+            rejected = self._pair_rewards(pairs.rejected, pairs.rejected_length, pairs.reference_rejected)
+        return PreferenceLoss(losses, chosen, rejected)
+
+    def _pair_rewards(self, sums: Tensor, lengths: Tensor, reference: Tensor | None) -> Tensor:
+        reference_logps = None if reference is None else CompletionLogps(reference, lengths)
+        return self.rewards(CompletionLogps(sums, lengths), reference_logps)
 
 
-def check_beta(beta: float) -> None:
-    """Refuse a β that is not a positive, finite number."""
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < float("inf"):
-        raise ValueError(f"beta must be a positive number, got {beta!r}")
+@dataclass(frozen=True)
+class ImplicitRewards(PreferenceLossFunction):
+    """Base of losses with the reward β(log π − log π_ref).
 
+    Eq. 5 of https://arxiv.org/abs/2305.18290 without β log Z(x), which is the same for all answers to a prompt.
 
-def implicit_rewards(beta: float, logps: PairLogps) -> tuple[Tensor, Tensor]:
-    """β(log π − log π_ref) of chosen and rejected: Eq. 5 of https://arxiv.org/abs/2305.18290 less β log Z(x)."""
-    return beta * logps.chosen_logratio, beta * logps.rejected_logratio
+    Args:
+        beta: Strength of the KL constraint, per nat of log-ratio. Positive.
+    """
+
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.beta, bool) or not isinstance(self.beta, int | float) or not 0 < self.beta < float("inf"):
+            raise ValueError(f"beta must be a positive number, got {self.beta!r}")
+
+    def rewards(self, policy: CompletionLogps, reference: CompletionLogps | None) -> Tensor:
+        """β times the summed log-ratio of each completion. Shape: (completions,)."""
+        reference_sums = needed(None if reference is None else reference.sums, "reference log-probs")
+        return self.beta * (policy.sums - reference_sums)
+
+    def margins(self, pairs: PairLogps) -> Tensor:
+        """Reward margin minus the pair's offset, with gradient. Shape: (pairs,)."""
+        return self.beta * pairs.chosen_logratio - self.beta * pairs.rejected_logratio - pairs.offset

@@ -1,44 +1,41 @@
-"""IPO: regress the margin to a target instead of pushing it without end."""
+"""IPO: regression of the log-ratio difference to a target, so that it does not grow without bound."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_dpo.losses.interface import (
-    PairLogps,
-    PreferenceLoss,
-    PreferenceLossFunction,
-    check_beta,
-    implicit_rewards,
-    needed,
-)
+from torch import Tensor
+
+from lightning_dpo.losses.interface import ImplicitRewards, PairLogps, needed
 
 
 @dataclass(frozen=True)
-class IPO(PreferenceLossFunction):
-    """(h − 1/(2β) − offset/β)², h the difference of the two log-ratios.
+class IPO(ImplicitRewards):
+    """(h − 1/(2β))², where h is the difference of the two log-ratios after the offset.
 
-    Eq. 17 of https://arxiv.org/abs/2310.12036, whose τ is β here. Two forms are in use and need different β: `sum`
-    takes log-ratios as in the paper, `mean` divides each by its completion's tokens, which the paper's authors
-    confirmed to the authors of TRL as what they ran.
+    Eq. 17 of https://arxiv.org/abs/2310.12036, whose τ is β here. Two forms are in use, and they need different β.
+    `sum` takes log-ratios as in the paper: h = w − l − offset/β. `mean` divides each by the length of its completion:
+    h = w/n_w − l/n_l − offset/(β n̄), with n̄ the mean of n_w and n_l; the paper's authors confirmed to the authors of
+    TRL that they ran this form.
+
+    The offset is a reward margin per answer in both forms. `mean` compares log-ratios per token, so it divides the
+    offset by the mean length of the two answers.
 
     Args:
-        beta: Strength of the pull to the reference. Positive.
+        beta: Strength of the KL constraint. Positive.
         normalize: `mean` over a completion's tokens (TRL), or `sum` (the paper's formula, OpenRLHF).
     """
 
-    beta: float = 0.1
     normalize: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
-        check_beta(self.beta)
+        super().__post_init__()
         if self.normalize not in ("mean", "sum"):
             raise ValueError(f"normalize must be mean or sum, got {self.normalize!r}")
 
-    def __call__(self, logps: PairLogps) -> PreferenceLoss:
-        chosen, rejected = logps.chosen_logratio, logps.rejected_logratio
+    def losses(self, pairs: PairLogps) -> Tensor:
+        chosen, rejected, offset = pairs.chosen_logratio, pairs.rejected_logratio, pairs.offset
         if self.normalize == "mean":
-            lengths = needed(logps.rejected_length, "rejected completions")
-            chosen, rejected = chosen / logps.chosen_length, rejected / lengths
-        losses = (chosen - rejected - (0.5 + logps.offset) / self.beta).square()
-        chosen_rewards, rejected_rewards = implicit_rewards(self.beta, logps)
-        return PreferenceLoss(losses, chosen_rewards.detach(), rejected_rewards.detach())
+            chosen_length, rejected_length = pairs.chosen_length, needed(pairs.rejected_length, "rejected completions")
+            chosen, rejected = chosen / chosen_length, rejected / rejected_length
+            offset = offset / ((chosen_length + rejected_length) / 2)
+        return (chosen - rejected - (0.5 + offset) / self.beta).square()

@@ -1,22 +1,24 @@
 """Supervised fine-tuning on the chosen completions: the stage before DPO."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction
+from torch import Tensor
+
+from lightning_dpo.losses.interface import PairLogps, PreferenceLossFunction
 
 
 @dataclass(frozen=True)
 class SFT(PreferenceLossFunction):
     """−log π(y_w|x), in nats per token: the mean over the chosen tokens of the whole optimizer step.
 
-    A step's loss is `sum(losses) / step_pairs`, so each sum is divided by the step's mean length: how the step was
-    cut into micro-batches changes nothing. Rejected completions, references and offsets are not read.
+    A step's loss is `sum(losses) / step_pairs`, so each sum is divided by the step's mean length. The result does not
+    depend on how the step is split into micro-batches. Rejected completions, references and offsets are not read.
     """
 
-    needs_reference: ClassVar[bool] = False
-    needs_rejected: ClassVar[bool] = False
-    has_rewards: ClassVar[bool] = False
+    needs_reference = False
+    needs_rejected = False
+    has_rewards = False
+    columns = frozenset({"weight"})
 
-    def __call__(self, logps: PairLogps) -> PreferenceLoss:
-        return PreferenceLoss(-logps.chosen / logps.mean_chosen_length)
+    def losses(self, pairs: PairLogps) -> Tensor:
+        return -pairs.chosen / pairs.mean_chosen_length

@@ -37,29 +37,32 @@ _WITH_BETA = ("optimal_reward", "optimal_kl_reference", "kl_optimum", "kl_optimu
 class ClosedFormReport(Callback):
     """Logs `closed_form/*` and prints them as a table, with reviews before and after.
 
-    The optimum is that of the KL-regularised reward at the loss's own β; a loss without one has none to compare with.
+    The optimum maximises E[r] − β KL(π‖π_ref). Without β, or for a loss without a reference, it is not reported.
 
     Args:
         samples: Reviews per film to show before and after training.
         folder: Where `frontier.csv` is written: β, KL and expected reward of the best policies; None: nowhere.
+        beta: β of the loss; None if it has none.
     """
 
-    def __init__(self, samples: int = 3, folder: str | None = None) -> None:
-        self.samples, self.folder = samples, folder
+    def __init__(self, samples: int = 3, folder: str | None = None, beta: float | None = None) -> None:
+        self.samples, self.folder, self.beta = samples, folder, beta
         self.before: list[list[str]] = []
         self.world: ClosedForm | None = None
 
     def metric_names(self, pl_module: LightningModule) -> set[str]:
         """The metrics that this callback logs."""
-        names = _WITH_BETA if hasattr(pl_module.loss, "beta") else ()
+        names = () if self._beta(cast(DPOModule, pl_module)) is None else _WITH_BETA
         return {f"closed_form/{name}" for name in (*_ALWAYS, *names)}
+
+    def _beta(self, module: DPOModule) -> float | None:
+        return self.beta if module.loss.needs_reference else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enumerate the reference: the model that the policy starts from."""
         tokenizer, module = PreferenceDataModule.of(trainer, self).tokenizer, cast(DPOModule, pl_module)
-        beta = getattr(module.loss, "beta", None)
         with module.reference.active() if module.reference else nullcontext(module.policy) as start:
-            self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), beta)
+            self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), self._beta(module))
             self.before = sample_reviews(start, tokenizer, self.samples, trainer.world_size)
         if self.folder and trainer.is_global_zero:
             with RunFolder(self.folder).frontier.open("w", newline="") as file:
@@ -119,7 +122,7 @@ def _table(values: dict[str, float], accuracy: float | None) -> Table:
     table = Table("", "reference", "policy", "optimum", title="Against the closed form", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    # Without a loss's beta there is no optimum, and no distance from it.
+    # Without β the optimum is not defined, so the rows that need it are left out.
     known = {name: row for name, row in _LABELS.items() if name in values}
     for name, (label, before, best) in known.items():
         table.add_row(label, *(f"{values[key]:.3f}" if key in values else "" for key in (before, name, best)))

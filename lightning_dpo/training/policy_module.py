@@ -15,6 +15,7 @@ from lightning_dpo.models.probe import check_opened, probe
 from lightning_dpo.models.reference import Reference, ReferenceFactory
 from lightning_dpo.models.sharding import shard
 from lightning_dpo.training.checkpoint_checks import TrainedWith, check_tensors
+from lightning_dpo.training.step_checks import check_declared
 
 
 class PolicyModule(LightningModule):
@@ -44,6 +45,7 @@ class PolicyModule(LightningModule):
         adapter: AdapterFactory | None,
     ) -> None:
         super().__init__()
+        check_declared(loss)
         reference.check(loss)
         self.policy = None  # type: ignore[assignment]  # strategy and device are known only in configure_model
         self._untrained_policy = [policy]  # in a list, which hides a model from nn.Module until then

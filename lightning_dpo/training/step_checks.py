@@ -8,24 +8,45 @@ from torch import Tensor
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
-from lightning_dpo.losses import PairLogps, PreferenceLoss, PreferenceLossFunction
+from lightning_dpo.losses import NotComputed, PairLogps, PreferenceLoss, PreferenceLossFunction
 from lightning_dpo.models.reference import Reference
 from lightning_dpo.training.rank_checks import check_dealt, named, of_all_devices, on_all_devices
 from lightning_dpo.training.start_checks import check_start
 from lightning_dpo.training.trainer_attributes import datamodule_of
 
 
-def checked_loss(function: PreferenceLossFunction, logps: PairLogps) -> PreferenceLoss:
-    """What `function` returns for `logps`.
+def check_declared(function: object) -> None:
+    """Check what can be known of a loss before any data or model is read.
 
     Raises:
-        UserError: It returns something else than its class declares.
+        UserError: It is not a loss, or it declares rewards and does not define them.
     """
-    loss, name = function(logps), type(function).__name__
-    if not isinstance(loss, PreferenceLoss) or loss.losses.shape != logps.chosen.shape:
-        raise UserError(f"loss: {name} must return a PreferenceLoss with one loss per pair, not a mean over them")
-    if function.has_rewards and loss.chosen_rewards is None:
-        raise UserError(f"loss: {name} returns no rewards: return them, or set has_rewards = False in the class")
+    if not isinstance(function, PreferenceLossFunction):
+        raise UserError(f"loss={function!r} must be an instance of PreferenceLossFunction, for example DPO(beta=0.1)")
+    name = type(function).__name__
+    if function.has_rewards and type(function).rewards is PreferenceLossFunction.rewards:
+        raise UserError(f"loss: {name} does not define rewards(): define it, or set has_rewards = False in the class")
+
+
+def checked_loss(function: PreferenceLossFunction, pairs: PairLogps) -> PreferenceLoss:
+    """Call `function` and check what it returns.
+
+    Raises:
+        UserError: It does not return one value per pair, or reads what it does not declare.
+    """
+    name = type(function).__name__
+    try:
+        loss = function(pairs)
+    except (NotComputed, NotImplementedError) as error:
+        raise UserError(f"loss: {name}: {error}") from error
+    values = {"losses()": loss.losses, "rewards()": loss.chosen_rewards, "rewards() ": loss.rejected_rewards}
+    for method, value in values.items():
+        if value is not None and (not isinstance(value, Tensor) or value.shape != pairs.chosen.shape):
+            shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(
+                f"loss: {name}.{method.strip()} must return one value per pair, shape {tuple(pairs.chosen.shape)}, not "
+                f"a mean over them; it returned {shape}"
+            )
     return loss
 
 

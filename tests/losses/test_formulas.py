@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_dpo.batch import CompletionLogps
 from lightning_dpo.losses import DPO, IPO, SFT, Hinge
-from tests.support.pair_logps import random_logps
+from tests.support.pair_logps import logps_of, random_logps
 
 BETA, EPSILON = 0.3, 0.1
 
@@ -22,7 +23,10 @@ FORMULAS = {
             -(1 - EPSILON) * log_sigmoid(BETA * (w - r) - o) - EPSILON * log_sigmoid(-(BETA * (w - r) - o))
         ),
     ),
-    "ipo mean": (IPO(BETA), lambda w, r, n_w, n_r, o: (w / n_w - r / n_r - 1 / (2 * BETA) - o / BETA) ** 2),
+    "ipo mean": (
+        IPO(BETA),
+        lambda w, r, n_w, n_r, o: (w / n_w - r / n_r - 1 / (2 * BETA) - 2 * o / (n_w + n_r) / BETA) ** 2,
+    ),
     "ipo sum": (IPO(BETA, "sum"), lambda w, r, n_w, n_r, o: (w - r - 1 / (2 * BETA) - o / BETA) ** 2),
     "hinge": (Hinge(BETA), lambda w, r, n_w, n_r, o: np.maximum(0, 1 - (BETA * (w - r) - o))),
 }
@@ -59,3 +63,22 @@ def test_rewards_carry_no_gradient(name):
 def test_ipo_names_its_two_forms():
     with pytest.raises(ValueError, match="normalize must be mean or sum, got 'median'"):
         IPO(normalize="median")
+
+
+def test_an_ipo_offset_is_per_answer_in_both_forms():
+    """Of answers of equal length n, a reward margin that is larger by the offset gives the same loss in both forms."""
+    beta, offset, length = 0.5, 1.5, 40.0
+    for normalize, scale in (("sum", 1.0), ("mean", length)):
+        ratio = scale * 0.5 / beta
+        plain = logps_of([ratio], [0.0], [0.0], [0.0], lengths=(length, length))
+        with_offset = logps_of([ratio + offset / beta], [0.0], [0.0], [0.0], offset=[offset], lengths=(length, length))
+        for pairs in (plain, with_offset):
+            assert IPO(beta, normalize)(pairs).losses.item() == pytest.approx(0, abs=1e-10)
+
+
+def test_rewards_are_defined_for_any_completions():
+    """`evaluate --score` has single answers and no pairs."""
+    policy, reference = CompletionLogps(torch.tensor([-1.0, -4.0, -2.0]), torch.ones(3)), torch.tensor([-2.0, -2.0, -2])
+    for loss in (DPO(0.5), IPO(0.5), Hinge(0.5)):
+        rewards = loss.rewards(policy, CompletionLogps(reference, torch.ones(3)))
+        torch.testing.assert_close(rewards, torch.tensor([0.5, -1.0, 0.0]))

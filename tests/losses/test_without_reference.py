@@ -21,5 +21,5 @@ def test_a_loss_without_a_reference_may_have_rewards(tmp_path, model_folder, hh_
     assert metrics["val/rewards/margins"] != 0
     assert "val/logratios/chosen" not in metrics
     assert (tmp_path / "checkpoints" / "best.ckpt").exists()
-    with pytest.raises(UserError, match="loss: Silent returns no rewards: return them, or set has_rewards = False"):
-        train(composed(tmp_path, "model=llama", "data=hh", *options, f"loss._target_={name}.Silent"))
+    with pytest.raises(UserError, match=r"loss: Silent does not define rewards\(\): define it"):
+        train(composed(tmp_path / "silent", "model=llama", "data=hh", *options, f"loss._target_={name}.Silent"))

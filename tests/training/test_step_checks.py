@@ -1,8 +1,7 @@
-from dataclasses import dataclass
-
 import pytest
 import torch
 
+from lightning_dpo import DPOModule
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO, PreferenceLoss, PreferenceLossFunction, pair_logps
@@ -29,22 +28,60 @@ def test_a_gradient_that_is_not_finite_names_the_steps_rows():
     check_finite(torch.tensor(1.0), record, "file:{}".format)
 
 
-@dataclass(frozen=True)
-class Mean(PreferenceLossFunction):
-    """What a first loss of one's own may look like: it returns a mean, or no `PreferenceLoss` at all."""
+class Mean(DPO):
+    """A mean over pairs instead of one loss per pair, as PyTorch's losses return by default."""
 
-    bare: bool
-
-    def __call__(self, logps):
-        mean = -logps.chosen_logratio.mean()
-        return mean if self.bare else PreferenceLoss(mean)
+    def losses(self, pairs):
+        return super().losses(pairs).mean()
 
 
-@pytest.mark.parametrize("bare", [False, True])
-def test_a_loss_must_be_one_of_every_pair(bare):
+class Unscaled(DPO):
+    def rewards(self, policy, reference):
+        return (policy.sums - reference.sums).mean()
+
+
+class Bare(DPO):
+    def losses(self, pairs):
+        return float(super().losses(pairs).sum())
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (Mean(0.1), r"loss: Mean\.losses\(\) must return one value per pair, shape \(4,\).*; it returned shape \(\)"),
+        (Unscaled(0.1), r"loss: Unscaled\.rewards\(\) must return one value per pair"),
+        (Bare(0.1), r"loss: Bare\.losses\(\) .* it returned float"),
+    ],
+)
+def test_a_loss_must_return_one_value_per_pair(loss, message):
     with torch.no_grad():
         logps = completion_logps(make_llama(), BATCH)
     pairs = pair_logps(logps, logps, BATCH)
-    with pytest.raises(UserError, match="loss: Mean must return a PreferenceLoss with one loss per pair"):
-        checked_loss(Mean(bare), pairs)
+    with pytest.raises(UserError, match=message):
+        checked_loss(loss, pairs)
     assert checked_loss(DPO(0.1), pairs).losses.shape == (4,)
+
+
+def test_a_loss_that_reads_what_it_does_not_declare_is_named():
+    with torch.no_grad():
+        logps = completion_logps(make_llama(), BATCH)
+    with pytest.raises(UserError, match="loss: DPO: reference log-probs were not computed; see needs_reference"):
+        checked_loss(DPO(0.1), pair_logps(logps, None, BATCH))
+
+
+class WithoutRewards(PreferenceLossFunction):
+    def losses(self, pairs):
+        return pairs.chosen_logratio
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (DPO, "must be an instance of PreferenceLossFunction, for example DPO"),
+        (0.1, "loss=0.1 must be an instance"),
+        (WithoutRewards(), r"loss: WithoutRewards does not define rewards\(\)"),
+    ],
+)
+def test_what_is_declared_is_checked_before_a_model_is_opened(loss, message):
+    with pytest.raises(UserError, match=message):
+        DPOModule("no/model", loss)
