@@ -1,18 +1,21 @@
-"""`python -m lightning_dpo.evaluate`: what a model's implicit rewards are worth, without training it."""
+"""`python -m lightning_dpo.evaluate`: how well the rewards of a model agree with preference pairs."""
 
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
-from lightning_dpo.cli.command_line import run, told
-from lightning_dpo.cli.config import CONFIG_DIR, build, check_all_arguments, check_names
+from lightning_dpo.cli.checked import CheckedConfig
+from lightning_dpo.cli.command_line import run, run_job
+from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.runs.settings_files import task_overrides
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -30,13 +33,12 @@ KEYS = {
 
 
 def evaluate(config: DictConfig) -> None:
-    """Score the validation pairs, or the answers of a file; print, draw and write what came of it.
+    """Score the validation pairs, or the answers of a file; print, plot and write the results.
 
     Args:
-        config: `conf/evaluate.yaml`, composed.
+        config: The composed `conf/evaluate.yaml`.
     """
-    check_names(config, KEYS)
-    check_all_arguments(config)
+    checked = CheckedConfig(config, KEYS, task_overrides())
 
     from lightning import seed_everything
 
@@ -47,61 +49,73 @@ def evaluate(config: DictConfig) -> None:
 
     join_lightning_logs()
     seed_everything(config.seed, workers=True, verbose=False)
-    config = as_trained(config)
-    config.trainer.precision = config.trainer.precision or default_precision(config.trainer.accelerator)
-    model = build(config, "model")
-    data = build(config, "data", tokenizer=model.tokenizer(), chosen_only=False)
+    if (trained := as_trained(config)) is not config:
+        config, checked = trained, CheckedConfig(trained, KEYS, task_overrides())
+    model = checked.build("model")
+    data = checked.build("data", tokenizer=model.tokenizer(), chosen_only=False)
+    precision = config.trainer.precision or default_precision(config.trainer.accelerator)
+    make_trainer = partial(checked.build, "trainer", devices=1, logger=False, precision=precision)
     if config.score is not None:
-        score(config, model, data)
+        score(config, checked, model, data, make_trainer)
         return
-    # Before a model is opened for data that cannot be read.
+    # Data that cannot be read must stop the command before a model is opened.
     data.setup("validate")
     warn_of_trained_pairs(config)
-    module, why_ties = make_module(config, model, data)
-    metrics, pairs = validated(config, module, data)
+    module, why_ties = make_module(config, checked, model, data)
+    metrics, pairs = validated(config, checked, module, data, make_trainer)
     report(metrics, pairs, RunFolder(config.run_folder))
     if why_ties and all(pair.margin == 0 for pair in pairs):
-        log.warning("Every pair is a tie, and accuracy one half: %s.", why_ties)
+        log.warning("All pairs are ties, so the accuracy is one half: %s.", why_ties)
 
 
-def score(config: DictConfig, model: "CausalLM", data: "PreferenceDataModule") -> None:
-    """Give rewards to the answers of a file."""
+def score(
+    config: DictConfig,
+    checked: CheckedConfig,
+    model: "CausalLM",
+    data: "PreferenceDataModule",
+    make_trainer: "Callable[..., Trainer]",
+) -> None:
+    """Write the rewards of the answers in a file."""
     from lightning_dpo.evaluation.model import make_module
     from lightning_dpo.evaluation.scoring import AnswersFile
 
     answers = AnswersFile(config.score, data.preparation.tokenization)
-    module, why_ties = make_module(config, model, data)
+    module, why_ties = make_module(config, checked, model, data)
     if why_ties:
         raise UserError(f"every reward would be 0: {why_ties}")
-    trainer = build(config, "trainer", devices=1, logger=False, callbacks=[])
+    trainer = make_trainer(callbacks=[])
     target = RunFolder(config.run_folder).scores
     count = answers.write_rewards(target, module, trainer, data.batch_size, data.layout)
-    log.info("Rewards of %d answers in %s.", count, target)
+    log.info("Wrote the rewards of %d answers to %s.", count, target)
 
 
 def validated(
-    config: DictConfig, module: "DPOModule", data: "PreferenceDataModule"
+    config: DictConfig,
+    checked: CheckedConfig,
+    module: "DPOModule",
+    data: "PreferenceDataModule",
+    make_trainer: "Callable[..., Trainer]",
 ) -> "tuple[dict[str, float], Sequence[ScoredPair]]":
-    """Metrics as in training, and what is known of every validation pair."""
+    """The metrics of the validation pairs, as in training, and the rewards of each pair."""
     from lightning_dpo.evaluation.scored_pairs import ScoredPairs
 
     collected = ScoredPairs()
-    callbacks = [collected] if config.samples is None else [collected, build(config, "samples")]
-    trainer: Trainer = build(config, "trainer", devices=1, logger=False, callbacks=callbacks)
+    callbacks = [collected] if config.samples is None else [collected, checked.build("samples")]
+    trainer = make_trainer(callbacks=callbacks)
     trainer.validate(module, data, verbose=False)
     if not collected.pairs:
-        raise UserError(f"trainer.limit_val_batches={config.trainer.limit_val_batches}: no pair is judged")
+        raise UserError(f"trainer.limit_val_batches={config.trainer.limit_val_batches}: no pair is evaluated")
     return {name: float(value) for name, value in trainer.callback_metrics.items()}, collected.pairs
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="evaluate")
 def job(config: DictConfig) -> None:
     """The Hydra job."""
-    told(evaluate, config)
+    run_job(evaluate, config)
 
 
 def main() -> None:
-    """The console script; `--score FILE` is the key `score`."""
+    """The console script. `--score FILE` sets the key `score`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--score", nargs="?", const="")
     known, rest = parser.parse_known_args()

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_dpo.cli.config import build, check_all_arguments, check_names, register_resolvers
-from lightning_dpo.cli.targets import check_trust
+from lightning_dpo.cli.checked import CheckedConfig
+from lightning_dpo.cli.config import register_resolvers
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import RunFolder
-from lightning_dpo.runs.settings_files import as_dict, loaded
+from lightning_dpo.runs.settings_files import loaded
 from lightning_dpo.train import KEYS
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,12 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     from lightning_dpo.models.causal_lm import ready_policy
     from lightning_dpo.runs.exports import export_run, model_card, record
 
-    config = config_of(run, trust_remote_code)
+    config, checked = config_of(run, trust_remote_code)
     path = RunFolder(run).checkpoint(checkpoint)
     if not path.is_file():
         raise UserError(f"{path} is not there; the run has {_checkpoints(run)}")
-    model = build(config, "model")
-    policy = build(config, "adapter")(ready_policy(model.policy()))
+    model = checked.build("model")
+    policy = checked.build("adapter")(ready_policy(model.policy()))
     if merge and not isinstance(policy, PeftModel):
         raise UserError("--merge has no effect: the run trained all weights, and has no adapter to merge")
     saved = torch.load(path, mmap=True, weights_only=True)
@@ -61,19 +61,16 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     return run / name
 
 
-def config_of(run: Path, trust_remote_code: bool = False) -> DictConfig:
-    """The config of a run, checked like any other: a file can be edited, and a folder can be a stranger's."""
+def config_of(run: Path, trust_remote_code: bool = False) -> tuple[DictConfig, CheckedConfig]:
+    """The config of a run, checked like any other, because the folder may come from somebody else."""
     path = RunFolder(run).config
     if not path.is_file():
         raise UserError(f"{run} is no folder of a run: {path} is not there")
     register_resolvers()
     config = loaded(path)
     config.run_folder, config.run_name = str(run), (RunFolder(run).sweep or run).parent.name
-    check_names(config, KEYS)
     trusted = ["model.trust_remote_code=true"] if trust_remote_code else []
-    check_trust(as_dict(config, resolve=True), trusted)
-    check_all_arguments(config)
-    return config
+    return config, CheckedConfig(config, KEYS, trusted)
 
 
 def metrics_at(run: Path, step: int) -> dict[str, float]:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from lightning_dpo.cli.command_line import run, told
-from lightning_dpo.cli.config import CONFIG_DIR, build, check_all_arguments, check_names
+from lightning_dpo.cli.checked import CheckedConfig
+from lightning_dpo.cli.command_line import run, run_job
+from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.runs.settings_files import task_overrides
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,15 +33,14 @@ def inspect_data(config: DictConfig) -> None:
     Args:
         config: `conf/inspect_data.yaml`, composed.
     """
-    check_names(config, KEYS)
-    check_all_arguments(config)
+    checked = CheckedConfig(config, KEYS, task_overrides())
     if not isinstance(config.shown, int) or config.shown < 0:
         raise UserError(f"shown={config.shown}: a number of pairs, 0 or more")
 
     from lightning_dpo.reports.run_plots import draw_lengths
 
-    tokenizer = build(config, "model").tokenizer()
-    data = build(config, "data", tokenizer=tokenizer, chosen_only=False)
+    tokenizer = checked.build("model").tokenizer()
+    data = checked.build("data", tokenizer=tokenizer, chosen_only=False)
     # Nothing stops here: what is invalid is what one wants to see.
     data.preparation.on_invalid, data.preparation.max_invalid_fraction = "drop", 1.0
     data.setup()
@@ -127,7 +128,7 @@ def print_pairs(pairs: "Dataset", tokenizer: "PreTrainedTokenizerBase", count: i
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="inspect_data")
 def job(config: DictConfig) -> None:
     """The Hydra job."""
-    told(inspect_data, config)
+    run_job(inspect_data, config)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from lightning_dpo.models.sharding import full
 from lightning_dpo.training.optimizers import default_optimizer
 from lightning_dpo.training.policy_module import PolicyModule
 from lightning_dpo.training.schedules import Schedule, warmup_constant
+from lightning_dpo.training.start_checks import check_columns
 from lightning_dpo.training.step_checks import StepChecks, checked_loss
 from lightning_dpo.training.step_timer import REFERENCE
 from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of, profiler_of
@@ -67,6 +68,7 @@ class DPOModule(PolicyModule):
 
     def setup(self, stage: str) -> None:
         """Prepare for another fit; refuse callbacks that wait for a metric that no part of the run logs."""
+        check_columns(self.loss, getattr(datamodule_of(self.trainer), "columns", ()))
         if stage == "fit":
             self._checks.new_fit()
             self.trained_with.resumes({})
@@ -75,7 +77,7 @@ class DPOModule(PolicyModule):
             raise UserError("configure_callbacks() of the module must also return super().configure_callbacks()")
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callback that chooses the layout of batches, unless the Trainer has it already."""
+        """The callback that chooses the layout of batches, unless the Trainer already has it."""
         return [] if any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)) else [SharedPrefix()]
 
     def forward(self, batch: PreferenceBatch) -> PairLogps:

@@ -1,6 +1,6 @@
-"""`python -m lightning_dpo.train`: puts a run together from its config. The only file that knows all the others.
+"""`python -m lightning_dpo.train`: builds a run from its config and executes it.
 
-Heavy imports stand inside functions: `--help` does without them, and a mistake in the config is told before them.
+Heavy imports are inside functions, so that `--help` and errors in the config do not wait for them.
 """
 
 import logging
@@ -16,12 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lightning_dpo.cli.command_line import run, told
-from lightning_dpo.cli.config import CONFIG_DIR, build, call, check_all_arguments, check_names
+from lightning_dpo.cli.checked import CheckedConfig, call
+from lightning_dpo.cli.command_line import run, run_job
+from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import RunFolder
 from lightning_dpo.runs.ranks import process_count, process_rank, started_by_others
-from lightning_dpo.runs.settings_files import as_dict, note_settings, resolved_settings
+from lightning_dpo.runs.settings_files import as_dict, note_settings, resolved_settings, task_overrides
 from lightning_dpo.runs.state import claimed, record_failure, saved
 from lightning_dpo.runs.sweep_job import run_in_sweep
 
@@ -46,17 +47,14 @@ def train(config: DictConfig) -> float:
     """One run: check, build, fit, export, report.
 
     Args:
-        config: `conf/train.yaml`, composed.
+        config: The composed `conf/train.yaml`.
 
     Returns:
         The metric that `sweep_objective` names.
     """
     if config.ckpt_path is None:
         note_settings(config)
-    check_names(config, KEYS)
-    # The loss first: it is what people set most, and needs the fewest imports.
-    loss = build(config, "loss")
-    check_all_arguments(config)
+    checked = CheckedConfig(config, KEYS, task_overrides())
     started = time.perf_counter()
 
     from lightning import seed_everything
@@ -65,18 +63,20 @@ def train(config: DictConfig) -> float:
     from lightning_dpo.reports.run_plots import draw_curves
     from lightning_dpo.runs import results
     from lightning_dpo.runs.loggers import end_wandb
+    from lightning_dpo.training.start_checks import check_columns
 
     seed_everything(config.seed, workers=True, verbose=False)
-    model, reference, optimizer = build(config, "model"), build(config, "reference"), checked_optimizer(config)
-    adapter = build(config, "adapter")
-    reference.check(loss)
+    loss, model, reference, adapter = (checked.build(key) for key in ("loss", "model", "reference", "adapter"))
+    optimizer = checked_optimizer(checked)
+    reference.check(loss, adapter)
     last = checkpoint(config)
-    data = build(config, "data", tokenizer=model.tokenizer(), chosen_only=not loss.needs_rejected)
-    trainer = make_trainer(config, data)
+    data = checked.build("data", tokenizer=model.tokenizer(), chosen_only=not loss.needs_rejected)
+    check_columns(loss, data.columns)
+    trainer = make_trainer(config, checked, data)
     policy = partial(fitting_policy, model, data)
-    module = DPOModule(policy, loss, reference, adapter, optimizer, build(config, "scheduler"))
+    module = DPOModule(policy, loss, reference, adapter, optimizer, checked.build("scheduler"))
     check_monitors(config, trainer, module)
-    # Before loggers open runs for data that cannot be read.
+    # Data that cannot be read must stop the run before a logger opens a run elsewhere.
     data.setup("fit")
     try:
         log_config(config, trainer)
@@ -89,7 +89,7 @@ def train(config: DictConfig) -> float:
 
 @contextmanager
 def explained_memory() -> Iterator[None]:
-    """Turn an out-of-memory error into the sentence that says what helps, where the memory callback left one."""
+    """Convert an out-of-memory error to a user error with the advice that the memory callback attached."""
     from lightning_dpo.callbacks.memory import is_out_of_memory
 
     try:
@@ -101,7 +101,7 @@ def explained_memory() -> Iterator[None]:
 
 
 def fitting_policy(model: "CausalLM", data: "PreferenceDataModule") -> "PreTrainedModel":
-    """The policy, once it is known to have an embedding for every token and every position."""
+    """Open the policy and check that it has an embedding for every token and position."""
     from lightning_dpo.models.causal_lm import check_fits
 
     policy = model.policy()
@@ -109,18 +109,18 @@ def fitting_policy(model: "CausalLM", data: "PreferenceDataModule") -> "PreTrain
     return policy
 
 
-def checked_optimizer(config: DictConfig) -> "Callable[[Iterable[Parameter]], Optimizer]":
-    """The optimizer's factory, tried on one number: it would refuse its values only after the model is loaded."""
+def checked_optimizer(checked: CheckedConfig) -> "Callable[[Iterable[Parameter]], Optimizer]":
+    """The optimizer's factory, called once on a dummy parameter so that invalid values fail before the model loads."""
     from torch import zeros
     from torch.nn import Parameter
 
-    optimizer = build(config, "optimizer")
+    optimizer = checked.build("optimizer")
     call("optimizer", optimizer, [Parameter(zeros(1))])
     return optimizer
 
 
-def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
-    """The Trainer with its loggers and callbacks, its precision and its accumulation."""
+def make_trainer(config: DictConfig, checked: CheckedConfig, data: "PreferenceDataModule") -> "Trainer":
+    """The Trainer with its loggers, callbacks, precision and gradient accumulation."""
     from lightning.pytorch.callbacks import LambdaCallback
 
     from lightning_dpo.callbacks.same_settings import Agreement
@@ -130,23 +130,22 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
 
     if "accumulate_grad_batches" in config.trainer:
         raise UserError(
-            "trainer.accumulate_grad_batches follows from data.pairs_per_step and data.batch_size: set those"
+            "trainer.accumulate_grad_batches is derived from data.pairs_per_step and data.batch_size: set those"
         )
     join_lightning_logs()
-    given, config = config, config.copy()
-    if config.trainer.precision is None:
-        config.trainer.precision = default_precision(config.trainer.accelerator)
-    loggers, callbacks = (list(build(config, key).values()) for key in ("logger", "callbacks"))
-    alike = Agreement(as_dict(config, resolve=True))
-    # A run that goes on has its settings noted; others are, once the checkpoint has been taken for theirs.
-    accepted = LambdaCallback(on_train_start=lambda *_: note_settings(given))
+    precision = config.trainer.precision or default_precision(config.trainer.accelerator)
+    loggers, callbacks = (list(checked.build(key).values()) for key in ("logger", "callbacks"))
+    same_settings = Agreement(as_dict(config, resolve=True) | {"precision": precision})
+    # A resumed run replaces config.yaml only after its checkpoint has been accepted.
+    accepted = LambdaCallback(on_train_start=lambda *_: note_settings(config))
     profiler = {"profiler": PartTimes()} if profiled(config) else {}
-    trainer = build(config, "trainer", logger=loggers, callbacks=[*callbacks, alike, accepted], **profiler)
+    callbacks += [same_settings, accepted]
+    trainer = checked.build("trainer", logger=loggers, callbacks=callbacks, precision=precision, **profiler)
     if started_by_others() and trainer.world_size != process_count():
         raise UserError(
-            f"{process_count()} processes were started, and trainer.devices={config.trainer.devices} with "
-            f"trainer.num_nodes={config.trainer.num_nodes} makes {trainer.world_size}: set these two to what was "
-            "started, and strategy=ddp or strategy=fsdp"
+            f"{process_count()} processes were started, but trainer.devices={config.trainer.devices} and "
+            f"trainer.num_nodes={config.trainer.num_nodes} make {trainer.world_size}: set both to what was started, "
+            "and strategy=ddp or strategy=fsdp"
         )
     if data.pairs_per_step is not None:
         data.fit_batch_size(trainer.world_size)
@@ -155,68 +154,68 @@ def make_trainer(config: DictConfig, data: "PreferenceDataModule") -> "Trainer":
 
 
 def check_monitors(config: DictConfig, trainer: "Trainer", module: "DPOModule") -> None:
-    """Refuse a callback that waits for a metric that the run will not have."""
+    """Reject a callback that monitors a metric which the run does not log."""
     from lightning.pytorch.callbacks import LambdaCallback
 
     from lightning_dpo.callbacks.monitors import check_monitor, known_metrics
     from lightning_dpo.training.trainer_attributes import callbacks_of
 
-    # A config cannot name a LambdaCallback: the one there is notes the settings, and logs nothing.
+    # The LambdaCallback is the one of `make_trainer`, which logs nothing: a config cannot contain one.
     known = known_metrics(module, [one for one in callbacks_of(trainer) if not isinstance(one, LambdaCallback)])
     for name, node in config.callbacks.items():
         check_monitor(f"callbacks.{name}.monitor", (node or {}).get("monitor"), known)
 
 
 def profiled(config: DictConfig) -> bool:
-    """Whether to log how long the parts of each step take.
+    """Whether to log the duration of the parts of each step.
 
     Raises:
-        UserError: The answer is neither yes nor no, or nothing would log it.
+        UserError: `profile` is not a bool, or no callback would log it.
     """
     profile = config.get("profile", False)
     if not isinstance(profile, bool):
-        raise UserError(f"profile={profile}: say true or false")
+        raise UserError(f"profile={profile} must be true or false")
     if profile and not config.callbacks.get("throughput"):
         raise UserError("profile=true has no effect without callbacks.throughput, which logs it")
     return profile
 
 
 def log_config(config: DictConfig, trainer: "Trainer") -> None:
-    """Give the loggers the whole config; with this wandb's run begins."""
+    """Log the whole config. This creates the wandb run."""
     for logger in trainer.loggers:
         logger.log_hyperparams(resolved_settings(config))
 
 
 def checkpoint(config: DictConfig) -> str | None:
-    """The checkpoint to go on from, or None.
+    """The checkpoint to resume from, or None.
 
     Raises:
-        UserError: It is not there.
+        UserError: It does not exist.
     """
     if config.ckpt_path is None:
         return None
     path = RunFolder(config.run_folder).last if config.ckpt_path == "last" else Path(config.ckpt_path)
     if not path.exists():
-        raise UserError(f"ckpt_path={config.ckpt_path}: {path} is not there")
-    log.info("Going on from %s.", path)
+        raise UserError(f"ckpt_path={config.ckpt_path}: {path} does not exist")
+    log.info("Resuming from %s.", path)
     return str(path)
 
 
-def alone(config: DictConfig) -> float:
-    """A single run. Where it fails, `error.txt` has the reason; where it stops, the exception has what was saved."""
+def single_run(config: DictConfig) -> float:
+    """A run outside a sweep. If it fails, `error.txt` has the reason; if it is stopped, a note says what was saved."""
     if config.sweep_folder is not None:
-        raise UserError("sweep_folder has no effect without a sweep: choose one by sweep=..., or give values with -m")
+        raise UserError("sweep_folder has no effect without a sweep: choose one with sweep=..., or set values with -m")
     folder = Path(config.run_folder)
     first = process_rank() == 0
     with claimed(folder) if first else nullcontext():
         if first:
-            RunFolder(folder).error.unlink(missing_ok=True)  # of the attempt that this one resumes
+            RunFolder(folder).error.unlink(missing_ok=True)  # left by the run that this one resumes
         try:
             return train(config)
         except BaseException as error:
-            failed = isinstance(error, Exception)  # else a signal stopped it
+            failed = isinstance(error, Exception)  # otherwise a signal stopped it
             if failed:
-                with suppress(OSError):  # on a full disk, the run ends by `error` all the same
+                with suppress(OSError):  # on a full disk, `error` must still be raised
                     record_failure(folder, error)
             if RunFolder(folder).last.exists():
                 error.add_note(f"{saved(folder)}; resume with ckpt_path=last")
@@ -226,7 +225,7 @@ def alone(config: DictConfig) -> float:
 
 
 def write_report(sweep: Path) -> list[Path]:
-    """Write the report of a sweep's folder."""
+    """Write the report of a sweep."""
     from lightning_dpo.report import report
 
     return report(sweep)
@@ -234,10 +233,10 @@ def write_report(sweep: Path) -> list[Path]:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def job(config: DictConfig) -> float:
-    """The Hydra job: a run alone, or one of a sweep."""
+    """The Hydra job: a single run, or one of a sweep."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run_in_sweep(partial(told, train), write_report, config)
-    return told(alone, config)
+        return run_in_sweep(partial(run_job, train), write_report, config)
+    return run_job(single_run, config)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def test_the_base_model_has_nothing_but_ties_and_is_told_why(tmp_path, trained, 
     everything = found["accuracy"]["all pairs"]
     assert everything["value"] == 0.5
     assert everything["ties"] == everything["pairs"]
-    assert "Every pair is a tie, and accuracy one half: policy and reference are one model" in caplog.text
+    assert "All pairs are ties, so the accuracy is one half: policy and reference are one model" in caplog.text
 
 
 def test_without_a_reference_rewards_are_beta_times_the_log_probs(tmp_path, trained, model_folder):
@@ -124,12 +124,12 @@ def test_pairs_that_may_have_trained_the_model_are_told(tmp_path, trained, caplo
             ["ckpt_path={checkpoint}", "model.pretrained=false", "model.config={small}"],
             "is of another model or",
         ),
-        (["trainer.limit_val_batches=0"], r"trainer.limit_val_batches=0: no pair is judged"),
-        (["score=nowhere.jsonl"], r"score=nowhere.jsonl: there is no such file"),
+        (["trainer.limit_val_batches=0"], r"trainer.limit_val_batches=0: no pair is evaluated"),
+        (["score=nowhere.jsonl"], r"score=nowhere.jsonl: the file does not exist"),
         (["score="], r"score=: there is no such file"),
-        (["+trainer.devices=2"], r"trainer.devices follows from the rest of the config"),
+        (["+trainer.devices=2"], r"trainer.devices is derived from the rest of the config"),
         (["model.name=no such model"], r"model.name=no such model: is neither a folder"),
-        (["data.path=nowhere.jsonl"], r"nowhere.jsonl: there is no such file"),
+        (["data.path=nowhere.jsonl"], r"nowhere.jsonl: the file does not exist"),
     ],
 )
 def test_mistakes_are_told(tmp_path, trained, model_folder, hh_file, overrides, message):

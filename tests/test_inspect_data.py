@@ -7,6 +7,8 @@ from tests.support.chat import assistant, chat_tokenizer, user
 from tests.support.compose import composed
 from tests.support.pairs import HH_FILE
 
+SPECIAL = "the text contains a special token of the tokenizer"
+
 
 def inspected(folder, *overrides) -> dict:
     inspect_data(composed(folder, *overrides, config_name="inspect_data"))
@@ -25,8 +27,8 @@ def test_everything_that_is_to_be_known(tmp_path, model_folder, capsys):
         tmp_path, "model=llama", f"model.name={model_folder}", "data=jsonl", f"data.path={tmp_path / 'train.jsonl'}",
         f"data.val_path={tmp_path / 'val.jsonl'}", "data.max_length=40",
     )  # fmt: skip
-    assert facts["invalid rows by reason"] == {"empty_answer": 1, "special_token": 1}
-    assert facts["invalid rows"] == ["train.jsonl:5: empty_answer", "train.jsonl:6: special_token"]
+    assert facts["invalid rows by reason"] == {"an answer is empty": 1, SPECIAL: 1}
+    assert facts["invalid rows"] == ["train.jsonl:5: an answer is empty", f"train.jsonl:6: {SPECIAL}"]
     assert facts["training pairs that stand there before"] == 1
     assert facts["training pairs that stand there with their answers exchanged"] == 3
     assert facts["training pairs whose prompt stands in validation"] == 1
@@ -55,7 +57,7 @@ def test_messages_show_their_control_tokens(tmp_path, tokenizer, capsys):
 
 
 def test_the_default_needs_nothing(tmp_path):
-    facts = inspected(tmp_path, "data.source.pairs=300", "data.source.val_pairs=20")
+    facts = inspected(tmp_path, "data.rows.pairs=300", "data.rows.val_pairs=20")
     assert facts["share of training pairs whose answers are equally long"] == 1.0
 
 

@@ -4,7 +4,6 @@ import math
 import lightning
 import pytest
 import torch
-from datasets import Dataset
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
@@ -219,20 +218,20 @@ def test_a_plain_trainer_must_accumulate_what_a_step_needs(tmp_path, pairs_file,
 def test_metrics_of_each_source_are_those_of_its_pairs_alone(tmp_path, tokenizer, model_folder):
     """Two sources in one validation, in batches that hold both; each compared with a run over it alone."""
 
-    def source(words: str, count: int):
+    def made(words: str, count: int):
         rows = [{"prompt": f"{words}{n}:", "chosen": f" {words}" * (n + 1), "rejected": " no"} for n in range(count)]
-        return lambda split, path: Dataset.from_list(rows)
+        return lambda split: rows
 
-    sources = {"good": source("good", 5), "film": source("film", 4)}
+    sources = {"good": made("good", 5), "film": made("film", 4)}
 
     def validated(**options):
         data = PreferenceDataModule(tokenizer=tokenizer, batch_size=2, drop_seen_prompts=False, **options)
         module = DPOModule(make_llama(seed=1), reference=AnotherModel(str(model_folder)))
         return trainer_for(tmp_path).validate(module, data, verbose=False)[0]
 
-    both = validated(source=sources)
+    both = validated(rows=sources)
     for name, alone in sources.items():
-        expected = validated(source=alone)
+        expected = validated(rows=alone)
         for metric, value in expected.items():
             assert both[metric.replace("val/", f"val/{name}/")] == pytest.approx(value, abs=1e-6), metric
-    assert not [name for name in validated(source=sources["good"]) if "good" in name]
+    assert not [name for name in validated(rows=sources["good"]) if "good" in name]

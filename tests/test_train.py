@@ -142,7 +142,7 @@ def test_a_run_without_its_objective_or_its_csv_ends_well(tmp_path, model_folder
 def stand_in(experiment: str, folder, model_folder, hh_file, tokenizer) -> list[str]:
     """Overrides that put a tiny model and a few pairs of the same kind in the place of what the hub has."""
     if experiment == "reviews":
-        return ["model.teaching_steps=2", "data.source.pairs=200", "data.source.val_pairs=50"]
+        return ["model.teaching_steps=2", "data.rows.pairs=200", "data.rows.val_pairs=50"]
     data = hh_file
     if experiment.startswith("ultrafeedback"):
         chat, data = chat_tokenizer(tokenizer), folder / "ultrafeedback.jsonl"
@@ -163,7 +163,7 @@ def test_every_experiment_runs_one_step_on_a_stand_in(tmp_path, model_folder, hh
 
 
 def test_the_reviews_are_reported_against_the_closed_form(tmp_path, capsys):
-    overrides = ["model.teaching_steps=50", "data.source.pairs=2000", "data.source.val_pairs=200", "logger=csv"]
+    overrides = ["model.teaching_steps=50", "data.rows.pairs=2000", "data.rows.val_pairs=200", "logger=csv"]
     train(composed(tmp_path, "trainer.max_epochs=1", "trainer.accelerator=cpu", *overrides))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     names = (

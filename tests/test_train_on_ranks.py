@@ -68,7 +68,7 @@ def opened(export, model_folder):
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_samples_and_the_closed_form_on_two_ranks(tmp_path, strategy):
     """Ranks draw answers of unequal lengths, and nobody waits for anybody for ever."""
-    options = ["model.teaching_steps=20", "data.source.pairs=512", "data.source.val_pairs=64", "logger=csv"]
+    options = ["model.teaching_steps=20", "data.rows.pairs=512", "data.rows.val_pairs=64", "logger=csv"]
     options += ["data.batch_size=64", "trainer.max_epochs=1", "trainer.accelerator=cpu", "callbacks.samples.answers=10"]
     metrics = on(2, tmp_path / "run", f"strategy={strategy}", *options)
     assert metrics["val/kl"] >= 0

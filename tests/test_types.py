@@ -18,7 +18,7 @@ import torch
 from lightning_dpo import DPO, DPOModule, Frozen, LoRA, PreferenceDataModule
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.callbacks import Samples
-from lightning_dpo.data.sources import hh_pairs
+from lightning_dpo.data.sources import hh_pair
 from lightning_dpo.losses import PairLogps, PreferenceLossFunction
 from lightning_dpo.metrics import ValidationOutput
 
@@ -40,7 +40,7 @@ class Mine(DPOModule):
 
 
 module = Mine("gpt2", Squared(), Frozen(), LoRA(r=8), lambda weights: torch.optim.AdamW(weights, lr=1e-5))
-data = PreferenceDataModule("pairs.jsonl", tokenizer="gpt2", source=hh_pairs, batch_size=8)
+data = PreferenceDataModule("pairs.jsonl", tokenizer="gpt2", source=hh_pair, batch_size=8)
 lightning.Trainer(max_epochs=1, callbacks=[Samples("out")]).fit(module, data)
 tokens: int = data.pairs.counts["train"]
 beta: float = DPO(beta=0.2).beta

@@ -1,30 +1,24 @@
-"""From the shell to a job: mistakes come back as one sentence, everything else as a traceback."""
+"""From the shell to a job: user errors end it with one sentence, all other errors with a traceback."""
 
-import difflib
 import logging
 import os
-import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_dpo.cli.config import CONFIG_DIR, register_folders, register_resolvers
-from lightning_dpo.cli.hydra_checks import check_hydra, plain
-from lightning_dpo.cli.targets import check_trust
-from lightning_dpo.cli.unused_overrides import refuse_without_effect
+from lightning_dpo.cli.config import register_folders, register_resolvers
+from lightning_dpo.cli.explain import explain
+from lightning_dpo.cli.hydra_checks import check_hydra
 from lightning_dpo.errors import UserError
 from lightning_dpo.runs.ranks import process_rank
-from lightning_dpo.runs.settings_files import task_overrides
 from lightning_dpo.settings import secret_in
 from lightning_dpo.training.stop_signals import Stopped, handling
 
@@ -35,28 +29,28 @@ _TRACEBACK_WANTED = "LIGHTNING_DPO_FULL_ERROR"
 
 
 def run(job: Callable[[], Any], config_name: str) -> None:
-    """Run a Hydra job; a mistake that can be explained ends the program with one sentence and exit status 1.
+    """Run a Hydra job. A user error ends the program with one sentence and exit status 1.
 
-    `HYDRA_FULL_ERROR=1` shows the traceback as well.
+    `HYDRA_FULL_ERROR=1` also shows the traceback.
 
     Args:
-        job: The function under `hydra.main`.
-        config_name: Its config's.
+        job: The function decorated with `hydra.main`.
+        config_name: Name of its primary config.
     """
-    # argparse takes no override behind a flag that stands among them, as -m may.
+    # argparse stops reading overrides at a flag between them, so -m is moved to the front.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-    # Ours have the plugin's names, and are complete.
+    # Hydra warns that configs of ours have the name of a plugin's schema. They are meant to replace it.
     warnings.filterwarnings("ignore", message=r"[\s\S]*is validated against ConfigStore schema")
-    register_folders(names_alone="--help" in sys.argv)
+    register_folders(names_only="--help" in sys.argv)
     register_resolvers()
     os.environ.setdefault(_TRACEBACK_WANTED, os.environ.get(_FULL_ERROR, "0"))
-    # Otherwise Hydra prints what goes wrong by itself, and exits.
+    # Without this, Hydra prints errors itself and exits.
     os.environ[_FULL_ERROR] = "1"
     received: list[int] = []
 
     def stop(number: int) -> None:
         received.append(number)
-        # Within `fit`, Lightning ends the processes that it started on KeyboardInterrupt, and on no other exception.
+        # In `fit`, Lightning terminates its child processes on KeyboardInterrupt and on no other exception.
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
     try:
@@ -65,7 +59,7 @@ def run(job: Callable[[], Any], config_name: str) -> None:
             check_hydra(sys.argv[1:], config_name)
             job()
     except (KeyboardInterrupt, SystemExit) as end:
-        # Lightning's own, on SIGTERM, has no exit status; on KeyboardInterrupt it exits with 1.
+        # Lightning raises its own SystemExit on SIGTERM, without a status, and exits with 1 on KeyboardInterrupt.
         if isinstance(end, Stopped):
             received.append(end.signal)
         elif type(end) not in (KeyboardInterrupt, SystemExit):
@@ -74,7 +68,7 @@ def run(job: Callable[[], Any], config_name: str) -> None:
             raise
         _end(received[-1], end)
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
-        # Any other ValueError is Hydra's word on what cannot be composed; once a job has begun, it is a fault of ours.
+        # Before the job starts, a ValueError is Hydra's way to reject a config. After that, it is a bug.
         explained = isinstance(error, UserError | HydraException | OmegaConfBaseException)
         if traceback_wanted() or (HydraConfig.initialized() and not explained):
             raise
@@ -83,7 +77,7 @@ def run(job: Callable[[], Any], config_name: str) -> None:
 
 
 def _end(number: int, stop: BaseException) -> NoReturn:
-    """Exit as a shell expects of a program that a signal ended, with what its run has saved."""
+    """Exit with the status of a program that a signal ended, and print what the run has saved."""
     facts = "; ".join(getattr(stop, "__notes__", ()))
     print(f"Stopped by {signal.Signals(number).name}{facts and f': {facts}'}.", file=sys.stderr)
     sys.exit(128 + number)
@@ -94,13 +88,10 @@ def traceback_wanted() -> bool:
     return os.environ.get(_TRACEBACK_WANTED) == "1"
 
 
-def told(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
-    """Do a Hydra job. A mistake ends a single run here, in one sentence; in a sweep, it is the launcher's to record."""
-    quieten(process_rank())
+def run_job(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    """Run a job with its config. A user error ends a single run with one sentence; in a sweep, Hydra records it."""
+    quiet_console(process_rank())
     try:
-        overrides = task_overrides()
-        check_trust(plain(config), overrides)
-        refuse_without_effect(config, overrides)
         return job(config)
     except UserError as error:
         log.error("%s", "; ".join([str(error), *getattr(error, "__notes__", ())]))
@@ -109,70 +100,14 @@ def told(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
         sys.exit(1)
 
 
-def quieten(rank: int) -> None:
-    """Of several processes, the first one tells how it goes; the others what goes wrong, and all in their log files."""
+def quiet_console(rank: int) -> None:
+    """On all ranks but the first, print only warnings and errors. Log files contain everything."""
     for handler in logging.getLogger().handlers:
         if rank and type(handler) is logging.StreamHandler:
             handler.setLevel(logging.WARNING)
 
 
-def explain(error: BaseException, overrides: list[str], config_name: str = "train") -> str:
-    """The one sentence that says what is wrong and what would be right."""
-    for cause in _chain(error):
-        if isinstance(cause, UserError):
-            return str(cause)
-    text = " ".join(str(error).split())
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(match[1], overrides, config_name)
-    if match := re.search(
-        r"Could not find '([^']+)' Available options in '([^']+)': (.*?)( Config search path|$)", text
-    ):
-        group = match[2].removesuffix("/")
-        name = match[1].removeprefix(f"{group}/")
-        options = match[3].split()
-        return f"{group}={name}: there is no such option{_nearest(name, options)}; there are {', '.join(options)}"
-    return text
-
-
-def _unknown_key(key: str, overrides: list[str], config_name: str) -> str:
-    """`key` is not in the config: say which keys stand where it would."""
-    parent, _, name = key.rpartition(".")
-    choices = [
-        override for override in overrides if "." not in override.partition("=")[0] and not override.startswith("-")
-    ]
-    node = OmegaConf.select(_composed(config_name, choices, key), parent or "", default={}) or {}
-    options = [str(option) for option in node]
-    if name in options and OmegaConf.is_dict(node[name]):
-        return f"{key} is no group of this command: set its keys, {', '.join(f'{key}.{inner}' for inner in node[name])}"
-    keys = ", ".join(option for option in options if not option.startswith("_"))
-    listed = f"; {parent or 'the config'} has {keys}" if keys else ""
-    nearest = _nearest(name, options)
-    unlisted = "" if nearest else f"; an argument that is not listed there is given as +{key}=..."
-    return f"{key} is no key of the config{nearest}{listed}{unlisted}"
-
-
-def _composed(config_name: str, choices: list[str], key: str) -> DictConfig:
-    """The config with the chosen groups, without the override that failed."""
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return compose(config_name, [choice for choice in choices if choice.partition("=")[0].lstrip("+~") != key])
-    except HydraException:
-        return OmegaConf.create()
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    match = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {match[0]}?" if match else ""
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _refuse_secrets(overrides: list[str]) -> None:
-    """Hydra writes overrides to disk before any job starts."""
+    """Check before Hydra starts, because Hydra writes overrides to disk before any job does."""
     for key in filter(None, map(secret_in, overrides)):
-        raise UserError(f"{key}: Hydra would write this secret into the run's folder; set it in the environment")
+        raise UserError(f"{key}: Hydra would write this secret to the run's folder; set it in the environment")

@@ -1,14 +1,14 @@
-"""Values of `PreferenceDataModule`'s arguments that are refused."""
+"""Checks of the arguments of `PreferenceDataModule`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
 def check_arguments(arguments: dict[str, Any]) -> None:
-    """Refuse values that an argument cannot have.
+    """Check the values of arguments.
 
     Raises:
-        ValueError: Names the argument, what it may be, and what it was.
+        ValueError: An argument has an invalid value; the message contains the valid ones.
     """
     choices: dict[str, Iterable[str]] = {
         "on_overlong": ("drop", "truncate"), "on_invalid": ("error", "drop"), "score": ("last", "all"),
@@ -24,3 +24,22 @@ def check_arguments(arguments: dict[str, Any]) -> None:
         raise ValueError(f"val_fraction must be between 0 and 1, got {arguments['val_fraction']!r}")
     if not 0 <= arguments["max_invalid_fraction"] <= 1:
         raise ValueError(f"max_invalid_fraction must be in [0, 1], got {arguments['max_invalid_fraction']!r}")
+
+
+def without_effect(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The arguments that have no effect in combination with the others, and why.
+
+    >>> without_effect({"val_path": "val.jsonl", "val_fraction": 0.1})
+    {'val_fraction': 'data.val_path contains the validation pairs; set only one of the two'}
+    """
+    found = {}
+    rows, path = arguments.get("rows") or {}, arguments.get("path")
+    if arguments.get("val_path"):
+        found["val_fraction"] = "data.val_path contains the validation pairs; set only one of the two"
+    elif not path and rows.get("validation"):
+        found["val_fraction"] = "the data set has its own validation split; set data.rows.validation=null to use it"
+    if isinstance(path, str):
+        found["rows"] = "data.path is read instead; leave out one of the two"
+    if arguments.get("on_invalid") == "error":
+        found["max_invalid_fraction"] = "no invalid row is allowed; set data.on_invalid=drop"
+    return found

@@ -1,6 +1,5 @@
-"""Preference pairs for a Trainer: prepared once, dealt in an order that a resume goes on with, laid out in batches."""
+"""Preference pairs for a Trainer: prepared once, in an order that a resumed run continues, and batched."""
 
-import logging
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,9 +12,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.batch import MicroBatch
-from lightning_dpo.data.arguments import check_arguments
-from lightning_dpo.data.preparation import Preparation, PreparedPairs, Source, parts_of
-from lightning_dpo.data.sources.jsonl import jsonl_pairs
+from lightning_dpo.data.arguments import check_arguments, without_effect
+from lightning_dpo.data.parts import parts_of
+from lightning_dpo.data.preparation import Preparation, PreparedPairs
+from lightning_dpo.data.rows.pairs import Rows, ToPair
+from lightning_dpo.data.sources.jsonl import jsonl_pair
 from lightning_dpo.data.steps.forward_size import StreamTokens, check_max_tokens, largest_forward, longest_rows
 from lightning_dpo.data.steps.loader import Collator, DrawnPairs, StepLoader, devices_of, steps_done
 from lightning_dpo.data.steps.resume import check_same_pairs
@@ -27,49 +28,50 @@ from lightning_dpo.layouts import Layout, LayoutName, Layouts, PaddedLayout, Sha
 from lightning_dpo.models.causal_lm import load_tokenizer, ready_tokenizer
 from lightning_dpo.training.trainer_attributes import datamodule_of
 
-log = logging.getLogger(__name__)
-
 
 class PreferenceDataModule(LightningDataModule):
     """Preference pairs for `DPOModule`.
 
     Args:
-        path: A file of pairs, in the source's format; None: what the source reads by itself. With several sources: a
-            file for each that is not read that way, by name.
+        path: A file of training pairs; None: read `rows`. For a mixture: files by name of the source.
         tokenizer: Hub id or folder, or the tokenizer.
-        source: A function of `lightning_dpo.data.sources`, or your own; None: `jsonl_pairs`. Several, by name,
-            for a mixture.
-        sources: For a mixture: which of them take part, and how often the training pairs of each are taken (0.5: a
-            half of them; 2: each twice).
-        val_path: A file of validation pairs; None: the source's validation split, or a fraction of the training pairs.
-            With several sources: by name.
-        val_fraction: That fraction, in (0, 1), drawn by prompt.
-        drop_seen_prompts: Leave training pairs out whose prompt stands in validation.
-        max_length: Tokens that prompt and longer completion may have together.
-        on_overlong: `drop` leaves longer pairs out, counted; `truncate` shortens them.
-        score: Of messages: `last`, the answer's last turn; `all`, every turn of the assistant.
-        chat_template_kwargs: Arguments of the chat template, where a row does not set them.
-        on_invalid: `error` refuses a file with invalid rows; `drop` leaves them out, counted and listed.
-        max_invalid_fraction: Share of invalid rows above which `drop` is an error as well.
-        max_pairs: Limit of a source's pairs, drawn by `seed`, and of those of its own validation split; None: all.
-        pairs_per_step: Pairs in one optimizer step on all devices; None: what the Trainer's own accumulation gives.
-        batch_size: Pairs in one forward pass on one device, or fewer: what divides its share of `pairs_per_step`.
-        max_tokens: Tokens, pads included, that one forward pass may have; None: however many.
-        layout: `shared` lays each prompt of a micro-batch out once, without pads; `padded`, before each of its
-            completions. `auto`: shared, where that gives the policy's log-probs, which `DPOModule` tries at the start.
-        group_by_prompt: Bring the pairs of one prompt together, where it has several.
-        num_workers: Processes that lay batches out ahead of time; 0: none.
-        chosen_only: Lay out chosen completions alone, for a loss that reads no others (SFT).
-        seed: Of the sample, the split and the order.
-        folder: Where `invalid_rows.jsonl` is written; None: nowhere.
+        source: A function that makes a pair of a row: one of `lightning_dpo.data.sources`, or your own; None:
+            `jsonl_pair`. For a mixture: functions by name.
+        rows: Rows by split, such as `HubRows("org/name")`, read if `path` is None. For a mixture: by name.
+        sources: For a mixture: the sources to use and how often the training pairs of each are repeated (0.5 takes half
+            of them, 2 takes each twice).
+        val_path: A file of validation pairs; None: the validation split of `rows`, or a fraction of the training pairs.
+            For a mixture: by name of the source.
+        val_fraction: That fraction, in (0, 1). All pairs of a prompt are on the same side.
+        drop_seen_prompts: Remove training pairs whose prompt is also in the validation set.
+        max_length: Maximum number of tokens of the prompt and the longer completion together.
+        on_overlong: `drop` removes longer pairs and counts them; `truncate` shortens them.
+        score: For messages: `last` scores the last turn of the answer, `all` every turn of the assistant.
+        chat_template_kwargs: Arguments of the chat template. Those of a row take precedence.
+        on_invalid: `error` rejects a file with invalid rows; `drop` removes these rows and lists them.
+        max_invalid_fraction: With `drop`, the maximum share of invalid rows.
+        max_pairs: Maximum number of pairs per source and split, sampled with `seed`; None: all.
+        pairs_per_step: Pairs in one optimizer step on all devices; None: follows from the Trainer's accumulation.
+        batch_size: Pairs in one forward pass on one device, reduced until it divides the device's `pairs_per_step`.
+        max_tokens: Maximum number of tokens, padding included, in one forward pass; None: no limit.
+        layout: `shared` contains each prompt of a micro-batch once, without padding; `padded` repeats it before each
+            completion; `auto` uses `shared` if the policy gives the same log-probs with it, which `DPOModule` tests.
+        group_by_prompt: Put pairs with the same prompt into the same micro-batch.
+        num_workers: Worker processes that prepare batches; 0: none.
+        chosen_only: Batch only chosen completions, for a loss that does not read others (SFT).
+        seed: Random seed of the sample, the split and the order.
+        folder: Folder of `invalid_rows.jsonl`; None: it is not written.
     """
+
+    without_effect = staticmethod(without_effect)
 
     def __init__(
         self,
         path: str | Mapping[str, str] | None = None,
         *,
         tokenizer: str | PreTrainedTokenizerBase,
-        source: Source | Mapping[str, Source] | None = None,
+        source: ToPair | Mapping[str, ToPair] | None = None,
+        rows: Rows | Mapping[str, Rows] | None = None,
         sources: Mapping[str, float] | None = None,
         val_path: str | Mapping[str, str] | None = None,
         val_fraction: float = 0.05,
@@ -95,7 +97,7 @@ class PreferenceDataModule(LightningDataModule):
         check_arguments(locals())
         tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else ready_tokenizer(tokenizer)
         self.preparation = Preparation(
-            parts_of(source or jsonl_pairs, sources, path, val_path),
+            parts_of(source or jsonl_pair, rows, sources, path, val_path),
             Tokenization(tokenizer, max_length, on_overlong, score, chat_template_kwargs or {}),
             val_fraction,
             drop_seen_prompts,
@@ -167,8 +169,13 @@ class PreferenceDataModule(LightningDataModule):
         return self.pairs.sources
 
     @property
+    def columns(self) -> frozenset[str]:
+        """Numeric columns that the sources map; after `setup`, those with values that have an effect."""
+        return self.preparation.columns if self.prepared is None else self.prepared.columns
+
+    @property
     def counts(self) -> dict[str, int]:
-        """Pairs by what became of them."""
+        """Numbers of pairs that were kept, removed and truncated."""
         return self.pairs.counts
 
     def train_dataloader(self) -> StepLoader:
@@ -177,12 +184,11 @@ class PreferenceDataModule(LightningDataModule):
             raise RuntimeError("train_dataloader() needs the Trainer: its accumulation decides what a step is")
         devices, accumulate = devices_of(self.trainer)["num_replicas"], self.trainer.accumulate_grad_batches
         pairs_per_step = pairs_of_step(self.pairs_per_step, self.batch_size, devices, accumulate)
-        # It is told that batches would be repeated after a resume; ours are not.
+        # Lightning warns that batches would be repeated after a resume. This sampler continues where the run stopped.
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
         sampler = self._sampler(self.train_pairs, pairs_per_step, self.seed)
         if accumulate * devices > 1:
-            ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in sampler.unevenness().items())
-            log.info("Tokens of a step, each prompt counted once, the largest over the mean: %s.", ratios)
+            sampler.log_unevenness()
         return self._loader(self.train_pairs, sampler, partial(steps_done, self.trainer))
 
     def val_dataloader(self) -> StepLoader:
@@ -196,11 +202,7 @@ class PreferenceDataModule(LightningDataModule):
         return DrawnPairs(pairs)[Draw(rows, [True] * len(rows), len(rows), 1)]
 
     def use_layout(self, layout: Layout) -> None:
-        """Use `layout` for all batches drawn from now on.
-
-        Raises:
-            UserError: A forward pass may then have more than `max_tokens`.
-        """
+        """Use `layout` for all following batches; raises UserError if one could have more than `max_tokens`."""
         self.collate.layout = layout
         if self.max_tokens is not None:
             of_step, shared = self.pairs_per_step or self.batch_size, layout is self.layouts.shared
@@ -208,15 +210,12 @@ class PreferenceDataModule(LightningDataModule):
                 check_max_tokens(tokens, self.batch_size, self.max_tokens, of_step, self.chosen_only, shared)
 
     def place(self, row: int) -> str:
-        """Where a training pair comes from: `file:line`, or its row in what the source gave."""
+        """Location of a training pair: `file:line`, or its row in the source."""
         return self.train_pairs["where"][row]
 
     def largest_batch(self) -> tuple[int, int]:
-        """Tokens, pads included, and scored positions of a micro-batch of the longest training pairs.
-
-        Of padded rows, the larger ones, while the layout is not chosen yet.
-        """
-        shared = self.collate.layout is self.layouts.shared
+        """Tokens, padding included, and scored positions of a micro-batch of the longest training pairs."""
+        shared = self.collate.layout is self.layouts.shared  # until the layout is chosen, padded: the larger one
         return largest_forward(self.train_pairs, self.batch_size, self.chosen_only, shared)
 
     def state_dict(self) -> dict[str, Any]:

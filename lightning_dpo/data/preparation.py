@@ -2,69 +2,24 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from datasets import Dataset, concatenate_datasets
 
+from lightning_dpo.data.parts import Part
+from lightning_dpo.data.rows.pairs import NUMBERS
 from lightning_dpo.data.rows.splitting import repeat, sample, split_by_prompt, without_prompts
-from lightning_dpo.data.rows.validation import checked_pairs, valid
+from lightning_dpo.data.rows.validation import valid
 from lightning_dpo.data.tokens.digests import pairs_digest
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
-
-Source = Callable[[str, str | Path | None], Dataset | None]
-"""A function `(split, path)`: the rows of `train` or `validation`; None where a source has no validation split."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One source of a mixture.
-
-    Args:
-        source: Reads it.
-        path: A file of pairs; None: what the source reads by itself.
-        val_path: A file of validation pairs; None: the source's own, or a fraction of the training pairs.
-        weight: How often its training pairs are taken: 0.5 for a half of them, 2 for each of them twice.
-    """
-
-    source: Source
-    path: str | None = None
-    val_path: str | None = None
-    weight: float = 1.0
-
-
-def parts_of(
-    source: Source | Mapping[str, Source],
-    sources: Mapping[str, float] | None,
-    path: str | Mapping[str, str] | None,
-    val_path: str | Mapping[str, str] | None,
-) -> dict[str, Part]:
-    """The sources by name; one alone has none.
-
-    Raises:
-        UserError: A name, a weight or a file belongs to no source.
-    """
-    if not isinstance(source, Mapping):
-        if sources is not None:
-            raise UserError("data.sources weighs several sources, and there is one: use data=mixture")
-        return {"": Part(source, cast(str | None, path), cast(str | None, val_path))}
-    sources = sources or dict.fromkeys(source, 1.0)
-    for key, names in (("sources", sources), ("path", path or {}), ("val_path", val_path or {})):
-        known = source if key == "sources" else sources
-        if not isinstance(names, Mapping) or not set(names) <= set(known):
-            raise UserError(f"data.{key}={names}: give it by the names of the sources: {', '.join(known)}")
-    for name, weight in sources.items():
-        if not 0 < weight < float("inf"):
-            raise UserError(f"data.sources.{name}={weight}: how often its pairs are taken must be a positive number")
-    paths, val_paths = (cast(Mapping[str, str], names or {}) for names in (path, val_path))
-    return {name: Part(source[name], paths.get(name), val_paths.get(name), weight) for name, weight in sources.items()}
 
 
 @dataclass(frozen=True)
@@ -78,8 +33,13 @@ class PreparedPairs:
     counts: dict[str, int]
 
     @cached_property
+    def columns(self) -> frozenset[str]:
+        """Numeric columns in which a training pair has a value with an effect."""
+        return frozenset(name for name, neutral in NUMBERS.items() if set(self.train[name]) - {neutral})
+
+    @cached_property
     def digest(self) -> str:
-        """Of the training pairs' tokens."""
+        """Digest of the training pairs' tokens."""
         return pairs_digest(self.train)
 
 
@@ -97,6 +57,11 @@ class Preparation:
     seed: int
     folder: Path | None
     counts: dict[str, int] = field(default_factory=dict, init=False)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Numeric columns that the options of the sources map."""
+        return frozenset().union(*(part.columns for part in self.parts.values()))
 
     def __call__(self, validation_alone: bool = False) -> PreparedPairs:
         """Read and tokenize.
@@ -132,18 +97,19 @@ class Preparation:
 
     def _sides(self, name: str, part: Part, validation_alone: bool) -> tuple[Dataset | None, Dataset]:
         """Training and validation pairs of one source."""
-        own = part.source("validation", part.val_path) if part.val_path or part.path is None else None
+        own = self._read(name, part, "validation")
         if own is not None:
-            own = sample(self._read(name, own, "validation"), self.max_pairs, self.seed)
-        train = None
-        if own is None or not validation_alone:
-            train = self._read(name, part.source("train", part.path), "train")
+            own = sample(own, self.max_pairs, self.seed)
+        train = self._read(name, part, "train") if own is None or not validation_alone else None
         if own is None:
             return split_by_prompt(sample(train, self.max_pairs, self.seed), self.val_fraction, self.seed)
         return train, own
 
-    def _read(self, name: str, pairs: Dataset, split: str) -> Dataset:
-        pairs = self._valid(checked_pairs(pairs, f"{name} {split}".strip()))
+    def _read(self, name: str, part: Part, split: str) -> Dataset | None:
+        pairs = part.read(split, name)
+        if pairs is None:
+            return None
+        pairs = self._valid(pairs)
         if not name:
             return pairs
         names = ["/".join(filter(None, (name, source))) for source in pairs["source"]]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_dpo.cli.config import build, check_names
+from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.errors import UserError
 from lightning_dpo.losses import PreferenceLossFunction
@@ -23,17 +23,20 @@ log = logging.getLogger(__name__)
 
 
 def as_trained(config: DictConfig) -> DictConfig:
-    """With the loss that an export was trained by, unless the command line names one or that one has no rewards."""
-    config = config.copy()
+    """`config` with the loss that an export was trained with, unless the command line sets one or it has no rewards."""
     named = [override for override in task_overrides() if override.lstrip("+~").startswith("loss")]
     about = record_of(config)
-    if about and not named:
-        its_own = OmegaConf.create({"loss": about["loss"]})
-        check_names(its_own, {"loss"})
-        if build(its_own, "loss").has_rewards:
-            OmegaConf.set_struct(config, False)
-            config.loss = about["loss"]
-            log.info("Rewards with the loss of its training: %s.", about["loss"])
+    # The record is a file that may come from somebody else, so its loss is checked like any config.
+    if (
+        named
+        or not about
+        or not CheckedConfig(OmegaConf.create({"loss": about["loss"]}), {"loss"}).build("loss").has_rewards
+    ):
+        return config
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    config.loss = about["loss"]
+    log.info("Rewards are computed with the loss of the training: %s.", about["loss"])
     return config
 
 
@@ -55,13 +58,15 @@ def warn_of_trained_pairs(config: DictConfig) -> None:
         log.warning("Some of these pairs may have trained the model: %s.", ", ".join(changed))
 
 
-def make_module(config: DictConfig, model: CausalLM, data: PreferenceDataModule) -> tuple[DPOModule, str | None]:
+def make_module(
+    config: DictConfig, checked: CheckedConfig, model: CausalLM, data: PreferenceDataModule
+) -> tuple[DPOModule, str | None]:
     """Policy and reference; and where they are one model, why every pair will be a tie.
 
     Raises:
         UserError: The checkpoint is not there or of another model, or the reference is not known.
     """
-    loss, adapter = build(config, "loss"), build(config, "adapter")
+    loss, adapter = checked.build("loss"), checked.build("adapter")
     if not loss.has_rewards:
         raise UserError(f"loss: {loss!r} gives no rewards to judge by; choose another, such as loss=dpo")
     if isinstance(adapter, NoAdapter):

@@ -12,8 +12,8 @@ from rich.progress import track
 
 from lightning_dpo.batch import MicroBatch, TokenizedPair
 from lightning_dpo.data.rows.messages import explicit_pair
-from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, Row
-from lightning_dpo.data.rows.reasons import InvalidRow, meaning
+from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, PreferencePair, Row
+from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow
 from lightning_dpo.data.rows.validation import to_pairs
 from lightning_dpo.data.sources.files import read_rows
 from lightning_dpo.data.steps.forward_size import longest_rows
@@ -40,14 +40,14 @@ class AnswersFile:
 
     def __init__(self, path: str, tokenization: Tokenization) -> None:
         if not Path(path).is_file():
-            raise UserError(f"score={path}: there is no such file")
+            raise UserError(f"score={path}: the file does not exist")
         self.rows = list(read_rows(path))
         pairs = to_pairs(list(_answers(self.rows)), _beside_another, path)
         _refuse_invalid(pairs)
         self.answers = tokenization.tokenize(pairs)
         self.pad_token_id = tokenization.tokenizer.pad_token_id
-        # The other answer is of our making: that the tokens of both are the same is no fault of this one.
-        _refuse_invalid(self.answers, but="identical_answers")
+        # The other answer is made up here, so it may have the same tokens: that does not make this one invalid.
+        _refuse_invalid(self.answers, but=IDENTICAL_ANSWERS)
         for row in self.answers:
             if row["overlong"]:
                 tokens = row["prompt_length"] + row["chosen_length"]
@@ -86,14 +86,14 @@ class AnswersFile:
 def _refuse_invalid(pairs: Dataset, but: str = "") -> None:
     for where, reason in zip(pairs["where"], pairs["invalid"], strict=True):
         if reason not in ("", but):
-            raise UserError(f"{where}: {meaning(reason)}")
+            raise UserError(f"{where}: {reason}")
 
 
 def _answers(rows: list[Row]) -> Iterator[Row]:
     """A row for every answer."""
     for place, row in rows:
         if isinstance(row, str):
-            raise UserError(f"{place}: {meaning(row)}")
+            raise UserError(f"{place}: {row}")
         answers = row.get("answers", [row[name] for name in ("answer", "chosen", "rejected") if name in row])
         if not isinstance(answers, list) or not answers:
             raise UserError(f"{place}: a row to be scored has answers (a list), answer, or chosen and rejected")
@@ -101,7 +101,7 @@ def _answers(rows: list[Row]) -> Iterator[Row]:
             yield place, row | {"answer": answer}
 
 
-def _beside_another(row: dict[str, Any]) -> dict[str, Any]:
+def _beside_another(row: dict[str, Any]) -> PreferencePair:
     """A pair of the answer and one that differs from it in its end, which is what tells prompt and answer apart."""
     answer = row["answer"]
     if isinstance(answer, str):
@@ -110,11 +110,11 @@ def _beside_another(row: dict[str, Any]) -> dict[str, Any]:
         *start, last = answer if isinstance(answer, list) else [answer]
         other = [*start, {"role": "assistant", "content": f"{last.get('content', last.get('value'))}."}]
     else:
-        raise InvalidRow("wrong_type")
+        raise InvalidRow(f"an answer must be text or messages, not {type(answer).__name__}")
     carried = {name: row[name] for name in MESSAGE_COLUMNS if row.get(name)}
     if isinstance(answer, str) and "prompt" not in row:
-        raise InvalidRow("missing_field prompt")
-    return {**explicit_pair(row.get("prompt"), answer, other), **carried}
+        raise KeyError("prompt")
+    return cast(PreferencePair, {**explicit_pair(row.get("prompt"), answer, other), **carried})
 
 
 @torch.no_grad()

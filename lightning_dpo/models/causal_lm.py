@@ -1,7 +1,7 @@
 """A Hugging Face causal LM and its tokenizer: opened by name or built from a config, made ready to train."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,13 @@ class CausalLM:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
         if not self.pretrained and "model_type" not in self.config:
             raise ValueError("pretrained=false builds the architecture from config, which must name its model_type")
+
+    @staticmethod
+    def without_effect(arguments: Mapping[str, Any]) -> dict[str, str]:
+        """The arguments that have no effect in combination with the others, and why."""
+        if arguments.get("pretrained", True):
+            return {"config": "pretrained weights have their own architecture; set model.pretrained=false"}
+        return {}
 
     def policy(self) -> PreTrainedModel:
         """The model, on the CPU, in `dtype`; with its adapter, frozen, if `name` is one.

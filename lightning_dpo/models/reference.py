@@ -16,7 +16,15 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.logps.forward import attention_of
 from lightning_dpo.losses.interface import PreferenceLossFunction
-from lightning_dpo.models.adapter import copy_adapter, has_dropout, is_untrained, with_copy, without_adapter
+from lightning_dpo.models.adapter import (
+    AdapterFactory,
+    NoAdapter,
+    copy_adapter,
+    has_dropout,
+    is_untrained,
+    with_copy,
+    without_adapter,
+)
 from lightning_dpo.models.causal_lm import CausalLM
 
 
@@ -85,14 +93,14 @@ class WithinPolicy(Reference):
 class ReferenceFactory(ABC):
     """Makes the reference out of the untrained policy. What `DPOModule` takes and `reference=` names."""
 
-    def check(self, loss: PreferenceLossFunction) -> None:
-        """Refuse a reference that `loss` does not read, or one that it lacks, before anything is loaded.
+    def check(self, loss: PreferenceLossFunction, adapter: AdapterFactory | None = None) -> None:
+        """Check the combination of reference, loss and adapter before anything is loaded.
 
         Raises:
-            UserError: The loss does not read a reference, or needs one that is not there.
+            UserError: The loss does not read a reference, or needs one that is missing, or the adapter is missing.
         """
         if not loss.needs_reference:
-            raise UserError(f"reference: {loss!r} reads no reference, so one would have no effect; use reference=auto")
+            raise UserError(f"reference has no effect: {loss!r} does not read one; use reference=auto")
 
     @abstractmethod
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference | None:
@@ -112,6 +120,11 @@ class Frozen(ReferenceFactory):
 @dataclass(frozen=True)
 class AdapterOff(ReferenceFactory):
     """The policy without its adapter."""
+
+    def check(self, loss: PreferenceLossFunction, adapter: AdapterFactory | None = None) -> None:
+        super().check(loss)
+        if isinstance(adapter, NoAdapter):
+            raise UserError("reference=adapter_off needs an adapter: set adapter=lora, or use reference=auto")
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         if not isinstance(policy, PeftModel):
@@ -179,9 +192,9 @@ class LogProbAlone(ReferenceFactory):
 class NoReference(ReferenceFactory):
     """No reference, for a loss that needs none."""
 
-    def check(self, loss: PreferenceLossFunction) -> None:
+    def check(self, loss: PreferenceLossFunction, adapter: AdapterFactory | None = None) -> None:
         if loss.needs_reference:
-            raise UserError(f"reference=none: {loss!r} compares with a reference; use reference=auto")
+            raise UserError(f"reference=none: {loss!r} needs a reference; use reference=auto")
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> None:
         return None
@@ -195,8 +208,8 @@ class Auto(ReferenceFactory):
     a copy of the policy.
     """
 
-    def check(self, loss: PreferenceLossFunction) -> None:
-        """Any loss will do."""
+    def check(self, loss: PreferenceLossFunction, adapter: AdapterFactory | None = None) -> None:
+        """Valid for every loss."""
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference | None:
         if not loss.needs_reference:

@@ -46,7 +46,7 @@ class PolicyModule(LightningModule):
     ) -> None:
         super().__init__()
         check_declared(loss)
-        reference.check(loss)
+        reference.check(loss, adapter)
         self.policy = None  # type: ignore[assignment]  # strategy and device are known only in configure_model
         self._untrained_policy = [policy]  # in a list, which hides a model from nn.Module until then
         self.loss, self.make_reference, self.make_adapter = loss, reference, adapter

@@ -1,6 +1,6 @@
 """The right start: before the first update, the policy is its reference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -9,6 +9,16 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.logps.tolerance import tolerance
 from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction, needed
 from lightning_dpo.training.rank_checks import named, of_all_devices, on_all_devices
+
+
+def check_columns(function: PreferenceLossFunction, columns: Collection[str]) -> None:
+    """Check that the loss reads the numeric columns of the data.
+
+    Raises:
+        UserError: A column has no effect.
+    """
+    for name in sorted(set(columns) - function.columns):
+        raise UserError(f"data.source.{name} has no effect: {function!r} does not read {name}; leave it out")
 
 
 def check_start(

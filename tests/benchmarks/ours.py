@@ -19,7 +19,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import lightning
 import torch
-from datasets import Dataset
 from lightning import Callback
 from torch.optim import AdamW
 from transformers import AutoModelForCausalLM
@@ -123,7 +122,7 @@ def main() -> None:
     start, clock, throughput = time.perf_counter(), Clock(), Throughput()
     data = InOrder(
         tokenizer=args.model,
-        source=lambda split, path=None: Dataset.from_list(pairs if split == "train" else pairs[:1]),
+        rows=lambda split: pairs if split == "train" else pairs[:1],
         drop_seen_prompts=False,
         batch_size=args.batch,
         max_length=args.max_length,

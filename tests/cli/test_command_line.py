@@ -4,10 +4,7 @@ import sys
 import time
 
 import pytest
-from hydra.errors import HydraException
 
-from lightning_dpo.cli.command_line import explain
-from lightning_dpo.errors import UserError
 from lightning_dpo.settings import secret_in, without_secrets
 from tests.support.pairs import HH_FILE
 
@@ -20,15 +17,15 @@ def run(folder, *arguments: str, **environment: str) -> subprocess.CompletedProc
 
 
 MISTAKES = {
-    "loss.bta=1": "loss.bta is no key of the config; did you mean beta?",
-    "+loss.bta=1": "loss.bta: lightning_dpo.losses.DPO takes no 'bta'; did you mean beta?",
-    "model=lama": "model=lama: there is no such option; did you mean llama?; there are gpt2, llama",
+    "loss.bta=1": "loss.bta is not a key of the config; did you mean beta?",
+    "+loss.bta=1": "loss.bta: lightning_dpo.losses.DPO has no argument 'bta'; did you mean beta?",
+    "model=lama": "model=lama is not an option; did you mean llama?; there are gpt2, llama",
     "loss.beta=abc": "loss.beta=abc: Input should be a valid number",
     "loss.beta=-1": "loss: beta must be a positive number, got -1",
-    "+trainer.max_epoch=1": "trainer.max_epoch: lightning.Trainer takes no 'max_epoch'; did you mean max_epochs?",
+    "+trainer.max_epoch=1": "lightning.Trainer has no argument 'max_epoch'; did you mean max_epochs?",
     "loss._target_=torch.hub.load": "loss._target_=torch.hub.load is not allowed",
-    "+x.api_key=SENTINEL": "x.api_key: Hydra would write this secret into the run's folder",
-    "+suggested={api_key: SENTINEL}": "api_key: Hydra would write this secret into the run's folder",
+    "+x.api_key=SENTINEL": "x.api_key: Hydra would write this secret to the run's folder",
+    "+suggested={api_key: SENTINEL}": "api_key: Hydra would write this secret to the run's folder",
     "+hydra.callbacks.x={_target_: builtins.open, file: metrics.csv, mode: w}": "_target_=builtins.open is not allowed",
     "scheduler=null": "Config group override must be a string or a list",
     "run_name=../up": "run_name=../up: use letters, digits",
@@ -112,21 +109,9 @@ def test_help_imports_nothing_heavy(tmp_path, arguments):
     print(f"{' '.join(arguments)}: {time.perf_counter() - start:.2f} s")
 
 
-def test_a_block_of_keys_is_no_group():
-    error = HydraException("Could not override 'reference'. No match in the defaults list.")
-    told = explain(error, ["reference=none"], "evaluate")
-    assert told == "reference is no group of this command: set its keys, reference.name"
-
-
-def test_a_cause_deep_down_is_the_one_that_is_told():
-    error = HydraException("wrapping")
-    error.__cause__ = UserError("the sentence")
-    assert explain(error, []) == "the sentence"
-
-
 @pytest.mark.timeout(240)
 def test_a_sweep_is_one_folder_and_one_wandb_run_per_job(tmp_path):
-    small = ["model.teaching_steps=2", "data.source.pairs=300", "data.source.val_pairs=20", "trainer.max_steps=1"]
+    small = ["model.teaching_steps=2", "data.rows.pairs=300", "data.rows.val_pairs=20", "trainer.max_steps=1"]
     result = run(
         tmp_path, "sweep=beta", "loss.beta=0.1,0.7", "trainer.accelerator=cpu", *small,
         "+suggested.note=${oc.env:HF_TOKEN}", HF_TOKEN="SENTINEL",
@@ -152,5 +137,8 @@ def test_invalid_rows_of_real_data_stop_the_run_when_they_should(tmp_path, model
         "data.on_invalid=error",
     )
     assert result.returncode == 1
-    assert "6 of 1800 rows are invalid (4 empty_answer, 2 different_prompts)" in result.stderr + result.stdout
+    assert (
+        "6 of 1800 rows are invalid (4: an answer is empty; 2: the two dialogues have different prompts)"
+        in result.stderr + result.stdout
+    )
     assert "hh-harmless-1800.jsonl.gz:87" in result.stderr + result.stdout

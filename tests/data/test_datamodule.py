@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -6,7 +7,7 @@ import lightning
 import pytest
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
-from lightning_dpo.data.sources.jsonl import jsonl_pairs
+from lightning_dpo.data.sources import jsonl_pair
 from lightning_dpo.data.steps.forward_size import StreamTokens
 from tests.support.models import make_llama
 
@@ -55,19 +56,19 @@ def test_nothing_short_enough_is_an_error_that_says_what_to_do(pairs_file, token
 
 def test_invalid_rows_stop_or_are_listed(tmp_path, tokenizer):
     path = write(tmp_path / "pairs.jsonl", [*rows(*range(9)), {"prompt": "Q:", "chosen": "", "rejected": " no"}])
-    with pytest.raises(UserError, match=r"pairs.jsonl:10: an answer is empty: 1 of 10 rows are invalid"):
+    with pytest.raises(UserError, match=r"pairs.jsonl:10: an answer is empty. 1 of 10 rows are invalid"):
         PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2).setup()
     options = {"on_invalid": "drop", "max_invalid_fraction": 0.2, "folder": str(tmp_path)}
     data = PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2, **options)
     data.setup()
     assert data.counts["invalid_left_out"] == 1
     listed = json.loads((tmp_path / "invalid_rows.jsonl").read_text())
-    assert listed == {"where": "pairs.jsonl:10", "reason": "empty_answer"}
+    assert listed == {"where": "pairs.jsonl:10", "reason": "an answer is empty"}
 
 
 def test_what_tokenization_finds_is_invalid_too(tmp_path, tokenizer):
     path = write(tmp_path / "pairs.jsonl", [*rows(*range(9)), rows(9)[0] | {"chosen": " a <|end|> b"}])
-    with pytest.raises(UserError, match=r"pairs.jsonl:10: the text contains one of the tokenizer's special tokens"):
+    with pytest.raises(UserError, match=r"pairs.jsonl:10: the text contains a special token of the tokenizer"):
         PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2).setup()
 
 
@@ -85,9 +86,7 @@ def test_weights_and_offsets_reach_the_batch(tmp_path, tokenizer):
     table = [row | {"trust": 0.5, "gap": 2.0} for row in rows(*range(8))]
     path = write(tmp_path / "pairs.jsonl", table)
 
-    def source(split, path):
-        return jsonl_pairs(split, path, weight="trust", offset="gap")
-
+    source = partial(jsonl_pair, weight="trust", offset="gap")
     data = PreferenceDataModule(path, source=source, tokenizer=tokenizer, val_fraction=0.2)
     data.trainer = lightning.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     data.setup()
@@ -96,13 +95,11 @@ def test_weights_and_offsets_reach_the_batch(tmp_path, tokenizer):
     assert set(batch.offset.tolist()) == {2.0}
 
 
-def test_a_source_of_ones_own_needs_three_columns(tmp_path, tokenizer):
-    from datasets import Dataset
+def test_rows_may_be_in_memory(tmp_path, tokenizer):
+    def in_memory(split):
+        return rows(*range(10)) if split == "train" else None
 
-    def source(split, path):
-        return Dataset.from_list(rows(*range(10))) if split == "train" else None
-
-    data = PreferenceDataModule(source=source, tokenizer=tokenizer, val_fraction=0.2)
+    data = PreferenceDataModule(rows=in_memory, tokenizer=tokenizer, val_fraction=0.2)
     trainer = lightning.Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.fit(DPOModule(make_llama()), data)
     assert trainer.global_step == 1

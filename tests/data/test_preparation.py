@@ -1,24 +1,26 @@
+from functools import partial
+
 import pytest
-from datasets import Dataset
 
 from lightning_dpo import PreferenceDataModule, UserError
+from lightning_dpo.data.sources import jsonl_pair
 
 
-def source(name: str, count: int, own_validation: bool = False):
-    """Pairs whose prompts begin with `name`."""
+def made(name: str, count: int, own_validation: bool = False):
+    """Rows by split, whose prompts begin with `name`."""
 
-    def load_pairs(split, path):
+    def rows(split):
         if split == "validation" and not own_validation:
             return None
         numbers = range(count) if split == "train" else range(count - 2, count + 1)
-        return Dataset.from_list([{"prompt": f"{name}{n}:", "chosen": " yes", "rejected": " no"} for n in numbers])
+        return [{"prompt": f"{name}{n}:", "chosen": " yes", "rejected": " no"} for n in numbers]
 
-    return load_pairs
+    return rows
 
 
 def mixed(tokenizer, sources, **options) -> PreferenceDataModule:
     data = PreferenceDataModule(
-        source={"a": source("a", 10), "b": source("b", 20, own_validation=True), "unused": None},
+        rows={"a": made("a", 10), "b": made("b", 20, own_validation=True), "unused": made("c", 1)},
         sources=sources, tokenizer=tokenizer, val_fraction=0.2, **options,
     )  # fmt: skip
     data.setup()
@@ -36,8 +38,9 @@ def test_a_mixture_takes_each_source_as_often_as_its_weight_says(tokenizer):
 
 
 def test_no_training_prompt_stands_in_the_validation_of_another_source(tokenizer):
-    sources = {"first": source("same", 10), "second": source("same", 10)}
-    data = PreferenceDataModule(source=sources, tokenizer=tokenizer, val_fraction=0.3)
+    data = PreferenceDataModule(
+        rows={"first": made("same", 10), "second": made("same", 10)}, tokenizer=tokenizer, val_fraction=0.3
+    )
     data.setup()
     assert not set(data.train_pairs["prompt"]) & set(data.val_pairs["prompt"])
 
@@ -45,10 +48,10 @@ def test_no_training_prompt_stands_in_the_validation_of_another_source(tokenizer
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sources": {"c": 1}}, r"data.sources={'c': 1}: give it by the names of the sources: a, b, unused"),
-        ({"sources": {"a": 0}}, r"data.sources.a=0: how often its pairs are taken must be a positive number"),
-        ({"sources": {"a": 1}, "path": {"b": "x"}}, r"data.path={'b': 'x'}: give it by the names of the sources: a"),
-        ({"sources": {"a": 1}, "path": "x"}, r"data.path=x: give it by the names of the sources"),
+        ({"sources": {"c": 1}}, r"data.sources={'c': 1}: its keys must be names of sources: a, b, unused"),
+        ({"sources": {"a": 0}}, r"data.sources.a=0 must be a positive number"),
+        ({"sources": {"a": 1}, "path": {"b": "x"}}, r"data.path={'b': 'x'}: its keys must be names of sources: a"),
+        ({"sources": {"a": 1}, "path": "x"}, r"data.path=x: its keys must be names of sources"),
     ],
 )
 def test_names_that_belong_to_no_source(tokenizer, options, message):
@@ -57,24 +60,24 @@ def test_names_that_belong_to_no_source(tokenizer, options, message):
 
 
 def test_weights_are_for_several_sources(tokenizer):
-    with pytest.raises(UserError, match=r"data.sources weighs several sources, and there is one"):
-        PreferenceDataModule(source=source("a", 3), sources={"a": 1}, tokenizer=tokenizer)
+    with pytest.raises(UserError, match=r"data.sources needs several sources, and there is one"):
+        PreferenceDataModule(rows=made("a", 3), sources={"a": 1}, tokenizer=tokenizer)
 
 
 def test_before_a_validation_nothing_is_read_that_trains(tokenizer):
     asked = []
 
-    def load_pairs(split, path):
+    def rows(split):
         asked.append(split)
-        return source("q", 10, own_validation=True)(split, path)
+        return made("q", 10, own_validation=True)(split)
 
-    data = PreferenceDataModule(source=load_pairs, tokenizer=tokenizer)
+    data = PreferenceDataModule(rows=rows, tokenizer=tokenizer)
     data.setup("validate")
     assert (asked, len(data.val_pairs), len(data.train_pairs)) == (["validation"], 3, 0)
     data.setup("fit")
     assert (len(data.val_pairs), len(data.train_pairs)) == (3, 8)
     assert data.counts["train"] == 8
-    split = PreferenceDataModule(source=source("q", 10), tokenizer=tokenizer, val_fraction=0.3)
+    split = PreferenceDataModule(rows=made("q", 10), tokenizer=tokenizer, val_fraction=0.3)
     both = []
     for stage in ("validate", "fit"):
         split.setup(stage)
@@ -84,6 +87,7 @@ def test_before_a_validation_nothing_is_read_that_trains(tokenizer):
 
 def test_rows_without_a_source_are_those_of_other(tokenizer):
     rows = [{"prompt": f"{n}:", "chosen": " a", "rejected": " b", "source": "x" if n % 2 else None} for n in range(20)]
-    data = PreferenceDataModule(source=lambda *_: Dataset.from_list(rows), tokenizer=tokenizer, drop_seen_prompts=False)
+    source = partial(jsonl_pair, source="source")
+    data = PreferenceDataModule(source=source, rows=lambda _: rows, tokenizer=tokenizer, drop_seen_prompts=False)
     data.setup()
     assert set(data.sources) == {"x", "other"}

@@ -90,9 +90,9 @@ def test_without_beta_there_is_no_optimum():
 
 
 def test_best_accuracy_is_what_the_true_reward_reaches_on_drawn_pairs():
-    from lightning_dpo.reviews.pairs import review_pairs
+    from lightning_dpo.reviews import ReviewRows
 
-    pairs = review_pairs("train", pairs=40_000)
+    pairs = list(ReviewRows(40_000)("train"))
     prompts, reviews, rewards = world.prompts(), world.reviews(), world.rewards()
     right = 0.0
     for row in pairs:

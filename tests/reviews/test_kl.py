@@ -6,7 +6,7 @@ import torch
 from lightning_dpo import DPOModule, PreferenceDataModule
 from lightning_dpo.callbacks.samples import Samples
 from lightning_dpo.losses import DPO
-from lightning_dpo.reviews import pairs, world
+from lightning_dpo.reviews import ReviewRows, world
 from lightning_dpo.reviews.policy import TinyReviewer
 from tests.support.exact_kl import exact_kl
 from tests.support.training import trainer_for
@@ -33,7 +33,7 @@ class Exact(lightning.Callback):
 def test_val_kl_is_the_exact_kl_within_three_standard_errors_at_three_stages(tmp_path):
     reviewer = TinyReviewer(teaching_steps=100)
     data = PreferenceDataModule(
-        source=lambda split, path: pairs.review_pairs(split, pairs=1500, val_pairs=50),
+        rows=ReviewRows(pairs=1500, val_pairs=50),
         tokenizer=reviewer.tokenizer(), batch_size=64, max_length=64, drop_seen_prompts=False,
     )  # fmt: skip
     exact = Exact()

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
-from lightning_dpo.data.sources import hh_pairs
+from lightning_dpo.data.sources import hh_pair
 from lightning_dpo.logps.forward import ATTENTION
 from lightning_dpo.shared_prefix.trial import share_prefixes
 from tests.support.architectures import ARCHITECTURES, UNSHARED, make
@@ -116,7 +116,7 @@ def test_the_reason_names_the_model_that_has_it(llama):
 def test_the_first_eight_losses_on_hh_are_those_of_padded_rows(tmp_path, tokenizer):
     """Real prompts, of hundreds of tokens; steps large enough that the losses move, and small enough for no chaos."""
     options = {
-        "source": hh_pairs,
+        "source": hh_pair,
         "on_invalid": "drop",
         "max_pairs": 200,
         "max_length": 600,

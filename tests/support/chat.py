@@ -5,7 +5,7 @@ import json
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from lightning_dpo.data.rows.validation import checked_pairs
+from lightning_dpo.data.rows.validation import to_pairs
 from lightning_dpo.data.tokens.tokenization import Tokenization
 
 CHATML = (
@@ -64,8 +64,13 @@ FORMATS = {
 }
 
 
+def pairs_of(rows) -> Dataset:
+    """The pairs of rows that have the fields of a pair."""
+    return to_pairs(((f"row {number}", row) for number, row in enumerate(rows)), lambda row: row, "rows")
+
+
 def tokens(tokenizer, rows, score="last", max_length=400, on_overlong="drop"):
-    pairs = checked_pairs(Dataset.from_list(rows), "rows")
+    pairs = pairs_of(Dataset.from_list(rows))
     assert not any(pairs["invalid"])
     return Tokenization(tokenizer, max_length, on_overlong, score).tokenize(pairs)
 

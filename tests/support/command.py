@@ -11,7 +11,7 @@ from typing import Any
 from tests.support.ranks import forked, on_ranks
 
 TINY = (
-    "model.teaching_steps=5", "data.source.pairs=256", "data.source.val_pairs=16", "trainer.max_epochs=1",
+    "model.teaching_steps=5", "data.rows.pairs=256", "data.rows.val_pairs=16", "trainer.max_epochs=1",
     "data.batch_size=64", "logger=csv", "trainer.accelerator=cpu", "callbacks.samples.answers=4",
 )  # fmt: skip
 """A run of two steps in the reviews world."""

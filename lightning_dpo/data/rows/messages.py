@@ -5,7 +5,7 @@ from itertools import takewhile
 from typing import Any
 
 from lightning_dpo.data.rows.pairs import Message
-from lightning_dpo.data.rows.reasons import InvalidRow
+from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow
 
 # ShareGPT's names for the roles that chat templates know.
 _ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_response": "tool"}
@@ -60,7 +60,7 @@ def dialogue(messages: Any) -> Dialogue:
     if isinstance(messages, dict):
         messages = [messages]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise InvalidRow("wrong_type")
+        raise InvalidRow(f"prompt and answers must both be text or both be messages, not {_kind(messages)}")
     return [_message(message) for message in messages]
 
 
@@ -94,10 +94,16 @@ def _message(message: dict[str, Any]) -> Message:
     # Parts of a message, as multimodal data sets have them: those of text are what a language model can read.
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part["text"]) for part in content)
-    if not isinstance(role, str) or not isinstance(content, str | None):
-        raise InvalidRow("wrong_type")
+    if not isinstance(role, str):
+        raise InvalidRow("a message has no role")
+    if not isinstance(content, str | None):
+        raise InvalidRow(f"the content of a message must be text, not {_kind(content)}")
     # Role and content first, so that equal messages are equal as JSON.
     return {"role": role} | ({} if content is None else {"content": content}) | message
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
 
 
 def _from_sharegpt(message: dict[str, Any]) -> Message:
@@ -107,7 +113,7 @@ def _from_sharegpt(message: dict[str, Any]) -> Message:
     try:
         return {"role": "assistant", "tool_calls": [{"type": "function", "function": json.loads(value)}], **message}
     except (TypeError, ValueError) as error:
-        raise InvalidRow("wrong_type") from error
+        raise InvalidRow("the value of a function_call must be JSON") from error
 
 
 def _parted_texts(chosen: str, rejected: str) -> dict[str, Any]:
@@ -129,25 +135,25 @@ def _around(question: str, chosen: Dialogue, rejected: Dialogue) -> Dialogue:
     shared = _shared(chosen, rejected)
     if any(message["role"] == "user" for message in (*chosen[:2], *rejected[:2])):
         if not any(message.get("content", "").strip() == question.strip() for message in shared):
-            raise InvalidRow("different_prompts")
+            raise InvalidRow("the prompt is not one of the messages that both dialogues share")
         return shared
     return [{"role": "user", "content": question}]
 
 
 def _checked(prompt: Dialogue, chosen: Dialogue, rejected: Dialogue) -> dict[str, Any]:
     if not prompt:
-        raise InvalidRow("different_prompts")
+        raise InvalidRow("the two dialogues have no message in common, so there is no prompt")
     if chosen == rejected:
-        raise InvalidRow("identical_answers")
+        raise InvalidRow(IDENTICAL_ANSWERS)
     for answer in (chosen, rejected):
         if not answer or answer[-1]["role"] != "assistant":
-            raise InvalidRow("no_answer")
+            raise InvalidRow("an answer does not end with a message of the assistant")
         if answer[0]["role"] != "assistant":
-            raise InvalidRow("different_prompts")
+            raise InvalidRow("an answer begins with a message of another role than the assistant")
         if not str(answer[-1].get("content", "")).strip() and not answer[-1].get("tool_calls"):
-            raise InvalidRow("empty_answer")
+            raise InvalidRow("an answer is empty")
     if prompt[-1]["role"] == "assistant":
-        raise InvalidRow("no_question")
+        raise InvalidRow("the prompt ends with a message of the assistant")
     if not any(str(message.get("content", "")).strip() for message in prompt):
-        raise InvalidRow("empty_prompt")
+        raise InvalidRow("the prompt is empty")
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}

@@ -1,41 +1,49 @@
-"""A preference pair as text or messages: what a data source gives."""
+"""A preference pair as text or messages: what a source makes of a row."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, NotRequired, TypedDict
 
 Row = tuple[str, dict[str, Any] | str]
-"""`file:line` and a row of a data source, or the reason why there is none."""
+"""`file:line` and the row that was read there, or the reason why it cannot be read."""
 
 MESSAGE_COLUMNS = ("tools", "chat_template_kwargs")
 """Columns that the chat template reads besides the messages."""
+
+NUMBERS = {"weight": 1.0, "offset": 0.0}
+"""Numeric columns of a pair and the value that has no effect."""
 
 Message = dict[str, Any]
 """`role`, `content` and whatever else the chat template reads, such as `tool_calls`."""
 
 
 class PreferencePair(TypedDict):
-    """One row of a data source.
+    """One preference pair, in any of the forms that `rows/messages.py` lists."""
 
-    A source is a function `(split, path)` that returns a `datasets.Dataset` of such rows, in any of the forms
-    that `rows/messages.py` lists; `rows/validation.py` makes them explicit and fills in `where` and `invalid`.
-    """
-
-    prompt: NotRequired[str | list[Message]]
-    """What both answers follow: text up to and including whatever introduces an answer, or messages."""
+    prompt: NotRequired[str | list[Message] | None]
+    """Text up to and including the words that introduce an answer, or messages. Without it, the prompt is part of both
+    answers."""
     chosen: str | list[Message]
-    """The preferred answer; text with its leading space where it has one."""
+    """The preferred answer. Text includes its leading space, if there is one."""
     rejected: str | list[Message]
     """The other answer."""
     tools: NotRequired[list[dict[str, Any]] | str]
-    """What the chat template shows as tools, or that as JSON."""
+    """Tools for the chat template, as a list or as JSON."""
     chat_template_kwargs: NotRequired[dict[str, Any] | str]
-    """Further arguments of the chat template, or those as JSON."""
+    """Further arguments of the chat template, as a dict or as JSON."""
     weight: NotRequired[float]
-    """Factor of the pair's loss; 1 where there is no such column."""
+    """Factor of the pair's loss. Default: 1."""
     offset: NotRequired[float]
-    """By how much the reward margin should exceed zero; 0 where there is no such column."""
-    source: NotRequired[str]
-    """Name of the data source, by which metrics are kept apart; empty where there is no such column."""
-    where: NotRequired[str]
-    """`file:line`, for messages."""
-    invalid: NotRequired[str]
-    """Why the row cannot be used, or an empty string."""
+    """Target reward margin. Default: 0."""
+    source: NotRequired[str | None]
+    """Name of a subset. Validation metrics are logged for each name."""
+
+
+ToPair = Callable[[dict[str, Any]], PreferencePair | Iterable[PreferencePair]]
+"""A source of pairs: a function that makes a pair of a row, or a list of pairs. An empty list skips the row.
+
+It raises `InvalidRow("reason")` for a row that is not valid. Options are keyword arguments, set with
+`functools.partial`.
+"""
+
+Rows = Callable[[str], Iterable[dict[str, Any]] | None]
+"""A function of the split, `train` or `validation`, that returns its rows; None if there is no such split."""

@@ -1,38 +1,23 @@
-"""Why a row cannot be a pair."""
+"""Why a row is not a valid pair, in words that a user can act on."""
 
-REASONS = {
-    "bad_utf8": "the text is not UTF-8",
-    "bad_json": "the line is not JSON, or has a key twice",
-    "missing_field": "a field is missing",
-    "wrong_type": "a field has the wrong type",
-    "empty_prompt": "the prompt is empty",
-    "empty_answer": "an answer is empty",
-    "negative_weight": "the weight is negative",
-    "different_prompts": "the two dialogues have different prompts",
-    "no_answer": "a dialogue has no answer",
-    "no_question": "the prompt ends with an answer",
-    "identical_answers": "both answers are the same",
-    "special_token": "the text contains one of the tokenizer's special tokens",
-    "unknown_token": "the text contains what the tokenizer has no token for",
-    "template_refuses": "the chat template refuses these messages",
-    "prompt_not_prefix": "the chat template writes the prompt differently when an answer follows",
-    "turn_not_found": "the chat template writes a turn of the assistant differently when others follow",
-    "no_end_of_turn": "the chat template writes nothing after an answer that would end it",
-    "bos_twice": "the chat template writes two beginnings of sequence in a row",
-    "nothing_left": "truncation leaves nothing that tells the answers apart",
-}
-"""What each reason means, as it is shown."""
+from collections.abc import Mapping
+from typing import Any
+
+IDENTICAL_ANSWERS = "both answers are identical"
 
 
 class InvalidRow(ValueError):
-    """Raised where a row cannot be made a pair; its argument is a key of `REASONS`, and maybe what it is about."""
+    """Raised for a row that is not a valid pair. Its argument is the reason: a clause without a final period."""
 
 
-def meaning(reason: str) -> str:
-    """A reason in words.
+def reason_of(error: Exception, row: Mapping[str, Any]) -> str:
+    """The reason why reading `row` raised `error`.
 
-    >>> meaning("missing_field chosen")
-    'a field is missing (chosen)'
+    >>> reason_of(KeyError("response_-1"), {"prompt": "p", "response_0": "a"})
+    "column 'response_-1' is missing; there are prompt, response_0"
     """
-    name, _, about = reason.partition(" ")
-    return f"{REASONS.get(name, name)} ({about})" if about else REASONS.get(name, name)
+    if isinstance(error, InvalidRow):
+        return str(error)
+    if isinstance(error, KeyError) and error.args and error.args[0] not in row:
+        return f"column {error.args[0]!r} is missing; there are {', '.join(map(str, row))}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,9 +1,9 @@
-"""Which rows can be pairs, and what becomes of those that cannot: each is named by its place and a reason."""
+"""Which rows are valid pairs; those that are not are reported by location and reason."""
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,86 +11,110 @@ from datasets import Dataset, Features, Value
 from rich.progress import track
 
 from lightning_dpo.data.rows.messages import explicit_pair, without_null
-from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, Row
-from lightning_dpo.data.rows.reasons import InvalidRow, meaning
+from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, NUMBERS, PreferencePair, Row, ToPair
+from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow, reason_of
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 _TEXTS = ("prompt", "chosen", "rejected")
-_NUMBERS = {"weight": 1.0, "offset": 0.0}
-_EMPTY = dict.fromkeys((*_TEXTS, *MESSAGE_COLUMNS, "source", "invalid"), "") | _NUMBERS | {"chat": False}
+_EMPTY = dict.fromkeys((*_TEXTS, *MESSAGE_COLUMNS, "source", "invalid"), "") | NUMBERS | {"chat": False}
 _FEATURES = Features(
     {name: Value("string") for name in (*_TEXTS, *MESSAGE_COLUMNS, "source", "where", "invalid")}
     | {"weight": Value("float32"), "offset": Value("float32"), "chat": Value("bool")}
 )
 
 
-def to_pairs(rows: Iterable[Row], to_pair: Callable[[dict[str, Any]], Mapping[str, Any]], name: str) -> Dataset:
-    """Read every row, make an explicit pair of it, and mark those that are none.
+def to_pairs(rows: Iterable[Row], to_pair: ToPair, name: str) -> Dataset:
+    """Make pairs of all rows and mark those that are invalid.
 
     Args:
-        rows: Place and content of every row.
-        to_pair: Makes a `PreferencePair` of a row, or raises `InvalidRow`; a missing key may raise KeyError.
-        name: Of the data, for the progress bar.
+        rows: Location and content of every row.
+        to_pair: Makes a pair, or a list of pairs, of a row. Whatever it raises is the reason why the row is invalid.
+        name: Name of the data, for the progress bar and messages.
 
     Returns:
-        Rows with all columns of `PreferencePair`. Messages are JSON, and `chat` says so; `where` and `invalid` are
-        filled in.
+        One row per pair with the fields of `PreferencePair` and `chat`, `where` and `invalid`: whether the texts are
+        messages as JSON, the location, and the reason or an empty string.
 
     Raises:
-        UserError: There is no row at all.
+        UserError: There are no rows, or all were skipped.
     """
     columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
+    read = skipped = 0
     for where, row in track(rows, description=f"Reading {name}", transient=True):
-        pair = _EMPTY | {"where": where}
-        try:
-            pair |= _checked(to_pair(row)) if isinstance(row, dict) else {"invalid": row}
-        except KeyError as field:
-            pair["invalid"] = f"missing_field {field.args[0]}"
-        except InvalidRow as reason:
-            pair["invalid"] = str(reason)
-        for column, values in columns.items():
-            values.append(pair[column])
+        pairs = list(_pairs(row, to_pair))
+        read, skipped = read + 1, skipped + (not pairs)
+        for pair in pairs:
+            filled = _EMPTY | {"where": where} | pair
+            for column, values in columns.items():
+                values.append(filled[column])
     if not columns["where"]:
-        raise UserError(f"data: {name} has no rows")
+        raise UserError(f"data: {name} has no rows" if not read else f"data: all {read} rows of {name} were skipped")
+    if skipped:
+        log.info("%s: %d of %d rows were skipped by the options of data.source.", name, skipped, read)
     return Dataset.from_dict(columns, features=_FEATURES)
 
 
-def checked_pairs(pairs: Dataset, name: str) -> Dataset:
-    """What `to_pairs` makes of a source's own `datasets.Dataset`, whose rows are counted from 0."""
-    if "invalid" in pairs.column_names:
-        return pairs
-    rows = ((f"{name} row {number}", row) for number, row in enumerate(pairs))
-    return to_pairs(rows, dict, name)
+def _pairs(row: dict[str, Any] | str, to_pair: ToPair) -> Iterator[dict[str, Any]]:
+    """The checked pairs of a row; for an invalid pair, the reason."""
+    if isinstance(row, str):
+        yield {"invalid": row}
+        return
+    try:
+        pairs = _as_list(to_pair(row))
+    # `to_pair` is the user's code: whatever it raises must name the row, not end the program.
+    except Exception as error:
+        yield {"invalid": reason_of(error, row)}
+        return
+    for pair in pairs:
+        try:
+            yield _checked(pair)
+        except (InvalidRow, KeyError) as error:
+            yield {"invalid": reason_of(error, pair)}
+
+
+def _as_list(made: Any) -> list[Mapping[str, Any]]:
+    pairs = [made] if isinstance(made, Mapping) or not isinstance(made, Iterable) else list(made)
+    for pair in pairs:
+        if not isinstance(pair, Mapping):
+            expected = "a pair, a dict with chosen and rejected, or a list of pairs"
+            raise InvalidRow(f"the source must return {expected}, not {type(pair).__name__}")
+    return pairs
 
 
 def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
+    if unknown := [name for name in row if name not in PreferencePair.__annotations__]:
+        fields = ", ".join(PreferencePair.__annotations__)
+        raise InvalidRow(f"{unknown[0]!r} is not a field of a pair; the fields are {fields}")
     if "prompt" in row and row["prompt"] is None and isinstance(row["chosen"], str):
-        raise InvalidRow("wrong_type")  # a prompt that is empty in this row alone
+        raise InvalidRow("prompt is null")
     texts = explicit_pair(row.get("prompt"), row["chosen"], row["rejected"])
     pair: dict[str, Any] = {"chat": isinstance(texts["prompt"], list)}
     pair |= {name: _json(text) if pair["chat"] else text for name, text in texts.items()}
+    if not pair["chat"] and any(row.get(name) for name in MESSAGE_COLUMNS):
+        raise InvalidRow("tools and chat_template_kwargs need messages, not text")
     pair |= {name: _json(_parsed(name, row[name])) for name in MESSAGE_COLUMNS if row.get(name)}
-    if not pair["chat"] and any(name in pair for name in MESSAGE_COLUMNS):
-        raise InvalidRow("wrong_type tools and template arguments are for messages")
     pair |= {"source": str(row["source"])} if row.get("source") is not None else {}
     if not all(_encodable(text) for text in pair.values() if isinstance(text, str)):
-        raise InvalidRow("bad_utf8")
-    for name in _NUMBERS.keys() & row.keys():
-        pair[name] = number = row[name]
-        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < float("inf"):
-            raise InvalidRow("wrong_type")
-        if name == "weight" and number < 0:
-            raise InvalidRow("negative_weight")
+        raise InvalidRow("the text contains characters that are not valid Unicode")
+    pair |= {name: _number(name, row[name]) for name in NUMBERS.keys() & row.keys()}
     if not pair["prompt"].strip():
-        raise InvalidRow("empty_prompt")
+        raise InvalidRow("the prompt is empty")
     if not pair["chosen"].strip() or not pair["rejected"].strip():
-        raise InvalidRow("empty_answer")
+        raise InvalidRow("an answer is empty")
     if pair["chosen"] == pair["rejected"]:
-        raise InvalidRow("identical_answers")
+        raise InvalidRow(IDENTICAL_ANSWERS)
     return pair
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+        raise InvalidRow(f"{name} must be a finite number, not {value!r}")
+    if name == "weight" and value < 0:
+        raise InvalidRow(f"weight must not be negative, and is {value!r}")
+    return value
 
 
 def _json(value: Any) -> str:
@@ -98,20 +122,21 @@ def _json(value: Any) -> str:
 
 
 def _parsed(name: str, value: Any) -> Any:
-    """Tools or arguments of the template, which may be JSON; fields that Arrow filled up with null are left out."""
+    """Tools or arguments of the template, which may be JSON, without the null fields that Arrow adds."""
     try:
         value = without_null(json.loads(value) if isinstance(value, str) else value)
     except ValueError as error:
-        raise InvalidRow(f"wrong_type {name}") from error
-    # What the program itself gives the template is not a row's to say.
+        raise InvalidRow(f"{name} is not valid JSON") from error
+    # A row must not override the arguments that this package passes to the template.
     own = {"chat_template", "tokenize", "add_generation_prompt", "continue_final_message"}
     if not isinstance(value, list if name == "tools" else dict) or (isinstance(value, dict) and own & value.keys()):
-        raise InvalidRow(f"wrong_type {name}")
+        expected = "a list" if name == "tools" else f"an object without {', '.join(sorted(own))}"
+        raise InvalidRow(f"{name} must be {expected}")
     return value
 
 
 def _encodable(text: str) -> bool:
-    """Whether `text` is free of lone surrogates, which JSON can spell and UTF-8 cannot."""
+    """Whether `text` has no lone surrogates, which JSON can represent and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -126,35 +151,32 @@ def valid(
 
     Args:
         pairs: Rows with `where` and `invalid`.
-        on_invalid: `error` refuses the first invalid row; `drop` leaves them out and says so.
-        max_invalid_fraction: With `drop`, the share of rows above which something else must be wrong.
-        folder: Where `invalid_rows.jsonl` lists those that were left out; None writes none.
+        on_invalid: `error` rejects data with invalid rows; `drop` removes these rows and logs a warning.
+        max_invalid_fraction: With `drop`, the maximum share of invalid rows. More indicate another kind of error.
+        folder: Where `invalid_rows.jsonl` lists the removed rows; None: it is not written.
 
     Raises:
-        UserError: There are invalid rows, or too many, or no valid one.
+        UserError: There are invalid rows, too many of them, or no valid row.
     """
-    if "invalid" not in pairs.column_names:
-        return pairs
     reasons = pairs["invalid"][:]
     bad = [row for row, reason in enumerate(reasons) if reason]
     if not bad:
         return pairs
-    places = pairs["where"][:] if "where" in pairs.column_names else [f"row {row}" for row in range(len(pairs))]
-    found = [{"where": places[row], "reason": reasons[row]} for row in bad]
-    first = "; ".join(f"{row['where']}: {meaning(row['reason'])}" for row in found[:10])
-    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in found).most_common())
+    found = [{"where": pairs[row]["where"], "reason": reasons[row]} for row in bad]
+    first = "; ".join(f"{row['where']}: {row['reason']}" for row in found[:10])
+    counts = "; ".join(f"{count}: {reason}" for reason, count in Counter(row["reason"] for row in found).most_common(5))
     share = f"{len(bad)} of {len(pairs)} rows are invalid ({counts})"
     if folder:
         with RunFolder(folder).invalid_rows.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in found)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
     if on_invalid == "error":
-        raise UserError(f"{first}: {share}; mend them, or leave them out with data.on_invalid=drop")
+        raise UserError(f"{first}. {share}; correct them, or remove them with data.on_invalid=drop")
     if len(bad) > max_invalid_fraction * len(pairs):
         raise UserError(
-            f"{share}, more than data.max_invalid_fraction={max_invalid_fraction}: {first}; "
-            "is the file of another format, or the tokenizer of another model?"
+            f"{share}, more than data.max_invalid_fraction={max_invalid_fraction}. The first: {first}. Check that the "
+            "columns and the tokenizer are the right ones"
         )
     if len(bad) == len(pairs):
-        raise UserError(f"{share}, so nothing is left: {first}")
+        raise UserError(f"{share}, so no pair is left. The first: {first}")
     log.warning("Dropped: %s. The first: %s.", share, first)
     return pairs.select([row for row, reason in enumerate(reasons) if not reason])

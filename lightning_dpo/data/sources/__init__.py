@@ -1,9 +1,10 @@
-"""Data sets of preference pairs, one function each, and how their files and hub splits are read."""
+"""Data sets of preference pairs: one function per row for each, and where rows come from."""
 
-from lightning_dpo.data.sources.hh import hh_pairs
-from lightning_dpo.data.sources.jsonl import jsonl_pairs
-from lightning_dpo.data.sources.shp import shp_pairs
+from lightning_dpo.data.sources.hh import hh_pair
+from lightning_dpo.data.sources.hub import HubRows
+from lightning_dpo.data.sources.jsonl import jsonl_pair
+from lightning_dpo.data.sources.shp import shp_pair
 from lightning_dpo.data.sources.stack_exchange import stack_exchange_pairs
-from lightning_dpo.data.sources.ultrafeedback import ultrafeedback_pairs
+from lightning_dpo.data.sources.ultrafeedback import ultrafeedback_pair
 
-__all__ = ["hh_pairs", "jsonl_pairs", "shp_pairs", "stack_exchange_pairs", "ultrafeedback_pairs"]
+__all__ = ["HubRows", "hh_pair", "jsonl_pair", "shp_pair", "stack_exchange_pairs", "ultrafeedback_pair"]

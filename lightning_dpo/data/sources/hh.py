@@ -1,54 +1,31 @@
-"""Anthropic's HH-RLHF (https://arxiv.org/abs/2204.05862): two whole dialogues that share all but the last answer."""
+"""Anthropic's HH-RLHF (https://arxiv.org/abs/2204.05862): two dialogues that differ only in the last answer."""
 
-from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
+from lightning_dpo.data.rows.pairs import PreferencePair
 from lightning_dpo.data.rows.reasons import InvalidRow
-from lightning_dpo.data.rows.validation import to_pairs
-from lightning_dpo.data.sources.files import read_rows
-from lightning_dpo.data.sources.hub import hub_rows
-from lightning_dpo.errors import UserError
 
-NAME = "Anthropic/hh-rlhf"
 MARK = "\n\nAssistant:"
-SUBSETS = ("all", "harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
-_HUB_SPLITS = {"train": "train", "validation": "test"}
 
 
-def hh_pairs(split: str, path: str | Path | None = None, *, subset: str = "all") -> Dataset | None:
-    """The pairs of a split of the hub's data set, or of a file in its format.
+def hh_pair(row: dict[str, Any]) -> PreferencePair:
+    r"""Split each dialogue after its last `\n\nAssistant:`. The text before must be the same in both.
 
-    Args:
-        split: `train` or `validation` (the hub's `test`).
-        path: A .jsonl or .jsonl.gz file with `chosen` and `rejected`, instead of the hub.
-        subset: `all`, `harmless-base`, `helpful-base`, `helpful-online` or `helpful-rejection-sampled`.
-
-    Returns:
-        Rows of `PreferencePair`.
+    >>> hh_pair({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"})
+    {'prompt': '\n\nHuman: Hi\n\nAssistant:', 'chosen': ' Hello', 'rejected': ' No'}
 
     Raises:
-        UserError: The file or the hub cannot be read.
+        InvalidRow: A dialogue is not text or has no answer, or the prompts differ.
     """
-    if subset not in SUBSETS:
-        raise UserError(f"data.source.subset={subset}: HH has {', '.join(SUBSETS)}")
-    rows = read_rows(path) if path else hub_rows(NAME, _HUB_SPLITS[split], None if subset == "all" else subset)
-    return to_pairs(rows, split_dialogues, str(path or f"{NAME} ({subset}, {split})"))
-
-
-def split_dialogues(row: dict[str, Any]) -> dict[str, str]:
-    r"""Cut each dialogue after its own last `\n\nAssistant:`; what comes before must be the same in both.
-
-    >>> split_dialogues({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"})
-    {'prompt': '\n\nHuman: Hi\n\nAssistant:', 'chosen': ' Hello', 'rejected': ' No'}
-    """
-    dialogues = row["chosen"], row["rejected"]
-    if not all(isinstance(dialogue, str) for dialogue in dialogues):
-        raise InvalidRow("wrong_type")
-    (prompt, mark, chosen), (other_prompt, other_mark, rejected) = (text.rpartition(MARK) for text in dialogues)
+    for name in ("chosen", "rejected"):
+        if not isinstance(row[name], str):
+            raise InvalidRow(f"{name} must be text, not {type(row[name]).__name__}")
+    # The common prefix of both texts would not do: answers may begin with the same words.
+    (prompt, mark, chosen), (other_prompt, other_mark, rejected) = (
+        row[name].rpartition(MARK) for name in ("chosen", "rejected")
+    )
     if not mark or not other_mark:
-        raise InvalidRow("no_answer")
+        raise InvalidRow(f"a dialogue has no {MARK.strip()!r}")
     if prompt != other_prompt:
-        raise InvalidRow("different_prompts")
+        raise InvalidRow("the two dialogues have different prompts")
     return {"prompt": prompt + mark, "chosen": chosen, "rejected": rejected}

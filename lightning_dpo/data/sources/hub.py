@@ -1,30 +1,56 @@
-"""Rows of a data set on the hub, each with its place."""
+"""Rows of a data set on the Hugging Face hub."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from datasets import load_dataset
 
-from lightning_dpo.data.rows.pairs import Row
 from lightning_dpo.errors import UserError
 
 
-def hub_rows(name: str, split: str, data_dir: str | None = None, streaming: bool = False) -> Iterator[Row]:
-    """The rows of a split.
+@dataclass(frozen=True)
+class HubRows:
+    """The rows of a data set on the hub, by split.
 
     Args:
-        name: Of the data set.
-        split: The hub's name of the split.
-        data_dir: A folder of the data set; None: all of it.
-        streaming: Read as it comes, for a data set that is larger than what is wanted of it.
-
-    Raises:
-        UserError: It cannot be reached.
+        name: Id of the data set, such as `Anthropic/hh-rlhf`.
+        train: The hub's name of the training split.
+        validation: The hub's name of the validation split; None: it has none, and a fraction of the training pairs is
+            held out.
+        config: Configuration of the data set; None: its default.
+        folder: Folder of the data set; None: all of it.
+        max_rows: Number of rows to read from the start of a split, without downloading the rest; None: all.
     """
-    try:
-        rows = load_dataset(name, data_dir=data_dir, split=split, streaming=streaming)
-    except Exception as error:
-        # What a hub that cannot be reached raises depends on the cache, the network and the library's version.
-        raise UserError(
-            f"data: {name} cannot be loaded ({type(error).__name__}); without a network give a file with data.path"
-        ) from error
-    return ((f"{name}[{split}]:{number}", row) for number, row in enumerate(rows))
+
+    name: str
+    train: str = "train"
+    validation: str | None = None
+    config: str | None = None
+    folder: str | None = None
+    max_rows: int | None = None
+
+    def __call__(self, split: str) -> Iterable[dict[str, Any]] | None:
+        """The rows of `train` or `validation`; None if the hub has no such split.
+
+        Raises:
+            UserError: The data set cannot be loaded.
+        """
+        hub_split = {"train": self.train, "validation": self.validation}[split]
+        if hub_split is None:
+            return None
+        streaming = self.max_rows is not None
+        try:
+            rows = load_dataset(self.name, self.config, data_dir=self.folder, split=hub_split, streaming=streaming)
+        except Exception as error:
+            # What an unreachable hub raises depends on the cache, the network and the version of datasets.
+            raise UserError(
+                f"data.rows: {self.name} cannot be loaded ({type(error).__name__}: {error}); without network access, "
+                "set data.path to a file with the same columns"
+            ) from error
+        return islice(rows, self.max_rows) if streaming else rows
+
+    def location(self, split: str) -> str:
+        """The hub's name of a split, for messages: `Anthropic/hh-rlhf[test]`."""
+        return f"{self.name}[{ {'train': self.train, 'validation': self.validation}[split] }]"

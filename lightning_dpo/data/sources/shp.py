@@ -1,58 +1,38 @@
-"""Stanford Human Preferences (https://huggingface.co/datasets/stanfordnlp/SHP): Reddit's comments by their votes."""
+"""Stanford Human Preferences (https://huggingface.co/datasets/stanfordnlp/SHP): Reddit comments ranked by votes."""
 
-from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from lightning_dpo.data.rows.pairs import PreferencePair
-from lightning_dpo.data.rows.validation import to_pairs
-from lightning_dpo.data.sources.files import kept_rows, read_rows
-from lightning_dpo.data.sources.hub import hub_rows
-
-NAME = "stanfordnlp/SHP"
+from lightning_dpo.data.rows.reasons import InvalidRow
 
 
-def shp_pairs(
-    split: str, path: str | Path | None = None, *, min_score_ratio: float = 2.0, chat: bool = False
-) -> Dataset | None:
-    """The pairs of a split of the hub's data set, or of a file in its format.
+def shp_pair(
+    row: dict[str, Any], *, min_score_ratio: float = 2.0, chat: bool = False
+) -> PreferencePair | list[PreferencePair]:
+    """The pair of a row; none if the scores are too close.
 
     Args:
-        split: `train` or `validation`.
-        path: A file in the hub's format, instead of the hub.
-        min_score_ratio: Minimum ratio of the better comment's score to the worse one's. The DPO authors use 2.
+        row: A row with `history`, `human_ref_A`, `human_ref_B`, `labels`, `score_A` and `score_B`.
+        min_score_ratio: Minimum ratio of the better comment's score to the other's. The DPO authors use 2.
         chat: Messages instead of text with `Human:` and `Assistant:`.
 
-    Returns:
-        Rows of `PreferencePair`.
-
     Raises:
-        UserError: The file or the hub cannot be read.
+        InvalidRow: The label is neither 0 nor 1.
     """
-    rows = read_rows(path) if path else hub_rows(NAME, split)
-    kept = kept_rows(rows, lambda row: _ratio(row) >= min_score_ratio, "min_score_ratio")
-    return to_pairs(kept, _messages if chat else _text, str(path or f"{NAME} ({split})"))
-
-
-def _ratio(row: dict[str, Any]) -> float:
-    """Votes of the better comment over those of the other, either of which may be below one."""
+    if row["labels"] not in (0, 1):
+        raise InvalidRow(f"labels is {row['labels']!r}, and must be 1 if comment A is preferred, 0 if B")
     low, high = sorted((row["score_A"], row["score_B"]))
-    return high / low if low > 0 else float("inf")
-
-
-def _answers(row: dict[str, Any]) -> tuple[str, str]:
-    """The preferred comment and the other; label 1 prefers A."""
+    # A score can be zero or negative; then the ratio has no meaning, and the better comment counts as better.
+    if low > 0 and high / low < min_score_ratio:
+        return []
     first, second = row["human_ref_A"], row["human_ref_B"]
-    return (first, second) if row["labels"] == 1 else (second, first)
+    chosen, rejected = (first, second) if row["labels"] == 1 else (second, first)
+    return question_pair(row["history"], chosen, rejected, chat)
 
 
-def _text(row: dict[str, Any]) -> PreferencePair:
-    chosen, rejected = _answers(row)
-    prompt = f"\n\nHuman: {row['history']}\n\nAssistant:"
+def question_pair(question: str, chosen: str, rejected: str, chat: bool) -> PreferencePair:
+    """A question and two answers, as messages or as text with `Human:` and `Assistant:`."""
+    if chat:
+        return {"prompt": [{"role": "user", "content": question}], "chosen": chosen, "rejected": rejected}
+    prompt = f"\n\nHuman: {question}\n\nAssistant:"
     return {"prompt": prompt, "chosen": f" {chosen}", "rejected": f" {rejected}"}
-
-
-def _messages(row: dict[str, Any]) -> PreferencePair:
-    chosen, rejected = _answers(row)
-    return {"prompt": [{"role": "user", "content": row["history"]}], "chosen": chosen, "rejected": rejected}

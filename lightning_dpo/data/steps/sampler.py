@@ -104,6 +104,11 @@ class StepSampler(DistributedSampler[Draw]):
                 ratios.append(unevenness(sums))
         return {name: sum(ratios) / len(ratios) if ratios else 1.0 for name, ratios in found.items()}
 
+    def log_unevenness(self) -> None:
+        """Log `unevenness`."""
+        ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in self.unevenness().items())
+        log.info("Tokens per step, each prompt counted once, largest over mean: %s.", ratios)
+
     def _steps(self) -> Iterator[list[int]]:
         order = self._order()
         return (order[start : start + self.pairs_per_step] for start in range(0, len(order), self.pairs_per_step))

@@ -87,7 +87,7 @@ class ChatTemplate:
         start, whole = self.render(prompt, options, introduce=True), self.render(messages, options)
         shared = start[: common_prefix(start, whole)]
         if any(text in start and text not in shared for text in map(_text, prompt)):
-            raise InvalidRow("prompt_not_prefix")
+            raise InvalidRow("the chat template renders the prompt differently when an answer follows")
         if self.score == "last" and len(answer) == 1:
             return ChatPair(start, whole, None)
         scored = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
@@ -102,7 +102,7 @@ class ChatTemplate:
         after = self.render(messages[: place + 1], options)
         start, end = common_prefix(before, whole), common_prefix(after, whole)
         if _text(messages[place]) not in whole[start:end]:
-            raise InvalidRow("turn_not_found")
+            raise InvalidRow("the chat template renders an assistant turn differently when other messages follow")
         return whole[:start], whole[:end]
 
     def probe(self) -> str:
@@ -129,7 +129,7 @@ class ChatTemplate:
             )
             return str(written)
         except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise InvalidRow(f"template_refuses {' '.join(str(error).split())}") from error
+            raise InvalidRow(f"the chat template rejects the messages ({' '.join(str(error).split())})") from error
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:

@@ -43,11 +43,11 @@ class TextEncoder:
             text = {*prompt[common_prefix(self._lead, prompt) :], *chosen[:-1], *rejected[:-1]}
             reason = ""
             if text & self._special_ids:
-                reason = "special_token"
+                reason = "the text contains a special token of the tokenizer"
             elif not prompt:
-                reason = "empty_prompt"
+                reason = "the prompt is empty"
             elif unknown_id(self.tokenizer) in text:
-                reason = "unknown_token"
+                reason = "the text contains characters that the tokenizer does not know"
             yield EncodedPair(prompt, (chosen, None), (rejected, None), reason)
 
     def split(self, prompt: Ids, chosen: Ids, rejected: Ids) -> tuple[Ids, Ids, Ids]:
@@ -104,13 +104,13 @@ class ChatEncoder:
         if row.get("tools"):
             options["tools"] = json.loads(row["tools"])
         if self.template.holds_special(prompt, chosen, rejected, options):
-            return "special_token"
+            return "the text contains a special token of the tokenizer"
         try:
             sides = self.template.pair(prompt, chosen, options), self.template.pair(prompt, rejected, options)
         except InvalidRow as reason:
             return str(reason)
         ended = (self.template.ends(side.whole[common_prefix(side.prompt, side.whole) :]) for side in sides)
-        return sides if all(ended) else "no_end_of_turn"
+        return sides if all(ended) else "the chat template does not end an answer with an end-of-turn token"
 
     def _encoded(self, sides: tuple[ChatPair, ChatPair], prompt: Ids, chosen: Ids, rejected: Ids) -> EncodedPair:
         masks = [
@@ -120,9 +120,9 @@ class ChatEncoder:
         # Some templates begin every turn with it; none should write it twice.
         twice = (tokenizer.bos_token_id,) * 2
         if any(twice in itertools.pairwise([*prompt, *ids]) for ids in (chosen, rejected)):
-            reason = "bos_twice"
+            reason = "the chat template writes two BOS tokens in a row"
         elif unknown_id(tokenizer) in {*prompt, *chosen, *rejected}:
-            reason = "unknown_token"
+            reason = "the text contains characters that the tokenizer does not know"
         return EncodedPair(prompt, (chosen, masks[0]), (rejected, masks[1]), reason)
 
     def _mask(self, side: ChatPair, whole: Ids, start: int) -> Mask:

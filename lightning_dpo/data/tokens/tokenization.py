@@ -13,13 +13,14 @@ from datasets import Dataset, Features, List, Value
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
+from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS
 from lightning_dpo.data.tokens.chat_template import ChatTemplate
 from lightning_dpo.data.tokens.digests import tokenizer_digest, tokenizer_facts
 from lightning_dpo.data.tokens.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder
 from lightning_dpo.errors import UserError
 
 # Part of the cache's key: raise it with every change of what becomes of a row.
-_VERSION = 4
+_VERSION = 5
 _COLUMNS = Features(
     {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
@@ -103,7 +104,7 @@ class Tokenization:
             room = max(0, self.max_length - len(prompt))
             chosen, rejected = ((ids[:room], mask and mask[:room]) for ids, mask in (chosen, rejected))
         if not invalid and (chosen == rejected or not _scores(*chosen) or not _scores(*rejected)):
-            invalid = "nothing_left" if overlong else "identical_answers"
+            invalid = "truncation leaves no difference between the answers" if overlong else IDENTICAL_ANSWERS
         names = ("prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored")
         values = (prompt, *chosen, *rejected, invalid, overlong and not truncated, truncated, *lengths)
         whole = ("prompt_length", "chosen_length", "rejected_length")

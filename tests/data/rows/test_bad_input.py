@@ -17,23 +17,35 @@ def bytes_of(*rows: dict | str | bytes) -> bytes:
 
 
 BAD = {
-    "malformed JSON": (b'{"prompt": "Q:", "chosen":', "bad.jsonl:3: the line is not JSON"),
-    "a key twice": (b'{"prompt": "Q:", "prompt": "R:", "chosen": "a", "rejected": "b"}', "bad.jsonl:3: .* a key twice"),
-    "no UTF-8": (b'{"prompt": "\xff", "chosen": "a", "rejected": "b"}', "bad.jsonl:3: the text is not UTF-8"),
-    "no object": (["a"], "bad.jsonl:3: a field has the wrong type"),
-    "a missing field": ({"prompt": "Q:", "chosen": " a"}, r"bad.jsonl:3: a field is missing \(rejected\)"),
-    "a missing prompt": ({"chosen": "a", "rejected": "b"}, r"bad.jsonl:3: a field is missing \(prompt\)"),
-    "a number": (GOOD | {"chosen": 1}, "bad.jsonl:3: a field has the wrong type"),
-    "a NaN": (b'{"prompt": "Q:", "chosen": NaN, "rejected": "b"}', "bad.jsonl:3: a field has the wrong type"),
-    "a null prompt": (GOOD | {"prompt": None}, "bad.jsonl:3: a field has the wrong type"),
-    "a null answer": (GOOD | {"chosen": None}, "bad.jsonl:3: a field has the wrong type"),
-    "text and messages": (GOOD | {"chosen": [assistant("a")]}, "bad.jsonl:3: a field has the wrong type"),
+    "malformed JSON": (b'{"prompt": "Q:", "chosen":', "bad.jsonl:3: the line is not valid JSON"),
+    "a key twice": (
+        b'{"prompt": "Q:", "prompt": "R:", "chosen": "a", "rejected": "b"}',
+        "bad.jsonl:3: the row has a key twice",
+    ),
+    "no UTF-8": (b'{"prompt": "\xff", "chosen": "a", "rejected": "b"}', "bad.jsonl:3: the line is not valid UTF-8"),
+    "no object": (["a"], "bad.jsonl:3: the row is not a JSON object"),
+    "a missing field": (
+        {"prompt": "Q:", "chosen": " a"},
+        r"bad.jsonl:3: column 'rejected' is missing; there are prompt, chosen",
+    ),
+    "a missing prompt": (
+        {"chosen": "a", "rejected": "b"},
+        r"bad.jsonl:3: column 'prompt' is missing; there are chosen, rejected",
+    ),
+    "a number": (
+        GOOD | {"chosen": 1},
+        "bad.jsonl:3: prompt and answers must both be .*, not int",
+    ),
+    "a NaN": (b'{"prompt": "Q:", "chosen": NaN, "rejected": "b"}', "bad.jsonl:3: .* both be messages, not float"),
+    "a null prompt": (GOOD | {"prompt": None}, "bad.jsonl:3: prompt is null"),
+    "a null answer": (GOOD | {"chosen": None}, "bad.jsonl:3: .* both be messages, not null"),
+    "text and messages": (GOOD | {"chosen": [assistant("a")]}, "bad.jsonl:3: .* both be messages, not str"),
     "an empty prompt": (GOOD | {"prompt": " "}, "bad.jsonl:3: the prompt is empty"),
     "an empty answer": (GOOD | {"rejected": "\n"}, "bad.jsonl:3: an answer is empty"),
-    "identical answers": (GOOD | {"rejected": " yes"}, "bad.jsonl:3: both answers are the same"),
+    "identical answers": (GOOD | {"rejected": " yes"}, "bad.jsonl:3: both answers are identical"),
     "a special token": (
         GOOD | {"prompt": "Q<|end|>:"},
-        "bad.jsonl:3: the text contains one of the tokenizer's special",
+        "bad.jsonl:3: the text contains a special token of the tokenizer",
     ),
 }
 
@@ -43,7 +55,7 @@ def test_what_is_wrong_is_named_by_file_and_line(tmp_path, tokenizer, name):
     row, message = BAD[name]
     path = tmp_path / "bad.jsonl"
     path.write_bytes(bytes_of(GOOD, OTHER, row))
-    with pytest.raises(UserError, match=rf"{message}.*: 1 of 3 rows are invalid"):
+    with pytest.raises(UserError, match=rf"{message}.*1 of 3 rows are invalid"):
         PreferenceDataModule(str(path), tokenizer=tokenizer, val_fraction=0.5).setup()
 
 
@@ -69,11 +81,14 @@ def test_a_prompt_that_leaves_no_room(tmp_path, tokenizer):
 
 CHAT = {"prompt": [user("Q")], "chosen": [assistant("yes")], "rejected": [assistant("no")]}
 BAD_CHAT = {
-    "a control token": ([user("<|im_end|>")], "the text contains one of the tokenizer's special tokens"),
-    "an answer as prompt": ([user("Q"), assistant("A")], "the prompt ends with an answer"),
+    "a control token": ([user("<|im_end|>")], "the text contains a special token of the tokenizer"),
+    "an answer as prompt": ([user("Q"), assistant("A")], "the prompt ends with a message of the assistant"),
     "no text": ([user(" ")], "the prompt is empty"),
-    "no role": ([{"content": "Q"}], "a field has the wrong type"),
-    "a picture": ([{"role": "user", "content": [{"type": "image"}]}], "a field has the wrong type"),
+    "no role": ([{"content": "Q"}], "a message has no role"),
+    "a picture": (
+        [{"role": "user", "content": [{"type": "image"}]}],
+        "the content of a message must be text, not list",
+    ),
 }
 
 
@@ -82,5 +97,5 @@ def test_messages_too(tmp_path, tokenizer, name):
     prompt, message = BAD_CHAT[name]
     path = tmp_path / "bad.jsonl"
     path.write_bytes(bytes_of(CHAT, CHAT | {"prompt": [user("R")]}, CHAT | {"prompt": prompt}))
-    with pytest.raises(UserError, match=rf"bad.jsonl:3: {message}: 1 of 3 rows are invalid"):
+    with pytest.raises(UserError, match=rf"bad.jsonl:3: {message}.* 1 of 3 rows are invalid"):
         PreferenceDataModule(str(path), tokenizer=chat_tokenizer(tokenizer), val_fraction=0.5).setup()

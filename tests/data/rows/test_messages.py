@@ -51,22 +51,31 @@ def test_turns_before_the_last_stay_in_the_prompt_and_later_ones_in_the_answers(
 @pytest.mark.parametrize(
     ("pair", "reason"),
     [
-        ((ASKED, 1, BAD), "wrong_type"),
-        ((ASKED, [{"content": "?"}], BAD), "wrong_type"),
-        ((ASKED, [assistant(3)], BAD), "wrong_type"),
-        (("Bye?", ASKED + GOOD, ASKED + BAD), "different_prompts"),
-        ((None, [user("a"), *GOOD], [user("b"), *BAD]), "different_prompts"),
-        ((ASKED, [user("b"), *GOOD], BAD), "different_prompts"),
-        ((None, ASKED + GOOD, ASKED + GOOD), "different_prompts|identical_answers"),
-        ((ASKED, GOOD, GOOD), "identical_answers"),
-        ((ASKED, [*GOOD, user("b")], BAD), "no_answer"),
-        ((ASKED, [], BAD), "no_answer"),
-        ((ASKED, [assistant(" ")], BAD), "empty_answer"),
-        ((ASKED + GOOD, GOOD, BAD), "no_question"),
-        (([user(" ")], GOOD, BAD), "empty_prompt"),
+        ((ASKED, 1, BAD), "prompt and answers must both be text or both be messages, not int"),
+        ((ASKED, [{"content": "?"}], BAD), "a message has no role"),
+        ((ASKED, [assistant(3)], BAD), "the content of a message must be text, not int"),
+        (
+            ("Bye?", ASKED + GOOD, ASKED + BAD),
+            "the prompt is not one of the messages that both dialogues share",
+        ),
+        (
+            (None, [user("a"), *GOOD], [user("b"), *BAD]),
+            "the two dialogues have no message in common, so there is no prompt",
+        ),
+        (
+            (ASKED, [user("b"), *GOOD], BAD),
+            "an answer begins with a message of another role than the assistant",
+        ),
+        ((None, ASKED + GOOD, ASKED + GOOD), "both answers are identical"),
+        ((ASKED, GOOD, GOOD), "both answers are identical"),
+        ((ASKED, [*GOOD, user("b")], BAD), "an answer does not end with a message of the assistant"),
+        ((ASKED, [], BAD), "an answer does not end with a message of the assistant"),
+        ((ASKED, [assistant(" ")], BAD), "an answer is empty"),
+        ((ASKED + GOOD, GOOD, BAD), "the prompt ends with a message of the assistant"),
+        (([user(" ")], GOOD, BAD), "the prompt is empty"),
     ],
 )
-def test_what_is_no_pair_of_messages_has_a_reason(pair, reason):
+def test_messages_that_are_not_a_pair_have_a_reason(pair, reason):
     with pytest.raises(InvalidRow, match=f"^({reason})$"):
         explicit_pair(*pair)
 
@@ -78,7 +87,7 @@ def test_sharegpts_calls_of_tools_become_the_templates():
         {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]},
         {"role": "tool", "content": "2"},
     ]
-    with pytest.raises(InvalidRow, match="wrong_type"):
+    with pytest.raises(InvalidRow, match="the value of a function_call must be JSON"):
         dialogue([{"from": "function_call", "value": "not JSON"}])
 
 

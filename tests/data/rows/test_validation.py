@@ -8,33 +8,77 @@ from lightning_dpo.errors import UserError
 
 GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}
 INVALID = {
-    "missing_field": {"prompt": "p", "chosen": "c"},
-    "wrong_type": GOOD | {"chosen": 1},
-    "empty_prompt": GOOD | {"prompt": " "},
-    "empty_answer": GOOD | {"rejected": "\n"},
-    "identical_answers": GOOD | {"rejected": "c"},
-    "bad_utf8": GOOD | {"chosen": "\ud800"},
-    "negative_weight": GOOD | {"weight": -1},
-    "bad_json": "bad_json",
+    "column 'rejected' is missing; there are prompt, chosen": {"prompt": "p", "chosen": "c"},
+    "prompt and answers must both be text or both be messages, not int": GOOD | {"chosen": 1},
+    "the prompt is empty": GOOD | {"prompt": " "},
+    "an answer is empty": GOOD | {"rejected": "\n"},
+    "both answers are identical": GOOD | {"rejected": "c"},
+    "the text contains characters that are not valid Unicode": GOOD | {"chosen": "\ud800"},
+    "weight must not be negative, and is -1": GOOD | {"weight": -1},
+    "the line is not valid JSON": "the line is not valid JSON",
+    "'wieght' is not a field of a pair; the fields are": GOOD | {"wieght": 1},
 }
 
 
-def pairs_of(*rows) -> Dataset:
-    return to_pairs([(f"file:{n}", row) for n, row in enumerate(rows, 1)], lambda row: row, "rows")
+def pairs_of(*rows, to_pair=lambda row: row) -> Dataset:
+    return to_pairs([(f"file:{n}", row) for n, row in enumerate(rows, 1)], to_pair, "rows")
 
 
 @pytest.mark.parametrize("reason", INVALID)
 def test_every_reason(reason):
     pairs = pairs_of(GOOD, INVALID[reason])
-    told = "missing_field rejected" if reason == "missing_field" else reason
-    assert pairs["invalid"][:] == ["", told]
-    with pytest.raises(UserError, match=rf"file:2: .*: 1 of 2 rows are invalid \(1 {told}\)"):
+    valid_row, invalid_row = pairs["invalid"][:]
+    assert (valid_row, invalid_row.startswith(reason)) == ("", True)
+    with pytest.raises(UserError, match=rf"file:2: {reason}.*1 of 2 rows are invalid \(1: {reason}"):
         valid(pairs, "error", 0.01, None)
 
 
 @pytest.mark.parametrize("value", [None, "1", True, float("nan")])
 def test_a_weight_must_be_a_finite_number(value):
-    assert pairs_of(GOOD | {"weight": value})["invalid"][:] == ["wrong_type"]
+    assert pairs_of(GOOD | {"weight": value})["invalid"][:] == [f"weight must be a finite number, not {value!r}"]
+
+
+def better_response(row):
+    """A source as a user writes it: without any check of its rows."""
+    better = row["better_response_id"]
+    return {"prompt": row["prompt"], "chosen": row[f"response_{better}"], "rejected": row[f"response_{1 - better}"]}
+
+
+RESPONSES = {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            {"better_response_id": -1},
+            "column 'response_-1' is missing; there are prompt, response_0, response_1, better_response_id",
+        ),
+        ({"better_response_id": None}, "column 'response_None' is missing"),
+        ({"better_response_id": "0"}, "TypeError: unsupported operand type"),
+    ],
+)
+def test_whatever_a_source_raises_names_the_row(row, reason):
+    good, bad = pairs_of(RESPONSES, RESPONSES | row, to_pair=better_response)["invalid"][:]
+    assert good == ""
+    assert bad.startswith(reason)
+
+
+@pytest.mark.parametrize("made", [None, 3, [3]])
+def test_a_source_must_return_pairs(made):
+    (reason,) = pairs_of(GOOD, to_pair=lambda row: made)["invalid"][:]
+    assert reason.startswith("the source must return a pair, a dict with chosen and rejected, or a list of pairs, not ")
+
+
+def test_a_row_may_give_several_pairs_or_none(caplog):
+    with caplog.at_level("INFO"):
+        pairs = pairs_of(0, 1, 2, to_pair=lambda number: [GOOD | {"prompt": f"{n}"} for n in range(number)])
+    assert list(zip(pairs["where"][:], pairs["prompt"][:], strict=True)) == [
+        ("file:2", "0"), ("file:3", "0"), ("file:3", "1"),
+    ]  # fmt: skip
+    assert "rows: 1 of 3 rows were skipped by the options of data.source" in caplog.text
+    with pytest.raises(UserError, match="all 1 rows of rows were skipped"):
+        pairs_of(GOOD, to_pair=lambda row: [])
 
 
 def test_columns_a_row_lacks_have_their_neutral_value():
@@ -43,20 +87,23 @@ def test_columns_a_row_lacks_have_their_neutral_value():
 
 
 def test_dropping_lists_the_rows_and_leaves_them_out(tmp_path, caplog):
-    pairs = pairs_of(*[GOOD] * 200, INVALID["empty_answer"])
+    pairs = pairs_of(*[GOOD] * 200, INVALID["an answer is empty"])
     assert len(valid(pairs, "drop", 0.01, tmp_path)) == 200
-    assert "1 of 201 rows are invalid (1 empty_answer)" in caplog.text
-    assert json.loads((tmp_path / "invalid_rows.jsonl").read_text()) == {"where": "file:201", "reason": "empty_answer"}
+    assert "1 of 201 rows are invalid (1: an answer is empty)" in caplog.text
+    assert json.loads((tmp_path / "invalid_rows.jsonl").read_text()) == {
+        "where": "file:201",
+        "reason": "an answer is empty",
+    }
 
 
 def test_too_many_invalid_rows_are_an_error_even_when_they_may_be_dropped():
-    with pytest.raises(UserError, match=r"more than data.max_invalid_fraction=0.4.*of another format"):
-        valid(pairs_of(GOOD, INVALID["bad_json"]), "drop", 0.4, None)
+    with pytest.raises(UserError, match=r"more than data.max_invalid_fraction=0.4.*Check that the columns"):
+        valid(pairs_of(GOOD, "the line is not valid JSON"), "drop", 0.4, None)
 
 
 def test_no_valid_row():
-    with pytest.raises(UserError, match=r"1 of 1 rows are invalid .* so nothing is left"):
-        valid(pairs_of(INVALID["empty_answer"]), "drop", 1.0, None)
+    with pytest.raises(UserError, match=r"1 of 1 rows are invalid .* so no pair is left"):
+        valid(pairs_of(INVALID["an answer is empty"]), "drop", 1.0, None)
 
 
 def test_no_row_at_all():

@@ -30,17 +30,18 @@ def test_the_same_rows_from_every_format(tmp_path, suffix):
     assert list(read_rows(path)) == [(f"{path.name}:1", ROWS[0]), (f"{path.name}:2", ROWS[1])]
 
 
-def test_what_is_no_row_is_named_by_its_line(tmp_path):
+def test_a_line_that_is_not_a_row_is_reported(tmp_path):
     path = tmp_path / "file.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": \n\n"text"\n{"prompt": "\xff"}\n')
-    places = [("file.jsonl:1", {"prompt": "a"}), ("file.jsonl:2", "bad_json"), ("file.jsonl:4", "wrong_type")]
-    assert list(read_rows(path)) == [*places, ("file.jsonl:5", "bad_utf8")]
+    places = [("file.jsonl:1", {"prompt": "a"}), ("file.jsonl:2", "the line is not valid JSON")]
+    places += [("file.jsonl:4", "the row is not a JSON object"), ("file.jsonl:5", "the line is not valid UTF-8")]
+    assert list(read_rows(path)) == places
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("absent.jsonl", None, "there is no such file"),
+        ("absent.jsonl", None, "the file does not exist"),
         ("file.csv", b"a,b", "must end in .jsonl, .jsonl.gz, .json, .parquet"),
         ("file.json", b"{}", "must be one list of rows"),
         ("file.json", b"[", "not JSON"),

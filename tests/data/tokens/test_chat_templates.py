@@ -7,10 +7,9 @@ import pytest
 import trl
 from datasets import Dataset
 
-from lightning_dpo.data.rows.validation import checked_pairs
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
-from tests.support.chat import CHATML, EXPLICIT, chat_tokenizer, decoded, same_ids, tokens
+from tests.support.chat import CHATML, EXPLICIT, chat_tokenizer, decoded, pairs_of, same_ids, tokens
 from tests.support.trl_trainer import trl_trainer
 
 TEMPLATES = {
@@ -43,7 +42,7 @@ def test_arguments_of_the_template_for_all_rows_and_for_one(tokenizer):
     greeting = "{{ greeting | default('none') }}" + CHATML
     chat = chat_tokenizer(tokenizer, greeting)
     rows = [EXPLICIT[0] | {"chat_template_kwargs": options} for options in ("", json.dumps({"greeting": "own"}))]
-    pairs = checked_pairs(Dataset.from_list(rows), "rows")
+    pairs = pairs_of(rows)
     plain, given = (Tokenization(chat, 400, "drop", "last", {"greeting": g} if g else {}) for g in ("", "all"))
     starts = [[chat.decode(ids)[:4] for ids in one.tokenize(pairs)["prompt_ids"]] for one in (plain, given)]
     assert starts == [["none", "own<"], ["all<", "own<"]]
@@ -66,19 +65,22 @@ def test_a_template_with_a_date_is_warned_of_and_not_cached_over_days(tokenizer,
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"tools": "search(query)"}, "wrong_type tools"),
-        ({"tools": '{"name": "search"}'}, "wrong_type tools"),
-        ({"chat_template_kwargs": '{"chat_template": "x"}'}, "wrong_type chat_template_kwargs"),
-        ({"chat_template_kwargs": "[1]"}, "wrong_type chat_template_kwargs"),
+        ({"tools": "search(query)"}, "tools is not valid JSON"),
+        ({"tools": '{"name": "search"}'}, "tools must be a list"),
+        (
+            {"chat_template_kwargs": '{"chat_template": "x"}'},
+            "chat_template_kwargs must be an object without",
+        ),
+        ({"chat_template_kwargs": "[1]"}, "chat_template_kwargs must be an object without"),
     ],
 )
 def test_tools_and_arguments_are_checked(columns, reason):
-    assert checked_pairs(Dataset.from_list([EXPLICIT[0] | columns]), "rows")["invalid"][:] == [reason]
+    assert pairs_of([EXPLICIT[0] | columns])["invalid"][0].startswith(reason)
     text = {"prompt": "a", "chosen": "b", "rejected": "c", "tools": "[]"}
-    assert checked_pairs(Dataset.from_list([text | columns]), "rows")["invalid"][0].startswith("wrong_type")
+    assert pairs_of([text | columns])["invalid"][0] == "tools and chat_template_kwargs need messages, not text"
 
 
 def test_fields_that_arrow_fills_up_are_no_part_of_a_tool():
     first, second = ({"type": "function", "function": {"name": name, name: 1}} for name in "ab")
     rows = Dataset.from_list([EXPLICIT[0] | {"tools": [first]}, EXPLICIT[1] | {"tools": [second]}])
-    assert [json.loads(tools) for tools in checked_pairs(rows, "rows")["tools"]] == [[first], [second]]
+    assert [json.loads(tools) for tools in pairs_of(rows)["tools"]] == [[first], [second]]

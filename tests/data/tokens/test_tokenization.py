@@ -3,7 +3,8 @@ from datasets import Dataset
 from tokenizers import processors
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from lightning_dpo.data.sources import hh_pairs
+from lightning_dpo.data.parts import Part
+from lightning_dpo.data.sources import hh_pair
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from tests.support.pairs import HH_FILE
 
@@ -59,19 +60,19 @@ def test_special_tokens_in_the_text_would_be_control_tokens(tokenizer, place):
     texts = ["the film", " was good", " was better"]
     texts[place] = texts[place].replace(" ", " <|end|> ", 1)
     (row,) = tokenize(tokenizer, tuple(texts))
-    assert row["invalid"] == "special_token"
+    assert row["invalid"] == "the text contains a special token of the tokenizer"
 
 
 def test_a_second_beginning_of_sequence_in_the_text_is_noticed(with_bos):
     (row,) = tokenize(with_bos, ("<|begin|>the film", " was good", " was better"))
-    assert row["invalid"] == "special_token"
+    assert row["invalid"] == "the text contains a special token of the tokenizer"
 
 
 def test_an_unknown_word_is_noticed():
     from lightning_dpo.reviews.policy import TinyReviewer
 
     (row,) = tokenize(TinyReviewer().tokenizer(), ("A review of Alien :", " gripping", " soothing"))
-    assert row["invalid"] == "unknown_token"
+    assert row["invalid"] == "the text contains characters that the tokenizer does not know"
 
 
 def test_an_unknown_token_that_is_the_end_of_sequence_says_nothing(tokenizer):
@@ -115,7 +116,7 @@ def test_an_answer_that_is_cut_has_no_end_of_sequence(tokenizer):
 
 def test_answers_that_truncation_makes_equal_are_invalid(tokenizer):
     (row,) = tokenize(tokenizer, ("the", " was good", " was better"), max_length=2, on_overlong="truncate")
-    assert row["invalid"] == "nothing_left"
+    assert row["invalid"] == "truncation leaves no difference between the answers"
 
 
 def test_the_cache_is_keyed_by_rows_settings_and_tokenizer(tokenizer, with_bos):
@@ -135,7 +136,7 @@ def test_fifty_hh_rows_have_trls_token_ids(tokenizer, tmp_path):
     """All fifty: prompts end with `Assistant:` and answers begin with a space, so no token merges across."""
     from tests.support.trl_trainer import trl_trainer
 
-    pairs = hh_pairs("train", HH_FILE)
+    pairs = Part(hh_pair, path=HH_FILE).read("train", "")
     pairs = pairs.select([row for row, reason in enumerate(pairs["invalid"]) if not reason][:50])
     ours = Tokenization(tokenizer, 2048, "drop").tokenize(pairs)
     theirs = trl_trainer(tmp_path, tokenizer, pairs.select_columns(["prompt", "chosen", "rejected"])).train_dataset
@@ -146,4 +147,4 @@ def test_fifty_hh_rows_have_trls_token_ids(tokenizer, tmp_path):
 def test_added_special_tokens_count_as_special(tokenizer, with_bos):
     with_bos.add_tokens([AddedToken("<|tool|>", special=True)])
     (row,) = tokenize(with_bos, ("the <|tool|> film", " was good", " was better"))
-    assert row["invalid"] == "special_token"
+    assert row["invalid"] == "the text contains a special token of the tokenizer"

@@ -1,0 +1,66 @@
+"""The arguments of a target in a config: checked by name and type before the target is called."""
+
+import difflib
+import inspect
+from collections.abc import Collection
+from typing import Any, get_type_hints
+
+from lightning_dpo.cli.targets import resolved, targets
+from lightning_dpo.errors import UserError
+
+
+def check_arguments(key: str, node: dict[str, Any]) -> None:
+    """Check that a node has the arguments of its target: known, complete, of the right type.
+
+    Args:
+        key: Key of the node.
+        node: The node, with `_target_`.
+
+    Raises:
+        UserError: The message contains the key and what would be right.
+    """
+    target = resolved(key, node["_target_"])
+    arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+    parameters = inspect.signature(target).parameters
+    for name in arguments:
+        if name not in parameters:
+            raise UserError(
+                f"{key}.{name}: {node['_target_']} has no argument {name!r}{nearest(name, set(parameters))}"
+            )
+    if not node.get("_partial_"):
+        for name, parameter in parameters.items():
+            optional = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if name not in arguments and parameter.default is parameter.empty and not optional:
+                raise UserError(f"{key}.{name}: this argument of {node['_target_']} is required")
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    for name, value in arguments.items():
+        # An argument that is built from a nested target is checked where it is used.
+        if name in hints and not any(True for _ in targets(value, "")):
+            _check_type(f"{key}.{name}", value, hints[name])
+
+
+def _check_type(key: str, value: Any, hint: Any) -> None:
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        converted = adapter.validate_python(value)
+    except PydanticUserError:
+        return  # pydantic does not support this hint
+    except ValidationError as error:
+        raise UserError(f"{key}={value}: {error.errors()[0]['msg']}") from error
+    # pydantic converts "8" and 8.0 to 8. The value itself is passed on, so it must have the right type already.
+    if isinstance(converted, int | float) and isinstance(value, str):
+        raise UserError(f"{key}={value!r} is text and should be a number; remove the quotes")
+    if isinstance(converted, int) and isinstance(value, float):
+        raise UserError(f"{key}={value} should be an integer: {converted}")
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """The closest name as a suggestion, or all names.
+
+    >>> nearest("bta", {"beta", "label_smoothing"})
+    '; did you mean beta?'
+    """
+    match = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {match[0]}?" if match else f"; there are {', '.join(sorted(names))}"

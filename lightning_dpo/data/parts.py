@@ -1,0 +1,89 @@
+"""The sources of a mixture: where the rows of each come from, and how one becomes a pair."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from datasets import Dataset
+
+from lightning_dpo.data.rows.pairs import NUMBERS, Rows, ToPair
+from lightning_dpo.data.rows.validation import to_pairs
+from lightning_dpo.data.sources.files import read_rows
+from lightning_dpo.data.sources.hub import HubRows
+from lightning_dpo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a mixture.
+
+    Args:
+        to_pair: Makes a pair of a row.
+        rows: Rows by split, read if `path` is None.
+        path: A file of training pairs.
+        val_path: A file of validation pairs; None: the validation split of `rows`, or a fraction of the training pairs.
+        weight: How often its training pairs are repeated: 0.5 takes half of them, 2 takes each twice.
+    """
+
+    to_pair: ToPair
+    rows: Rows | None = None
+    path: str | None = None
+    val_path: str | None = None
+    weight: float = 1.0
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Numeric columns that the options of `to_pair` map, as `partial(jsonl_pair, offset="gap")` does."""
+        options = getattr(self.to_pair, "keywords", {})
+        return frozenset(name for name in NUMBERS if options.get(name) is not None)
+
+    def read(self, split: str, name: str) -> Dataset | None:
+        """The pairs of `train` or `validation`, invalid ones marked; None if there is no such split.
+
+        Raises:
+            UserError: There is no training data, or it cannot be read.
+        """
+        path = self.path if split == "train" else self.val_path
+        if path is not None:
+            return to_pairs(read_rows(path), self.to_pair, str(path))
+        rows = None if self.rows is None or self.path is not None else self.rows(split)
+        if rows is None:
+            if split == "train":
+                raise UserError("data.path is not set: set it to a .jsonl, .jsonl.gz, .json or .parquet file")
+            return None
+        location = self.rows.location(split) if isinstance(self.rows, HubRows) else f"{name}[{split}]".lstrip()
+        return to_pairs(((f"{location}:{number}", row) for number, row in enumerate(rows)), self.to_pair, location)
+
+
+def parts_of(
+    source: ToPair | Mapping[str, ToPair],
+    rows: Rows | Mapping[str, Rows] | None,
+    sources: Mapping[str, float] | None,
+    path: str | Mapping[str, str] | None,
+    val_path: str | Mapping[str, str] | None,
+) -> dict[str, Part]:
+    """The sources by name; a single source has the name "".
+
+    Raises:
+        UserError: A name, a weight or a file does not belong to a source.
+    """
+    if isinstance(rows, Mapping) and not isinstance(source, Mapping):
+        source = dict.fromkeys(rows, source)
+    if not isinstance(source, Mapping):
+        if sources is not None:
+            raise UserError("data.sources needs several sources, and there is one: use data=mixture")
+        return {"": Part(source, cast(Rows | None, rows), cast(str | None, path), cast(str | None, val_path))}
+    sources = sources or dict.fromkeys(source, 1.0)
+    given = {"rows": rows or {}, "path": path or {}, "val_path": val_path or {}}
+    for key, names in {"sources": sources, **given}.items():
+        known = sources if key in ("path", "val_path") else source
+        if not isinstance(names, Mapping) or not set(names) <= set(known):
+            raise UserError(f"data.{key}={names}: its keys must be names of sources: {', '.join(known)}")
+    for name, weight in sources.items():
+        if not 0 < weight < float("inf"):
+            raise UserError(f"data.sources.{name}={weight} must be a positive number: how often its pairs are repeated")
+    of = cast(dict[str, Mapping[str, Any]], given)
+    return {
+        name: Part(source[name], of["rows"].get(name), of["path"].get(name), of["val_path"].get(name), weight)
+        for name, weight in sources.items()
+    }
