@@ -9,7 +9,7 @@ from tests.support.models import make_llama
 def test_every_labelled_metric_is_one_that_a_run_or_a_report_has(tmp_path):
     module = DPOModule(make_llama())
     logged = {*module.train_metrics.keys(), *module.val_metrics.keys(), FRONTIER_SHARE}
-    for callback in (Samples(str(tmp_path)), ClosedFormReport()):
+    for callback in (Samples(str(tmp_path)), ClosedFormReport(beta=0.1)):
         logged |= callback.metric_names(module)
     assert {*LABELS, *PROGRESS_BAR} <= logged
 

@@ -1,14 +1,27 @@
 import json
 import math
+import pickle
 
 import lightning
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from lightning_dpo import DPOModule, PreferenceDataModule
+from lightning_dpo import metrics as metrics_module
+from lightning_dpo.labels import LABELS
 from lightning_dpo.losses import DPO, SFT, PreferenceLoss, PreferenceLossFunction
-from lightning_dpo.metrics import RewardAccuracy, RewardTies, preference_metrics
+from lightning_dpo.metrics import (
+    METRICS,
+    PairMean,
+    PairMetric,
+    PairStd,
+    preference_metrics,
+    reward_accuracy,
+    reward_margin,
+    reward_tie,
+)
 from tests.support.models import make_llama
 from tests.support.pair_logps import random_logps
 
@@ -36,7 +49,7 @@ def test_batches_of_any_size_give_the_mean_over_all_pairs():
 
 def test_a_tie_counts_one_half():
     loss = PreferenceLoss(torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 2.0]), torch.tensor([0.0, 0.0, 1.0, 2.0]))
-    accuracy, ties = RewardAccuracy(), RewardTies()
+    accuracy, ties = PairMean(PairMetric("a", reward_accuracy)), PairMean(PairMetric("t", reward_tie))
     for metric in (accuracy, ties):
         metric.update(loss, None, torch.ones(4), ALL[:4])
     assert accuracy.compute() == 0.5  # one right, one wrong, two halves
@@ -107,7 +120,7 @@ def test_a_loss_without_a_reference_may_have_rewards():
 
 def test_sums_stay_exact_when_the_module_is_cast_to_bf16():
     """As Lightning's bf16-true does: bf16 cannot count past 256. A reset takes the states from their defaults."""
-    metric = RewardTies()
+    metric = PairMean(PairMetric("ties", reward_tie))
     nn.ModuleList([metric]).to(dtype=torch.bfloat16)
     metric.reset()
     loss = PreferenceLoss(torch.zeros(6), torch.zeros(6), torch.zeros(6))
@@ -118,7 +131,7 @@ def test_sums_stay_exact_when_the_module_is_cast_to_bf16():
 
 def test_no_pair_gives_no_number():
     with pytest.warns(UserWarning, match="before the ``update``"):
-        assert math.isnan(RewardAccuracy().compute())
+        assert math.isnan(PairMean(PairMetric("a", reward_accuracy)).compute())
 
 
 def test_validation_sums_are_exact_under_bf16_true(tmp_path, tokenizer):
@@ -136,3 +149,47 @@ def test_validation_sums_are_exact_under_bf16_true(tmp_path, tokenizer):
     (metrics,) = trainer.validate(DPOModule(make_llama().to(torch.bfloat16)), data, verbose=False)
     assert metrics["val/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert (metrics["val/rewards/accuracies"], metrics["val/rewards/ties"]) == (0.5, 1)
+
+
+MARGIN_STD = PairMetric("rewards/margin_std", reward_margin, PairStd, requires=("needs_rejected", "has_rewards"))
+
+
+def test_a_standard_deviation_is_that_of_all_pairs_however_they_are_batched(monkeypatch):
+    monkeypatch.setattr(metrics_module, "METRICS", (*METRICS, MARGIN_STD))
+    six, two = random_logps(6, seed=1), random_logps(2, seed=2)
+    loss, metrics = DPO(0.2), preference_metrics("val/", DPO(0.2))
+    metrics.update(loss(six), six, torch.ones(6), ALL)
+    metrics.update(loss(two), two, torch.ones(2), torch.tensor([True, False]))
+    margins = torch.cat([loss(six).margins, loss(two).margins[:1]]).double()
+    torch.testing.assert_close(metrics.compute()["val/rewards/margin_std"], margins.std(correction=0))
+
+
+def test_a_metric_in_the_table_is_logged_in_training_and_validation_and_for_each_source(
+    tmp_path, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(metrics_module, "METRICS", (*METRICS, MARGIN_STD))
+    rows = [{"prompt": f"{n}:", "chosen": " yes", "rejected": " no"} for n in range(8)]
+    data = PreferenceDataModule(
+        rows={"a": lambda _: rows, "b": lambda _: rows}, tokenizer=tokenizer, batch_size=4, drop_seen_prompts=False
+    )
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=CSVLogger(tmp_path), log_every_n_steps=1, enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(DPOModule(make_llama()), data)
+    logged = set(trainer.logged_metrics) | {name for row in trainer.logger.experiment.metrics for name in row}
+    expected = {f"{prefix}rewards/margin_std" for prefix in ("train/", "val/", "val/a/", "val/b/")}
+    assert expected <= set(trainer.callback_metrics) | logged
+
+
+def test_directions_agree_with_the_arrows_of_the_labels():
+    for metric in METRICS:
+        for split in ("train", "val"):
+            if label := LABELS.get(f"{split}/{metric.name}"):
+                assert label.better == {True: "↑", False: "↓", None: ""}[metric.higher_is_better], metric.name
+
+
+def test_metrics_can_be_pickled():
+    """A Trainer that starts its processes by spawn pickles the module."""
+    metrics = preference_metrics("val/", DPO())
+    assert set(pickle.loads(pickle.dumps(metrics)).keys()) == set(metrics.keys())
