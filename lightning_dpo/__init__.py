@@ -31,7 +31,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: the command line's `--help` does without torch."""
+    """Import a public name when it is first used, so that `--help` does not wait for torch."""
     if name == "__version__":
         return version("lightning-dpo")
     if name in _HOMES:
@@ -40,5 +40,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, for completion."""
+    """The public names, for tab completion."""
     return [*__all__, "__version__"]

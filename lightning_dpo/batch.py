@@ -1,4 +1,4 @@
-"""What data and module share: pairs as tokens, the batch that a layout makes of them, and completions' log-probs."""
+"""The types that data and module share: tokenized pairs, batches, and log-probs of completions."""
 
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -15,8 +15,8 @@ _T = TypeVar("_T")
 class TokenizedPair:
     """A pair as token ids.
 
-    Every token of a completion is scored, the one that ends it included, unless `chosen_scored` or `rejected_scored`
-    gives a flag for each token: the later questions of a dialogue are not part of its answers.
+    All tokens of a completion are scored, including its end token, unless `chosen_scored` or `rejected_scored` has a
+    flag per token. They exclude, for example, the user's later messages in a dialogue.
     """
 
     index: int
@@ -32,31 +32,31 @@ class TokenizedPair:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """The pairs of one forward pass, and what the loss must know of the optimizer step that they belong to."""
+    """The pairs of one forward pass, and the totals of their optimizer step, which the loss needs."""
 
     pairs: Sequence[TokenizedPair]
     counted: Sequence[bool]
-    """False for a pair that only fills up a device and counts nowhere."""
+    """False for a filler pair, which only gives a device something to compute and does not count."""
     step_pairs: int
-    """Pairs of the whole step that count."""
+    """Number of pairs of the whole step, without fillers."""
     step_chosen_tokens: int
-    """Scored tokens of their chosen completions."""
+    """Number of scored tokens of their chosen completions."""
 
 
 class Stretch(NamedTuple):
-    """Consecutive tokens of a stream. Each attends to those before it in its stretch, and to all of a prefix."""
+    """Consecutive tokens of a stream. Each attends to the tokens before it in the stretch and to a whole prefix."""
 
     length: int
-    """Tokens."""
+    """Number of tokens."""
     prefix: int
-    """Tokens at the beginning of the latest stretch without a prefix, to which these attend as well: the prompt of a
-    further completion. 0 for a prompt and its first completion."""
+    """Length of the prefix: the first tokens of the latest stretch whose own prefix is 0. For a further completion, it
+    is the prompt. For a prompt and its first completion, which form one stretch, it is 0."""
 
 
 class Segments:
-    """The stretches of a stream, in its order; together they are all of it.
+    """The stretches of a stream, in order.
 
-    A plain class, because FSDP copies dataclasses and casts what they hold on their way into every layer.
+    A plain class, because FSDP copies dataclasses and casts their tensors at the input of every layer.
 
     Attributes:
         stretches: Prompt and first completion of a group, then each further completion, then the next group.
@@ -67,7 +67,7 @@ class Segments:
         self._made: dict[Hashable, Any] = {}
 
     def made(self, what: Hashable, make: Callable[[], _T]) -> _T:
-        """What `make` returns, made once: masks and indices are the same in every layer."""
+        """The result of `make`, cached: masks and indices are the same in every layer."""
         if what not in self._made:
             self._made[what] = make()
         return self._made[what]
@@ -79,17 +79,17 @@ class Segments:
         self.stretches, self._made = stretches, {}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Segments":
-        """Itself: lengths are needed on the CPU, and what is made of them is made on the device that needs it."""
+        """Itself: lengths are needed on the CPU, and `made` creates tensors on the device that needs them."""
         return self
 
     def pin_memory(self) -> "Segments":
-        """Itself: there is no memory to pin."""
+        """Itself: it has no tensors."""
         return self
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class _Immutable:
-    """Attributes that are set once, by name: one for each annotation of a subclass. Type checkers read it likewise."""
+    """A class with one immutable attribute per annotation, set by keyword. Type checkers treat it like a dataclass."""
 
     def __init_subclass__(cls) -> None:
         keyword = inspect.Parameter.KEYWORD_ONLY
@@ -102,38 +102,39 @@ class _Immutable:
         vars(self).update(fields)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a {type(self).__name__} cannot be changed: make a new one with another {name}")
+        raise AttributeError(f"a {type(self).__name__} is immutable: create a new one with another {name}")
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a {type(self).__name__} cannot be changed: {name} stays")
+        raise AttributeError(f"a {type(self).__name__} is immutable: {name} cannot be deleted")
 
 
 class PreferenceBatch(_Immutable):
-    """Completions, laid out as a layout chose, and preference pairs over them. Immutable.
+    """Completions in one of the layouts, and preference pairs as indices into them. Immutable.
 
-    Not a dataclass, because Lightning's precision plugins refuse frozen dataclasses and cast the floating-point tensors
-    of dictionaries, named tuples and other dataclasses to the compute dtype; `weight` must keep its own.
+    Not a dataclass: Lightning's precision plugins raise on frozen dataclasses, and cast the floating-point tensors of
+    dictionaries, named tuples and other dataclasses to the compute dtype. `weight` and `offset` must stay float32.
 
     Attributes:
         input_ids: Token ids. Shape: (rows, length), int64.
-        position_ids: Position of every token, counted from its prompt's start. Shape: (rows, length), int64. None in
-            the padded layout, where the model counts them itself.
-        segments: Which stretch of the stream attends to what. None in the padded layout, where rows are independent,
-            pads are on the right, and causal attention never looks right.
-        tokens: Positions of `input_ids` that hold no pad. Shape: (), int64.
+        position_ids: Position of every token, counted from the start of its prompt. Shape: (rows, length), int64. None
+            in the padded layout, in which the model's default positions are right.
+        segments: The stretches of the stream and their prefixes. None in the padded layout: its rows are independent,
+            and causal attention ignores padding on the right.
+        tokens: Number of positions of `input_ids` without padding. Shape: (), int64.
         score_index: Flat position in `input_ids` whose hidden state predicts a scored token. Shape: (scored,), int64.
-        target_ids: That token. Shape: (scored,), int64.
-        completion_index: The completion that token belongs to. Shape: (scored,), int64.
-        completion_lengths: Scored tokens of each completion. Shape: (completions,), float32.
-        chosen: The preferred completion of each pair. Shape: (pairs,), int64.
-        rejected: The other one; empty if only chosen completions were laid out. Shape: (pairs,) or (0,), int64.
+        target_ids: The scored token. Shape: (scored,), int64.
+        completion_index: The completion of the scored token. Shape: (scored,), int64.
+        completion_lengths: Number of scored tokens of each completion. Shape: (completions,), float32.
+        chosen: Index of the preferred completion of each pair. Shape: (pairs,), int64.
+        rejected: Index of the other completion; empty if only chosen ones are in the batch. Shape: (pairs,) or (0,),
+            int64.
         pair_index: Row of the pair in its data set, for messages. Shape: (pairs,), int64.
-        weight: Factor of the pair's loss; 0 for a pair that does not count. Shape: (pairs,), float32.
-        counted: False for a pair that only fills up a device. Shape: (pairs,), bool.
-        offset: By how much the reward margin should exceed zero, in units of reward (ODPO). Shape: (pairs,), float32.
-        source: Index of the data source that the pair came from. Shape: (pairs,), int64.
-        step_pairs: Pairs in the whole optimizer step, on all devices and micro-batches. Shape: (), float32.
-        step_chosen_tokens: Scored tokens of their chosen completions. Shape: (), float32.
+        weight: Factor of the pair's loss; 0 for a filler. Shape: (pairs,), float32.
+        counted: False for a filler pair. Shape: (pairs,), bool.
+        offset: Target reward margin (ODPO), in units of reward. Shape: (pairs,), float32.
+        source: Index of the data source of the pair. Shape: (pairs,), int64.
+        step_pairs: Number of pairs in the optimizer step, on all devices. Shape: (), float32.
+        step_chosen_tokens: Number of scored tokens of their chosen completions. Shape: (), float32.
     """
 
     input_ids: Tensor
@@ -162,7 +163,7 @@ class PreferenceBatch(_Immutable):
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PreferenceBatch":
-        """The same batch on `device`; dtypes stay."""
+        """The same batch on `device`, with the same dtypes."""
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "PreferenceBatch":
@@ -176,9 +177,9 @@ class PreferenceBatch(_Immutable):
 
 @dataclass(frozen=True, slots=True)
 class CompletionLogps:
-    """Log-probabilities of completions, given their prompts."""
+    """Log-probabilities of completions given their prompts."""
 
     sums: Tensor
-    """Sum over the scored tokens, in nats. Shape: (completions,), float32 in any precision below."""
+    """Sum over the scored tokens, in nats. Shape: (completions,), float32 for any lower precision."""
     lengths: Tensor
-    """Scored tokens. Shape: (completions,), float32."""
+    """Number of scored tokens. Shape: (completions,), float32."""

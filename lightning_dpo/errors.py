@@ -1,8 +1,8 @@
-"""The one exception that means: the user can mend this, and the message says how."""
+"""The exception for errors that the user can correct."""
 
 
 class UserError(ValueError):
-    """A mistake in the data, the config or the set-up, explained whole by its message.
+    """An error in the data, the config or the environment. Its message says what is wrong and what would be right.
 
-    The command line prints the message alone, without a traceback; in Python it is a `ValueError` like any other.
+    The command line prints only the message, without a traceback. In Python, it is a `ValueError`.
     """

@@ -1,4 +1,4 @@
-"""`python -m lightning_dpo.export RUN`: the model of a run's checkpoint as a folder that transformers or peft opens."""
+"""`python -m lightning_dpo.export RUN`: the model of a run's checkpoint as a folder for transformers or peft."""
 
 import argparse
 import csv
@@ -23,16 +23,16 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     """Export a checkpoint of the run in a folder.
 
     Args:
-        run: The folder, as `train` left it.
+        run: Folder of the run.
         checkpoint: `best` or `last`.
-        merge: Of an adapter, write the model with it merged in as well.
-        trust_remote_code: Run the code that comes with the model, as the run did.
+        merge: Also export the model with the adapter merged into it.
+        trust_remote_code: Execute the code that comes with the model, as the run did.
 
     Returns:
         The folder of the export: `export_best` or `export_last`.
 
     Raises:
-        UserError: It is no run, or has no such checkpoint.
+        UserError: The folder is not a run, or does not have this checkpoint.
     """
     import torch
     from peft import PeftModel
@@ -43,16 +43,16 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     config, checked = config_of(run, trust_remote_code)
     path = RunFolder(run).checkpoint(checkpoint)
     if not path.is_file():
-        raise UserError(f"{path} is not there; the run has {_checkpoints(run)}")
+        raise UserError(f"{path} does not exist; the run has {_checkpoints(run)}")
     model = checked.build("model")
     policy = checked.build("adapter")(ready_policy(model.policy()))
     if merge and not isinstance(policy, PeftModel):
-        raise UserError("--merge has no effect: the run trained all weights, and has no adapter to merge")
+        raise UserError("--merge has no effect: the run trained all weights and has no adapter")
     saved = torch.load(path, mmap=True, weights_only=True)
     state = {name.removeprefix("policy."): value for name, value in saved["state_dict"].items()}
     trained = {name for name, value in policy.named_parameters() if value.requires_grad}
     if missing := trained - state.keys():
-        raise UserError(f"{path}: it lacks {len(missing)} tensors of the model, the first of them {min(missing)}")
+        raise UserError(f"{path}: {len(missing)} tensors of the model are missing, the first is {min(missing)}")
     policy.load_state_dict(state, strict=not isinstance(policy, PeftModel))
     metrics, counts = metrics_at(run, saved["global_step"]), counts_of(run)
     card = model_card(config, metrics, counts, saved["global_step"])
@@ -65,7 +65,7 @@ def config_of(run: Path, trust_remote_code: bool = False) -> tuple[DictConfig, C
     """The config of a run, checked like any other, because the folder may come from somebody else."""
     path = RunFolder(run).config
     if not path.is_file():
-        raise UserError(f"{run} is no folder of a run: {path} is not there")
+        raise UserError(f"{run} is not the folder of a run: {path} does not exist")
     register_resolvers()
     config = loaded(path)
     config.run_folder, config.run_name = str(run), (RunFolder(run).sweep or run).parent.name
@@ -74,16 +74,16 @@ def config_of(run: Path, trust_remote_code: bool = False) -> tuple[DictConfig, C
 
 
 def metrics_at(run: Path, step: int) -> dict[str, float]:
-    """What was validated after so many optimizer steps, as `metrics.csv` has it."""
+    """The validation metrics after `step` optimizer steps, according to `metrics.csv`."""
     path = RunFolder(run).history
     rows = list(csv.DictReader(path.open(newline=""))) if path.is_file() else []
-    # Steps are counted from 0 within training, and a validation after it stands at their number.
+    # Training logs steps from 0, so a validation after step n is logged at n - 1 or, after training, at n.
     here = [row for row in rows if int(row["step"]) in (step - 1, step) and row.get("val/loss")]
     return {name: float(value) for name, value in here[0].items() if value and name != "step"} if here else {}
 
 
 def counts_of(run: Path) -> dict[str, int]:
-    """The pairs of a finished run by what became of them."""
+    """The numbers of pairs of a finished run."""
     path = RunFolder(run).metrics
     return json.loads(path.read_text())["data"] if path.is_file() else {}
 
@@ -97,12 +97,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lightning_dpo.export",
         description="Writes the model of a run's checkpoint to RUN/export_best or RUN/export_last, with tokenizer and "
-        "model card. A finished run has the model of its last step in RUN/export already.",
+        "model card. A finished run already has the model of its last step in RUN/export.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, outputs/NAME/TIME")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (best)")
-    parser.add_argument("--merge", action="store_true", help="of an adapter, write the merged model as well")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with the model")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as outputs/NAME/TIME")
+    parser.add_argument(
+        "--checkpoint", choices=("best", "last"), default="best", help="the checkpoint to export (default: best)"
+    )
+    parser.add_argument("--merge", action="store_true", help="also export the model with the adapter merged into it")
+    parser.add_argument("--trust-remote-code", action="store_true", help="execute the code that comes with the model")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

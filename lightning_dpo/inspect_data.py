@@ -1,4 +1,4 @@
-"""`python -m lightning_dpo.inspect_data`: a look at preference data before training on it. Loads no weights."""
+"""`python -m lightning_dpo.inspect_data`: statistics and samples of preference data before training."""
 
 import json
 import logging
@@ -28,36 +28,51 @@ KEYS = {"model", "data", "suggested", "callbacks", "shown", "seed", "run_name", 
 
 
 def inspect_data(config: DictConfig) -> None:
-    """Read and tokenize the data as `train` would; print, draw and write what it is like.
+    """Read and tokenize the data as `train` does; print, plot and write its statistics. No model is loaded.
 
     Args:
-        config: `conf/inspect_data.yaml`, composed.
+        config: The composed `conf/inspect_data.yaml`.
     """
     checked = CheckedConfig(config, KEYS, task_overrides())
     if not isinstance(config.shown, int) or config.shown < 0:
-        raise UserError(f"shown={config.shown}: a number of pairs, 0 or more")
+        raise UserError(f"shown={config.shown} must be a number of pairs, 0 or more")
 
     from lightning_dpo.reports.run_plots import draw_lengths
 
     tokenizer = checked.build("model").tokenizer()
     data = checked.build("data", tokenizer=tokenizer, chosen_only=False)
-    # Nothing stops here: what is invalid is what one wants to see.
+    # Invalid rows must not stop this command, because it reports them.
     data.preparation.on_invalid, data.preparation.max_invalid_fraction = "drop", 1.0
     data.setup()
     folder = RunFolder(config.run_folder)
-    facts, lengths = gathered(data, folder)
+    found, lengths = statistics(data, folder)
     print_pairs(data.train_pairs, tokenizer, config.shown, config.seed)
-    print_facts(facts)
+    print_statistics(found)
     draw_lengths(lengths, data.max_length, folder.lengths)
-    folder.inspection.write_text(json.dumps(facts, indent=2) + "\n")
+    folder.inspection.write_text(json.dumps(found, indent=2) + "\n")
     written = (path.name for path in (folder.inspection, folder.lengths, folder.invalid_rows) if path.exists())
-    log.info("In %s: %s.", folder.path, ", ".join(written))
+    log.info("Wrote %s to %s.", ", ".join(written), folder.path)
 
 
-def gathered(data: "PreferenceDataModule", folder: RunFolder) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """What is known of the data: facts by name, and lengths in tokens of prompts, answers and both together.
+_LABELS = {
+    "counts": "pairs",
+    "invalid_rows_by_reason": "invalid rows by reason",
+    "invalid_rows": "invalid rows",
+    "duplicates": "duplicate pairs",
+    "exchanged_answers": "pairs that also occur with exchanged answers",
+    "prompt_in_validation": "pairs with a prompt of the validation set",
+    "tokens": "tokens",
+    "shared_prompt": "pairs with a prompt of other pairs",
+    "longer_answer_preferred": "longer answer preferred: accuracy of length as a reward",
+    "equal_length": "answers of equal length",
+}
 
-    Of each training pair once, however often a mixture takes it, and of those too long as well, before anything is cut.
+
+def statistics(data: "PreferenceDataModule", folder: RunFolder) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Statistics by name, and lengths in tokens of prompts, answers and both together.
+
+    Each training pair counts once, even if a mixture repeats it. Overlong pairs are included. Lengths are those before
+    truncation.
     """
     from datasets import concatenate_datasets
 
@@ -70,53 +85,50 @@ def gathered(data: "PreferenceDataModule", folder: RunFolder) -> tuple[dict[str,
     once = {row[:4]: row for row in zip(*(every[name] for name in names), strict=True)}.values()
     repeated, contradictory = duplicates(row[1:4] for row in once)
     prompts, chosen, rejected = (list(column) for column in list(zip(*once, strict=True))[4:])
-    left_out = data.counts.get("training_pairs_whose_prompt_is_in_validation_left_out", 0)
+    removed = data.counts.get("train_prompt_in_validation", 0)
     seen = set(data.val_pairs["prompt"])
     equal = sum(map(int.__eq__, chosen, rejected)) / len(chosen)
     answers, prompts_of = sum(chosen) + sum(rejected), Counter(row[1] for row in once)
-    facts = {
+    found = {
         "counts": data.counts,
-        "invalid rows by reason": dict(Counter(row["reason"] for row in invalid).most_common()),
-        "invalid rows": [f"{row['where']}: {row['reason']}" for row in invalid],
-        "training pairs that stand there before": repeated,
-        "training pairs that stand there with their answers exchanged": contradictory,
-        "training pairs whose prompt stands in validation": left_out + sum(row[1] in seen for row in once),
-        # What data.layout=shared saves, besides pads; and what data.group_by_prompt could.
-        "tokens of training pairs": {
-            "with their prompt once": sum(prompts) + answers,
-            "with it before each answer": 2 * sum(prompts) + answers,
-        },
-        "training pairs whose prompt other pairs have too": sum(n for n in prompts_of.values() if n > 1),
-        "share of training pairs whose longer answer wins": round(longer_wins(chosen, rejected), 4),
-        "share of training pairs whose answers are equally long": round(equal, 4),
+        "invalid_rows_by_reason": dict(Counter(row["reason"] for row in invalid).most_common()),
+        "invalid_rows": [f"{row['where']}: {row['reason']}" for row in invalid],
+        "duplicates": repeated,
+        "exchanged_answers": contradictory,
+        "prompt_in_validation": removed + sum(row[1] in seen for row in once),
+        # The ratio is what data.layout=shared saves, besides padding.
+        "tokens": {"prompt_once": sum(prompts) + answers, "prompt_per_answer": 2 * sum(prompts) + answers},
+        # What data.group_by_prompt could save.
+        "shared_prompt": sum(n for n in prompts_of.values() if n > 1),
+        "longer_answer_preferred": round(longer_wins(chosen, rejected), 4),
+        "equal_length": round(equal, 4),
     }
     both = [prompt + max(sides) for prompt, *sides in zip(prompts, chosen, rejected, strict=True)]
     titles = ("prompt", "chosen answer", "rejected answer", "prompt and longer answer")
-    return facts, dict(zip(titles, (prompts, chosen, rejected, both), strict=True))
+    return found, dict(zip(titles, (prompts, chosen, rejected, both), strict=True))
 
 
-def print_facts(facts: dict[str, Any], most: int = 20) -> None:
-    """Print the facts as a table, lists cut after `most`."""
+def print_statistics(found: dict[str, Any], most: int = 20) -> None:
+    """Print the statistics as a table, with at most `most` items per list."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", "", title="The data", title_justify="left", show_header=False)
-    for name, value in facts.items():
+    table = Table("", "", title="Training data", title_justify="left", show_header=False)
+    for name, value in found.items():
         if isinstance(value, dict):
-            value = "\n".join(f"{count} {key.replace('_', ' ')}" for key, count in value.items()) or "none"
+            value = "\n".join(f"{key}: {count}" for key, count in value.items()) or "none"
         elif isinstance(value, list):
             more = [f"and {len(value) - most} more"] * (len(value) > most)
             value = "\n".join([*value[:most], *more]) or "none"
         elif isinstance(value, float):
-            alone = f": how far a judge of length alone gets, or {1 - value:.1%} preferring the shorter answer"
-            value = f"{value:.1%}{alone if 'longer' in name else ''}"
-        table.add_row(name, Text(str(value)), end_section=True)
+            value = f"{value:.1%}"
+        table.add_row(_LABELS[name], Text(str(value)), end_section=True)
     Console().print(table)
 
 
 def print_pairs(pairs: "Dataset", tokenizer: "PreTrainedTokenizerBase", count: int, seed: int) -> None:
-    """Print some pairs token by token, drawn by `seed`."""
+    """Print a random sample of pairs, token by token."""
     from rich.console import Console
 
     from lightning_dpo.reports.token_table import token_table

@@ -1,21 +1,21 @@
-"""What tables and plots call a metric, which panel of `curves.png` shows it, and which direction is better."""
+"""Labels of metrics for tables and plots, their panels in `curves.png`, and their better direction."""
 
 from typing import NamedTuple
 
 
 class Label(NamedTuple):
-    """How people see a metric."""
+    """Label of a metric."""
 
     text: str
     """Name in tables and on axes, with the unit."""
     panel: str = ""
-    """Title of its panel in a run's `curves.png`; empty: it is not shown there."""
+    """Title of its panel in `curves.png`; empty: it has none."""
     better: str = ""
-    """↑ if a larger value is better, ↓ if a smaller one is; empty: neither by itself."""
+    """↑ if a larger value is better, ↓ if a smaller one is; empty: neither."""
 
     @property
     def heading(self) -> str:
-        """Heading of its column in a table."""
+        """Heading of a table column."""
         return f"{self.text} {self.better}".rstrip()
 
 
@@ -46,11 +46,11 @@ LABELS = {
 }
 
 PROGRESS_BAR = {"train/loss": "loss", "train/rewards/accuracies": "accuracy", "train/rewards/margins": "margin"}
-"""Metrics beside the progress bar, and their short names."""
+"""Metrics in the progress bar and their short names."""
 
 
 def panels() -> dict[str, list[str]]:
-    """The panels of a run's `curves.png` and the metrics in each."""
+    """The metrics of each panel of `curves.png`."""
     found: dict[str, list[str]] = {}
     for name, label in LABELS.items():
         if label.panel:

@@ -1,4 +1,4 @@
-"""DPOModule: a batch of pairs in, a loss, rewards and an optimizer step out."""
+"""DPOModule: from a batch of preference pairs to a loss, metrics and an optimizer step."""
 
 from contextlib import nullcontext
 
@@ -36,17 +36,17 @@ class DPOModule(PolicyModule):
 
     Args:
         policy: A hub id or folder, a model, or a function that returns one. Models are opened in `configure_model`.
-        loss: What to minimise; None: `DPO(beta=0.1)`.
-        reference: Makes the reference from the untrained policy; None: `Auto()`, a frozen copy of it, or the policy
-            without its adapter.
-        adapter: What of the policy is trained, for example `LoRA(r=16)`; None: whatever is trainable in it.
-        optimizer: Makes the optimizer of the trainable parameters; in a Hydra config a partial.
-        scheduler: `(optimizer, total_steps)` to a learning-rate schedule by optimizer step.
+        loss: The loss; None: `DPO(beta=0.1)`.
+        reference: Creates the reference from the untrained policy; None: `Auto()`, which uses the policy without its
+            adapter or, without an adapter, a frozen copy.
+        adapter: Selects what is trained, for example `LoRA(r=16)`; None: the parameters with `requires_grad`.
+        optimizer: Creates the optimizer of the trainable parameters, for example `partial(AdamW, lr=1e-5)`.
+        scheduler: Creates the learning-rate schedule: a function of `(optimizer, total_steps)`, per optimizer step.
 
     Attributes:
         policy, reference: The models; None until `configure_model`. See `PolicyModule`.
         loss: The loss.
-        validated_step: Optimizer steps done at the latest validation.
+        validated_step: Number of optimizer steps at the latest validation.
     """
 
     def __init__(
@@ -67,14 +67,16 @@ class DPOModule(PolicyModule):
         self._checks = StepChecks(self.loss)
 
     def setup(self, stage: str) -> None:
-        """Prepare for another fit; refuse callbacks that wait for a metric that no part of the run logs."""
+        """Check the data's columns and the metrics that callbacks monitor, and reset the state of an earlier `fit`."""
         check_columns(self.loss, getattr(datamodule_of(self.trainer), "columns", ()))
         if stage == "fit":
             self._checks.new_fit()
             self.trained_with.resumes({})
             check_monitors(self, callbacks_of(self.trainer))
         if not any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)):
-            raise UserError("configure_callbacks() of the module must also return super().configure_callbacks()")
+            raise UserError(
+                "configure_callbacks() of the module must include the callbacks of super().configure_callbacks()"
+            )
 
     def configure_callbacks(self) -> list[Callback]:
         """The callback that chooses the layout of batches, unless the Trainer already has it."""
@@ -83,38 +85,38 @@ class DPOModule(PolicyModule):
     def forward(self, batch: PreferenceBatch) -> PairLogps:
         """Log-probs of the pairs of `batch` under policy and reference."""
         if self.loss.needs_rejected and not len(batch.rejected):
-            raise UserError(f"{self.loss!r} compares two answers: give the data module chosen_only=False")
+            raise UserError(f"{self.loss!r} needs rejected completions: create the data module with chosen_only=False")
         with profiler_of(self.trainer).profile(REFERENCE) if self._trainer else nullcontext():
             reference = self.reference.logps(batch) if self.reference else None
         return pair_logps(completion_logps(self.policy, batch), reference, batch)
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the step's loss: over a step, they sum to `sum(weight * losses) / step_pairs`."""
+        """The micro-batch's part of the step's loss. The parts sum to `sum(weight * losses) / step_pairs`."""
         self._checks.check_batch(self.trainer, batch)
         logps = self(batch)
         loss = checked_loss(self.loss, logps)
         self._checks.check_loss(self.trainer, batch, self.reference, logps, loss)
         self.train_metrics.update(loss, logps, batch.weight, batch.counted)
         share = (batch.weight * loss.losses).sum() / batch.step_pairs
-        # Lightning divides by the accumulation, and averages gradients over devices.
+        # Lightning divides the loss by the accumulation and averages gradients over devices. Both are undone here.
         return share * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Stop before an update that would ruin the weights, else log the step just computed."""
+        """Stop before an update that is not finite; otherwise log the step."""
         norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None]))
         self._checks.check_update(self.trainer, norm)
         self.log_dict({"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}, batch_size=1)
         self._log(self.train_metrics)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget whatever was counted outside a validation pass; with several sources, count each."""
+        """Reset the metrics; with several sources, create metrics for each."""
         self.val_metrics.reset()
         sources = getattr(datamodule_of(self.trainer), "sources", ())
         prefixes = [f"val/{name}/" for name in sources] if len(sources) > 1 else []
         self.source_metrics = [preference_metrics(one, self.loss).to(self.device) for one in prefixes]
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> ValidationOutput:
-        """Count the pairs of `batch` for `val/*`: a subclass calls this one. Callbacks get the output."""
+        """Add the pairs of `batch` to the `val/*` metrics. A subclass must call it. Callbacks receive the output."""
         logps = self(batch)
         loss = checked_loss(self.loss, logps)
         self.val_metrics.update(loss, logps, batch.weight, batch.counted)
@@ -123,21 +125,21 @@ class DPOModule(PolicyModule):
         return ValidationOutput(loss=loss, logps=logps)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all validation pairs."""
-        # Already reduced; Lightning asks for it all the same.
+        """Log the metrics of all validation pairs."""
+        # The values are already reduced over devices; without sync_dist, Lightning warns.
         self._log(self.val_metrics, sync_dist=True)
         for metrics in self.source_metrics:
-            if metrics["loss"].compute().isfinite():  # some source may have no validation pairs
+            if metrics["loss"].compute().isfinite():  # NaN for a source without validation pairs
                 self._log(metrics, sync_dist=True)
         self.validated_step = self.trainer.global_step
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimizer over trainable parameters and its schedule by optimizer step."""
+        """The optimizer of the trainable parameters and its schedule per optimizer step."""
         trained = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         if not trained:
-            raise UserError("nothing of the policy is trainable; to train an adapter it has, give adapter=Continue()")
+            raise UserError("the policy has no trainable parameter; to train its adapter, set adapter=Continue()")
         optimizer = self.make_optimizer(trained)
-        # A fused optimizer would unscale fp16 gradients in its step; their norm is needed before that.
+        # A fused optimizer would unscale fp16 gradients inside its step. Their norm is needed before.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch's own undeclared flag
         steps = int(self.trainer.estimated_stepping_batches)
         self.trained_with.optimizes_by(optimizer, self.make_scheduler, steps)

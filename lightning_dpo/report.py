@@ -1,4 +1,4 @@
-"""`python -m lightning_dpo.report FOLDER`: a sweep, or any folder of runs, as tables and pictures."""
+"""`python -m lightning_dpo.report FOLDER`: the runs of a sweep or of any folder as tables and pictures."""
 
 import argparse
 import base64
@@ -14,45 +14,45 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.reports.runs import Run, read_runs
 from lightning_dpo.reports.sweep_plots import draw_frontier, draw_run_curves
 from lightning_dpo.reports.tables import plain, runs_table, seeds_table, write_csv
-from lightning_dpo.run_folder import RunFolder, begun_runs, sweep_config, write_whole
+from lightning_dpo.run_folder import RunFolder, started_runs, sweep_config, write_atomically
 from lightning_dpo.runs.settings_files import as_dict, loaded
 from lightning_dpo.runs.state import RunState
 
 _PICTURES = {
-    "frontier.png": (draw_frontier, "What was won, against the KL from the reference that it took."),
-    "curves.png": (draw_run_curves, "All runs, by optimizer step."),
+    "frontier.png": (draw_frontier, "Reward or accuracy against the KL from the reference."),
+    "curves.png": (draw_run_curves, "Validation metrics of all runs by optimizer step."),
 }
 _OF_RUNS = (
-    "± is half of a 95 % interval by what one run knows: of accuracies over the validation pairs (Wilson), of KL and "
-    "lengths over the sampled answers."
+    "± is half the width of a 95 % interval within one run: for accuracies over the validation pairs (Wilson), for KL "
+    "and lengths over the sampled answers."
 )
-_OF_SEEDS = "± is half of Student's 95 % interval around the mean over seeds."
+_OF_SEEDS = "± is half the width of Student's 95 % interval of the mean over seeds."
 
 
 def report(folder: Path) -> list[Path]:
-    """Write `report.md`, `report.html`, `sweep.csv` and pictures of the runs right below `folder`.
+    """Write `report.md`, `report.html`, `sweep.csv` and pictures of the runs in the subfolders of `folder`.
 
     Args:
-        folder: Of a sweep, or of several runs.
+        folder: Folder of a sweep, or of several runs.
 
     Returns:
-        What was written.
+        The written files.
 
     Raises:
         UserError: There are no runs.
     """
     if RunFolder(folder).config.exists():
-        raise UserError(f"{folder} is the folder of one run: give that of its sweep, or outputs/RUN_NAME")
-    if not begun_runs(folder):
-        raise UserError(f"{folder} has no folders of runs right below it: give that of a sweep, or outputs/RUN_NAME")
-    # Jobs of a sweep may end at the same time.
+        raise UserError(f"{folder} is the folder of one run: use the folder of its sweep, or outputs/RUN_NAME")
+    if not started_runs(folder):
+        raise UserError(f"{folder} has no subfolders with runs: use the folder of a sweep, or outputs/RUN_NAME")
+    # Jobs of a sweep may end at the same time and write the report together.
     with FileLock(folder / ".report.lock"):
         runs = read_runs(folder)
         write_csv(runs, folder / "sweep.csv")
         drawn = {name: text for name, (draw, text) in _PICTURES.items() if draw(runs, folder / name)}
         facts = _facts(folder, runs)
-        write_whole(folder / "report.md", _markdown(facts, drawn))
-        write_whole(folder / "report.html", _html(facts, drawn, folder))
+        write_atomically(folder / "report.md", _markdown(facts, drawn))
+        write_atomically(folder / "report.html", _html(facts, drawn, folder))
     return [folder / name for name in ("report.md", "report.html", "sweep.csv", *drawn)]
 
 
@@ -73,11 +73,11 @@ def _facts(folder: Path, runs: list[Run]) -> dict[str, Any]:
 
 
 def _command(folder: Path) -> str:
-    """That of the sweep, as Hydra noted it; empty for any other folder."""
-    noted = sweep_config(folder)
-    if not noted.exists():
+    """The command of the sweep according to Hydra; empty for any other folder."""
+    file = sweep_config(folder)
+    if not file.exists():
         return ""
-    overrides = as_dict(loaded(noted).hydra.overrides)
+    overrides = as_dict(loaded(file).hydra.overrides)
     return " ".join(["python -m lightning_dpo.train", *overrides["hydra"], *overrides["task"]])
 
 
@@ -90,7 +90,7 @@ def _markdown(facts: dict[str, Any], drawn: dict[str, str]) -> str:
     parts += [f"![{text}]({name})" for name, text in drawn.items()]
     if facts["failures"]:
         lines = (f"- `{name}`: {plain(error)}" for name, error in facts["failures"])
-        parts += ["## What failed", "\n".join(lines)]
+        parts += ["## Failed runs", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -109,10 +109,15 @@ def main() -> None:
     """The console script."""
     parser = argparse.ArgumentParser(
         prog="python -m lightning_dpo.report",
-        description="Compares the runs of a sweep, or any runs side by side in a folder: tables, sweep.csv, pictures. "
-        "A sweep writes its report by itself, after every job.",
+        description="Compares the runs of a sweep, or of any folder: tables, sweep.csv and pictures. A sweep writes "
+        "its report itself after every job.",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a sweep, outputs/NAME/TIME, or of runs")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of a sweep, such as outputs/NAME/TIME, or a folder with runs",
+    )
     arguments = parser.parse_args()
     try:
         print("\n".join(map(str, report(arguments.folder))))

@@ -1,4 +1,4 @@
-"""The files of a run: their names, and writing them as a whole or not at all."""
+"""The names of a run's files, and atomic writing."""
 
 import os
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        # Written when the run begins: its settings and its command line.
+        # Written at the start: settings and command line.
         self.config = self.path / "config.yaml"
         self.command = self.path / "command.txt"
         self.invalid_rows = self.path / "invalid_rows.jsonl"
-        # While it trains.
+        # Written during training.
         self.lock = self.path / ".lock"
         self.history = self.path / "metrics.csv"
         self.samples = self.path / "samples.jsonl"
         self.frontier = self.path / "frontier.csv"
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoint("last")
-        # When it ends: `metrics` is written last, `error` only if it failed.
+        # Written at the end: `metrics` last, `error` only after a failure.
         self.curves = self.path / "curves.png"
         self.metrics = self.path / "metrics.json"
         self.error = self.path / "error.txt"
@@ -44,28 +44,28 @@ class RunFolder:
 
     @property
     def sweep(self) -> Path | None:
-        """The folder of the sweep that the run belongs to, if it belongs to one."""
+        """The folder of the run's sweep, or None."""
         parent = Path(os.path.abspath(self.path)).parent
         return parent if sweep_config(parent).exists() else None
 
 
 def sweep_config(sweep: Path) -> Path:
-    """The file that Hydra leaves in the folder of a sweep."""
+    """The file that Hydra writes to the folder of a sweep."""
     return sweep / "multirun.yaml"
 
 
-def begun_runs(parent: Path) -> list[RunFolder]:
-    """The runs in the folders directly below `parent` that have begun; a run that fails earlier has only an error."""
+def started_runs(parent: Path) -> list[RunFolder]:
+    """The started runs in the subfolders of `parent`. A run that failed before its start has only an error file."""
     folders = (RunFolder(path) for path in sorted(parent.glob("[!.]*")))
     return [folder for folder in folders if folder.config.exists() or folder.error.exists()]
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which replaces `path` when the block ends, and leaves it as it was when the block raises.
+    """Context that returns a file to write. At its end the file replaces `path`, unless there was an exception.
 
-    The new content is on disk before it gets its name, so a kill or a power failure leaves the old file or the new one.
-    It is written beside `path`: a rename is atomic only within one file system, and TMPDIR is often on another.
+    The content is on disk before the rename, so a kill or a power failure leaves either the old or the new file. The
+    temporary file is in the same folder: renames are atomic only within one file system, and TMPDIR may be on another.
 
     Args:
         path: The file to replace or create. Its folder must exist.
@@ -81,19 +81,19 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)  # a full disk needs its room
+        partial.unlink(missing_ok=True)  # it would fill a full disk
         raise
     sync_folder(path.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace the content of `path` by `text`, atomically."""
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the content of `path` with `text`, atomically."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power failure. Windows cannot open folders, and needs no such call."""
+    """Make renames in `folder` durable against a power failure. Windows cannot open folders and does not need it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

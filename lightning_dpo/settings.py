@@ -1,4 +1,4 @@
-"""Nested settings: flat, to be compared, and without secrets, to be written down."""
+"""Nested settings: flattened, compared, and without secrets."""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-# A key and what it is set to, at the beginning of an override or within a dict; `${oc.env:NAME}` names a secret only.
+# A key that is set, at the start of an override or in a dict. `${oc.env:NAME}` only refers to a secret, and is allowed.
 _SET = re.compile(r"(?:^[+~]*|[{,\s])['\"]?([\w./-]+)['\"]?\s*[=:]\s*(?!\$\{oc\.env:)(?=\S)")
 
-_OF_AN_ATTEMPT = ("run_folder", "run_name", "ckpt_path", "sweep_folder", "logger", "hydra")
+_OF_ATTEMPT = ("run_folder", "run_name", "ckpt_path", "sweep_folder", "logger", "hydra")
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -28,16 +28,16 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def compared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's settings says what it does, without what says where or how often it was begun, or who watches.
+    """The settings that determine the result of a run, without those of its location, attempt and loggers.
 
     >>> compared({"run_folder": "outputs/x", "loss": {"beta": 0.1}})
     {'loss': {'beta': 0.1}}
     """
-    return {name: value for name, value in settings.items() if name not in _OF_AN_ATTEMPT}
+    return {name: value for name, value in settings.items() if name not in _OF_ATTEMPT}
 
 
 def without_secrets(config: Any) -> Any:
-    """`config` with the value of every key that sounds like a secret replaced, and the passwords in URLs.
+    """`config` without the values of keys that look like secrets, and without passwords in URLs.
 
     >>> without_secrets({"logger": {"api_key": "abc", "uri": "https://me:abc@host"}})
     {'logger': {'api_key': '(secret)', 'uri': 'https://(secret)@host'}}
@@ -53,7 +53,7 @@ def without_secrets(config: Any) -> Any:
 
 
 def secret_in(override: str) -> str | None:
-    """The key that an override sets to a secret, if there is one.
+    """The key of a secret in an override, or None.
 
     >>> secret_in("+logger.mlflow={tracking_token: abc}"), secret_in("data.path=/data/token=1")
     ('tracking_token', None)
@@ -63,7 +63,7 @@ def secret_in(override: str) -> str | None:
 
 
 def is_secret(key: object) -> bool:
-    """Whether a config key sounds like a secret.
+    """Whether a config key looks like a secret.
 
     >>> [name for name in ("api_key", "hf_token", "max_tokens", "tokenizer", "eos_token") if is_secret(name)]
     ['api_key', 'hf_token']

@@ -42,7 +42,7 @@ def test_it_introduces_itself():
     batch = padded_batch([TokenizedPair(0, [1, 2], [3], [4, 5])])
     assert repr(batch) == "PreferenceBatch(1 pairs, 2 completions, padded: (2, 4))"
     assert "completion_lengths: torch.Tensor" in str(inspect.signature(PreferenceBatch))
-    with pytest.raises(AttributeError, match="weight stays"):
+    with pytest.raises(AttributeError, match="weight cannot be deleted"):
         del batch.weight
 
 

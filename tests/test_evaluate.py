@@ -48,7 +48,7 @@ def test_the_base_model_has_nothing_but_ties_and_is_told_why(tmp_path, trained, 
     everything = found["accuracy"]["all pairs"]
     assert everything["value"] == 0.5
     assert everything["ties"] == everything["pairs"]
-    assert "All pairs are ties, so the accuracy is one half: policy and reference are one model" in caplog.text
+    assert "All pairs are ties, so the accuracy is one half: policy and reference are the same model" in caplog.text
 
 
 def test_without_a_reference_rewards_are_beta_times_the_log_probs(tmp_path, trained, model_folder):
@@ -76,7 +76,7 @@ def test_a_loss_without_rewards_is_none_to_judge_by(tmp_path, trained):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"loss": {"_target_": "lightning_dpo.losses.SFT"}}))
     found = evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", "samples=null")
     assert found["val/rewards/ties"] < 1
-    with pytest.raises(UserError, match=r"loss: SFT\(\) gives no rewards to judge by"):
+    with pytest.raises(UserError, match=r"loss: SFT\(\) has no rewards to evaluate"):
         evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", "loss=sft", "samples=null")
 
 
@@ -93,7 +93,7 @@ def test_a_model_made_in_code_has_no_name_to_compare_with(tmp_path, trained):
     (run / "export" / "lightning_dpo.json").write_text(
         json.dumps({"base_model": None, "loss": {"_target_": "lightning_dpo.losses.DPO"}})
     )
-    with pytest.raises(UserError, match=r"reference.name: .* was trained from a model that was made in code"):
+    with pytest.raises(UserError, match=r"reference.name: .* was trained from a model that was created in code"):
         evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}")
 
 
@@ -111,24 +111,24 @@ def test_pairs_that_may_have_trained_the_model_are_told(tmp_path, trained, caplo
     evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", "samples=null")
     assert "may have trained" not in caplog.text
     evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", "samples=null", "seed=1")
-    assert "Some of these pairs may have trained the model: data.seed was 0 and is 1" in caplog.text
+    assert "The model may have been trained on some of these pairs: data.seed was 0 and is 1" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["adapter=lora"], r"adapter has no effect without ckpt_path"),
-        (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: there is no such file"),
-        (["ckpt_path={file}"], r"ckpt_path=.*hh.jsonl: it is no checkpoint \("),
+        (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: the file does not exist"),
+        (["ckpt_path={file}"], r"ckpt_path=.*hh.jsonl: it is not a checkpoint \("),
         (
             ["ckpt_path={checkpoint}", "model.pretrained=false", "model.config={small}"],
-            "is of another model or",
+            "has another model or",
         ),
         (["trainer.limit_val_batches=0"], r"trainer.limit_val_batches=0: no pair is evaluated"),
         (["score=nowhere.jsonl"], r"score=nowhere.jsonl: the file does not exist"),
-        (["score="], r"score=: there is no such file"),
+        (["score="], r"score=: the file does not exist"),
         (["+trainer.devices=2"], r"trainer.devices is derived from the rest of the config"),
-        (["model.name=no such model"], r"model.name=no such model: is neither a folder"),
+        (["model.name=no such model"], r"model.name=no such model is neither a folder"),
         (["data.path=nowhere.jsonl"], r"nowhere.jsonl: the file does not exist"),
     ],
 )

@@ -53,7 +53,7 @@ def test_the_best_checkpoint_with_its_card(run, capsys, monkeypatch):
     exported = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     assert all(torch.equal(value, saved["state_dict"][f"policy.{name}"]) for name, value in exported.items())
     card = (folder / "README.md").read_text()
-    assert f"the weights are those of step {saved['global_step']}" in card
+    assert f"The weights are those of optimizer step {saved['global_step']}" in card
     with (run / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/loss"]]
     row = next(row for row in rows if int(row["step"]) == saved["global_step"] - 1)
@@ -77,10 +77,10 @@ def test_merged_on_request(run):
 def test_what_cannot_be_exported(run, tmp_path):
     with pytest.raises(UserError, match="--merge has no effect: the run trained all weights"):
         export_checkpoint(run, "last", merge=True)
-    with pytest.raises(UserError, match=r"nowhere is no folder of a run: .*config.yaml is not there"):
+    with pytest.raises(UserError, match=r"nowhere is not the folder of a run: .*config.yaml does not exist"):
         export_checkpoint(tmp_path / "nowhere", "last", merge=False)
     (run / "checkpoints" / "best.ckpt").unlink()
-    with pytest.raises(UserError, match=r"best.ckpt is not there; the run has last"):
+    with pytest.raises(UserError, match=r"best.ckpt does not exist; the run has last"):
         export_checkpoint(run, "best", merge=False)
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("lightning_dpo.losses.DPO", "os.system"))

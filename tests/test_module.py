@@ -188,7 +188,7 @@ def test_sft_computes_no_rejected_answer(tmp_path, pairs_file, tokenizer):
 def test_a_loss_on_pairs_refuses_chosen_answers_alone(llama):
     module = DPOModule(llama)
     module.configure_model()
-    with pytest.raises(UserError, match="compares two answers: give the data module chosen_only=False"):
+    with pytest.raises(UserError, match="needs rejected completions: create the data module with chosen_only=False"):
         module(padded_batch(random_pairs(2), chosen_only=True))
 
 
@@ -203,7 +203,7 @@ def test_a_nan_stops_before_the_update_and_names_the_rows(tmp_path, pairs_file, 
     breaking = Break()
     module = DPOModule(make_llama(), DPO(0.3), optimizer=sgd)
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=6, val_fraction=0.2)
-    with pytest.raises(UserError, match="is not finite, so the update was not made") as error:
+    with pytest.raises(UserError, match="is not finite, so the update was not applied") as error:
         trainer_for(tmp_path, callbacks=[breaking]).fit(module, data)
     assert ", ".join(data.place(row) for row in breaking.rows) in str(error.value)
     assert all(torch.equal(value, breaking.before[name]) for name, value in module.policy.state_dict().items())

@@ -29,7 +29,7 @@ def test_what_a_report_leaves(sweep):
     text = (sweep / "report.md").read_text()
     assert text.startswith("# reviews-dpo 2026-01-02\n\n2 runs: 2 finished.\n")
     assert "| 1\\_beta-0.5 | 0.5 | 0.600 ± 0.048 | 2.000 ± 0.196 | 1.5 | finished |" in text
-    assert "![What was won, against the KL from the reference that it took.](frontier.png)" in text
+    assert "![Reward or accuracy against the KL from the reference.](frontier.png)" in text
 
 
 def test_the_page_needs_nothing_else(sweep):
@@ -58,7 +58,7 @@ def test_whatever_a_run_says_is_text(sweep, payload):
 def test_one_run_is_no_folder_of_runs(sweep):
     (sweep / "0_beta-0.1" / ".hydra").mkdir()
     (sweep / "0_beta-0.1" / ".hydra" / "config.yaml").touch()
-    with pytest.raises(UserError, match=r"is the folder of one run: give that of its sweep, or outputs/RUN_NAME"):
+    with pytest.raises(UserError, match=r"is the folder of one run: use the folder of its sweep, or outputs/RUN_NAME"):
         report(sweep / "0_beta-0.1")
 
 
@@ -72,11 +72,11 @@ def test_a_run_in_progress_is_said_to_be(sweep):
 
 
 def test_a_folder_without_runs_is_told(tmp_path):
-    with pytest.raises(UserError, match="has no folders of runs right below it: give that of a sweep"):
+    with pytest.raises(UserError, match="has no subfolders with runs: use the folder of a sweep"):
         report(tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "lightning_dpo.report", str(tmp_path)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"Error: {tmp_path} has no folders of runs")
+    assert done.stderr.startswith(f"Error: {tmp_path} has no subfolders with runs")
     assert "Traceback" not in done.stderr

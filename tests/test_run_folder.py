@@ -2,19 +2,19 @@ from pathlib import Path
 
 import pytest
 
-from lightning_dpo.run_folder import RunFolder, atomic_write, begun_runs, write_whole
+from lightning_dpo.run_folder import RunFolder, atomic_write, started_runs, write_atomically
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    write_whole(tmp_path / "a", "old")
+    write_atomically(tmp_path / "a", "old")
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "a", "new")
+        write_atomically(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
 
 
 def test_a_block_that_fails_leaves_the_old_file(tmp_path):
-    write_whole(tmp_path / "a", "old")
+    write_atomically(tmp_path / "a", "old")
     with pytest.raises(OSError, match="no space left"), atomic_write(tmp_path / "a") as file:
         file.write(b"ne")
         raise OSError("no space left")
@@ -23,7 +23,7 @@ def test_a_block_that_fails_leaves_the_old_file(tmp_path):
 
 def test_what_a_kill_left_is_overwritten_and_does_not_pile_up(tmp_path):
     (tmp_path / ".a.partial").write_text("half of something")
-    write_whole(tmp_path / "a", "new")
+    write_atomically(tmp_path / "a", "new")
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
@@ -37,4 +37,4 @@ def test_runs_that_have_begun_are_found_below_a_folder(tmp_path):
     for name, file in (("1_a", "config.yaml"), ("0_b", "error.txt"), ("2_c", "train.log"), (".hidden", "config.yaml")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).touch()
-    assert [run.path.name for run in begun_runs(tmp_path)] == ["0_b", "1_a"]
+    assert [run.path.name for run in started_runs(tmp_path)] == ["0_b", "1_a"]

@@ -28,7 +28,7 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path, model_folder, hh_file):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert objective == metrics["val/rewards/accuracies"]
     assert (metrics["steps"], metrics["epochs"]) == (5, 1)
-    counts = {"train": 19, "train_overlong_left_out": 0, "val": 5, "val_overlong_left_out": 0, "invalid_left_out": 0}
+    counts = {"train": 19, "train_overlong": 0, "val": 5, "val_overlong": 0, "invalid": 0}
     assert metrics["data"] == counts
     with (folder / "metrics.csv").open(newline="") as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
@@ -134,7 +134,7 @@ def test_a_run_without_its_objective_or_its_csv_ends_well(tmp_path, model_folder
     options = small(model_folder, hh_file, "trainer.max_steps=1", "logger=csv", "logger.csv=null")
     objective = train(composed(tmp_path, "model=llama", "data=hh", *options, "sweep_objective=val/nothing"))
     assert math.isnan(objective)
-    assert "sweep_objective=val/nothing: the run has" in caplog.text
+    assert "sweep_objective=val/nothing is not a metric of this run; it has" in caplog.text
     assert (tmp_path / "metrics.json").exists()
     assert not (tmp_path / "curves.png").exists()
 
@@ -173,7 +173,7 @@ def test_the_reviews_are_reported_against_the_closed_form(tmp_path, capsys):
     assert all(math.isfinite(metrics[f"closed_form/{name}"]) for name in names)
     assert metrics["closed_form/kl_optimum"] < metrics["closed_form/kl_optimum_before"]
     printed = capsys.readouterr().out
-    assert "Against the closed form" in printed
+    assert "Comparison with the closed form" in printed
     assert "Casablanca" in printed
 
 
@@ -192,31 +192,31 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["+trainer.accumulate_grad_batches=2"], "accumulate_grad_batches follows from data.pairs_per_step"),
+        (["+trainer.accumulate_grad_batches=2"], "accumulate_grad_batches is derived from data.pairs_per_step"),
         (["reference=none"], "reference=none: DPO"),
-        (["adapter=continue"], "model.name is no adapter"),
-        (["loss=sft", "reference=frozen"], "reads no reference"),
-        (["data.on_invalid=error", "data.path=nowhere.jsonl"], "there is no such file"),
+        (["adapter=continue"], "model.name is not an adapter"),
+        (["loss=sft", "reference=frozen"], "does not read one"),
+        (["data.on_invalid=error", "data.path=nowhere.jsonl"], "the file does not exist"),
         (
             ["model.pretrained=false", "model.config={model_type: gpt2, vocab_size: 64, num_hidden_layers: 1}"],
             "299 tokens and the policy 64",
         ),
-        (["model.name=nowhere"], "nowhere: is neither a folder"),
+        (["model.name=nowhere"], "nowhere is neither a folder"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
-        (["+trainer.logger=false"], r"trainer\.logger follows from the rest of the config"),
+        (["+trainer.logger=false"], r"trainer\.logger is derived from the rest of the config"),
         (["trainer.accelerator=abacus"], "trainer: You selected an invalid accelerator name"),
-        (["data.max_length=4096"], r"data.max_length=4096: the model was made for 1024 tokens"),
+        (["data.max_length=4096"], r"data.max_length=4096: the model supports 1024 tokens"),
         (
             ["callbacks.best.monitor=val/accuracy"],
-            r"callbacks.best.monitor=val/accuracy: this run has no such metric; did you mean val/rewards/accuracies",
+            r"callbacks.best.monitor=val/accuracy: this run does not log it; did you mean val/rewards/accuracies",
         ),
-        (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: nowhere.ckpt is not there"),
+        (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: nowhere.ckpt does not exist"),
         (["data.layout=share"], "data.layout=share: Input should be 'auto', 'shared' or 'padded'"),
         (
             ["data.layout=shared", "model.attention=eager"],
             "data.layout=shared: LlamaForCausalLM: its attention is eager",
         ),
-        (["+profile=maybe"], "profile=maybe: say true or false"),
+        (["+profile=maybe"], "profile=maybe must be true or false"),
         (["+profile=true", "callbacks.throughput=null"], "profile=true has no effect without callbacks.throughput"),
     ],
 )

@@ -38,7 +38,7 @@ def test_a_run_on_two_ranks_leaves_what_one_leaves(tmp_path, model_folder, hh_fi
     of_the_machine = {
         "train/pairs_per_second",
         "train/tokens_per_second",
-        "train/matrix_rate_share",
+        "train/measured_rate_share",
         "train/peak_memory_gb",
     }
     for name in alone.keys() - {"seconds", "data"} - of_the_machine:
@@ -88,7 +88,7 @@ def test_ranks_that_were_started_differently_stop(tmp_path, model_folder, hh_fil
     with pytest.raises(AssertionError) as stopped:
         on_ranks(2, _differently, tmp_path, options)
     # On both, in the same words.
-    told = "device 1 was not started like the first one: loss.beta is 0.11 and there 0.01"
+    told = "device 1 was started with other settings than device 0: loss.beta is 0.11 instead of 0.01"
     assert str(stopped.value).count(told) == 2
 
 
@@ -105,7 +105,7 @@ def _of_another_checkout(folder, overrides):
 def test_ranks_of_two_checkouts_stop(tmp_path, model_folder, hh_file):
     options = ["model=llama", "data=hh", "logger=csv", "trainer.devices=2", *small(model_folder, hh_file)]
     with pytest.raises(
-        AssertionError, match="not started like the first one: the code of lightning_dpo is '1' and there"
+        AssertionError, match="started with other settings than device 0: the code of lightning_dpo is '1' instead of"
     ):
         on_ranks(2, _of_another_checkout, tmp_path, options)
 
@@ -113,6 +113,6 @@ def test_ranks_of_two_checkouts_stop(tmp_path, model_folder, hh_file):
 def test_as_many_devices_as_processes(tmp_path, model_folder, hh_file):
     """With fewer, each process would train by itself, all of them in one folder."""
     options = ["model=llama", "data=hh", "logger=csv", *small(model_folder, hh_file)]
-    message = "2 processes were started, and trainer.devices=1 with trainer.num_nodes=1 makes 1: set these two"
+    message = "2 processes were started, but trainer.devices=1 and trainer.num_nodes=1 make 1: set both"
     with pytest.raises(AssertionError, match=message):
         on_ranks(2, _train, tmp_path, options)

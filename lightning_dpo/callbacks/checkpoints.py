@@ -1,4 +1,4 @@
-"""The best checkpoint of a run, and the last one, from which the run resumes."""
+"""The best checkpoint of a run, and the last one, from which a run resumes."""
 
 import logging
 import time
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Writes `best.ckpt` where a validation metric is better than ever, as long as the policy stays near its reference.
+    """Writes `best.ckpt` when a validation metric is the best so far and the KL to the reference is within a limit.
 
     Args:
         folder: Folder of `best.ckpt`.
-        monitor: The metric.
+        monitor: Name of the metric.
         mode: `max` or `min`: which is better.
-        max_kl: `val/kl`, in nats per answer, beyond which no checkpoint is taken; None: no limit.
+        max_kl: Maximum `val/kl`, in nats per answer, of a checkpoint; None: no limit.
     """
 
     def __init__(self, folder: str, monitor: str, mode: Literal["max", "min"], max_kl: float | None = None) -> None:
@@ -45,7 +45,7 @@ class BestCheckpoint(ModelCheckpoint):
         write_atomically(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if `val/kl` is within the budget."""
+        """Save if `val/kl` is within the limit."""
         kl = trainer.callback_metrics.get("val/kl")
         if self.max_kl is None or (kl is not None and float(kl) <= self.max_kl):
             super().on_validation_end(trainer, pl_module)
@@ -54,18 +54,19 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt`: during training, after every validation, at the end, and when the run is stopped.
 
-    Lightning's `ModelCheckpoint(save_last=True)` follows its monitor: with a worsening metric, its last checkpoint is
-    the best one. This one holds the newest optimizer step, as it was between two steps, where no gradient is half
-    accumulated (see `resume_points.py`). The file that it replaces is kept as `last.previous.ckpt`. Among a Trainer's
-    callbacks it comes after `BestCheckpoint`, whose best score it saves.
+    Lightning's `ModelCheckpoint(save_last=True)` saves only when its monitored metric improves. This callback saves the
+    newest optimizer step, in the state between two steps, when no gradients are accumulated (see `resume_points.py`).
+    The file that it replaces is kept as `last.previous.ckpt`. In the list of callbacks it must come after
+    `BestCheckpoint`, because it saves the best score too.
 
     On one device, SIGTERM and SIGINT let the optimizer step finish, save, and raise `Stopped`; a second signal raises
-    at once. An exception saves the last finished step. On several devices neither does: they would have to agree.
+    at once. An exception saves the last finished step. On several devices neither happens, because all devices would
+    have to agree on the step.
 
     Args:
         folder: Folder of `last.ckpt`.
-        every_n_steps: Optimizer steps from one to the next.
-        every_minutes: Minutes from one to the next; whichever comes first.
+        every_n_steps: Optimizer steps between two checkpoints.
+        every_minutes: Minutes between two checkpoints, whichever comes first.
     """
 
     def __init__(self, folder: str, every_n_steps: int = 100, every_minutes: float = 10) -> None:
@@ -77,23 +78,23 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
         self._saved_step = self._step = 0
         self._saved_at = time.monotonic()
-        self._loops: dict[str, Any] | None = None  # what the checkpoint says of Lightning's loops
+        self._loops: dict[str, Any] | None = None  # state of Lightning's loops for the checkpoint
         self._due = self._saving = self._in_step = self._in_update = self._between = self._validated = False
         self._requested: int | None = None
         self._handlers = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the trainer write checkpoints atomically, and refuse a folder that is not writable.
+        """Make the trainer write checkpoints atomically, and check that the folder is writable.
 
         Raises:
-            UserError: It is not.
+            UserError: It is not writable.
         """
         write_atomically(trainer)
         if stage == "fit" and trainer.is_global_zero:
             check_writable(self.path.parent, "callbacks.last.folder")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the step that a resumed run starts from, and listen to signals from now on."""
+        """Record the step that the run starts from, and handle signals from now on."""
         self._saved_step = self._step = trainer.global_step
         self._saved_at, self._loops, self._requested = time.monotonic(), None, None
         self._due = self._in_step = self._in_update = self._between = False
@@ -102,7 +103,7 @@ class LastCheckpoint(Checkpoint):
             self._handlers.enter_context(handling(self._signal))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Save the finished step where that is due. Not at its end: a validation may follow, and change what is due."""
+        """Save the finished step if that is due. Not at its end, because a validation may follow and save as well."""
         if not self._in_step:
             if self._due:
                 self._save(trainer)
@@ -110,48 +111,48 @@ class LastCheckpoint(Checkpoint):
         self._in_step, self._between = True, False
 
     def on_before_optimizer_step(self, *args: Any) -> None:
-        """Note that weights are about to change."""
+        """Record that the weights are about to change."""
         self._in_update = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """After an optimizer step, not after each of its micro-batches, note where the run would resume."""
+        """After an optimizer step, not after each micro-batch, record where the run would resume."""
         if trainer.global_step == self._step:
             return
         self._step, self._loops = trainer.global_step, between_steps(trainer)
         self._in_step = self._in_update = False
-        self._validated, self._between = False, True  # until it is known whether a validation or a step follows
+        self._validated, self._between = False, True  # a validation or a step follows
         late = time.monotonic() - self._saved_at > 60 * self.every_minutes
-        if trainer.world_size > 1:  # saving takes all devices, whose clocks differ
+        if trainer.world_size > 1:  # all devices must save together, and their clocks differ
             late = trainer.strategy.broadcast(late)
         self._due = self._due or late or self._step % self.every_n_steps == 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop before a validation rather than after it."""
+        """Stop before a validation instead of after it."""
         self._between = False
         if self._training(trainer) and not self._in_step:
             self._stop_if_requested()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, with the best score that `BestCheckpoint` has just noted."""
+        """Save, including the best score that `BestCheckpoint` has just updated."""
         if not self._training(trainer):
             return
-        if self._in_step:  # `val_check_interval` may ask for that: save when the step is done
+        if self._in_step:  # `val_check_interval` can split a step: save when the step is finished
             self._due = True
             return
         self._loops, self._validated = after_validation(trainer), True
         self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save where training ended."""
+        """Save the last step."""
         self._loops = None
         self._save(trainer)
         self._handlers.close()
         self._stop_if_requested()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the last finished optimizer step, unless its weights are lost."""
+        """Save the last finished optimizer step, unless its weights have been changed since."""
         self._handlers.close()
-        # A UserError comes from the check before the update; anything else may have come in the middle of it.
+        # A UserError is raised before the update. Any other exception may have interrupted the update.
         intact = not self._in_update or isinstance(exception, UserError)
         if trainer.world_size > 1 or self._loops is None or not intact:
             return
@@ -159,11 +160,11 @@ class LastCheckpoint(Checkpoint):
             self._loops = before_validation(trainer)  # the resumed run validates again
         try:
             self._save(trainer)
-        except Exception:  # the run ends by `exception`, which must not be replaced
+        except Exception:  # `exception` ends the run and must not be replaced
             log.exception("Step %d could not be saved.", self._step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the loops as they were noted into the checkpoint: by now, they may be in the middle of something."""
+        """Save the recorded state of the loops, because their current state may be in the middle of a step."""
         if self._saving and self._loops is not None:
             checkpoint["loops"]["fit_loop"] = self._loops
 
@@ -174,9 +175,9 @@ class LastCheckpoint(Checkpoint):
         self._due = False
         if self._step == self._saved_step:
             return
-        self._saving = True  # a signal waits until it is done
+        self._saving = True  # a signal waits until the file is written
         try:
-            for logger in trainer.loggers:  # a resumed run has their rows up to the checkpoint from their files
+            for logger in trainer.loggers:  # a resumed run continues their files, which must be complete up to here
                 logger.save()
             if trainer.is_global_zero:
                 keep_previous(self.path)

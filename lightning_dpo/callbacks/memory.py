@@ -1,4 +1,4 @@
-"""Tells before the first step whether the device has the memory for it, and after a crash what would have helped."""
+"""An estimate of a step's memory before the first step, and advice after an out-of-memory error."""
 
 import logging
 from typing import TYPE_CHECKING, cast
@@ -23,36 +23,38 @@ log = logging.getLogger(__name__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that a device, or the machine, has no memory left."""
+    """Whether `error` means that the device or the machine is out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class MemoryCheck(Callback):
-    """Logs an estimate of the memory that a step needs; refuses what cannot fit; explains an out-of-memory error."""
+    """Logs an estimate of the memory of a step, rejects what cannot fit, and adds advice to out-of-memory errors."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Estimate, once the layout of batches is chosen.
+        """Estimate. The layout of batches is known by now.
 
         Raises:
-            UserError: Weights, gradients, optimizer and reference alone are more than the device has.
+            UserError: Weights, gradients, optimizer state and reference do not fit into the device's memory.
         """
         needed, device = self._estimate(trainer, pl_module), trainer.strategy.root_device
-        there = device_memory(device)
-        log.info("Memory, estimated: %s; %s of the device's %s.", needed, gigabytes(needed.total), gigabytes(there))
-        # On the CPU, the system may make room.
-        if needed.certain > there and device.type == "cuda":
+        available = device_memory(device)
+        log.info("Memory estimate: %s; %s of %s.", needed, gigabytes(needed.total), gigabytes(available))
+        # A CPU can swap.
+        if needed.certain > available and device.type == "cuda":
             raise UserError(
-                f"the device has {gigabytes(there)}, and {needed} are needed: set {self._advice(needed, trainer)}"
+                f"the device has {gigabytes(available)}, and training needs {needed}: "
+                f"set {self._advice(needed, trainer)}"
             )
-        if needed.total > there:
-            log.warning("A step may not fit into memory; what helps most: %s.", self._advice(needed, trainer))
+        if needed.total > available:
+            log.warning("A step may not fit into memory. What reduces it most: %s.", self._advice(needed, trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add to an out-of-memory error what was needed, and what helps."""
+        """Add the estimate and advice to an out-of-memory error."""
         if is_out_of_memory(exception) and cast("DPOModule", pl_module).policy is not None:
             needed = self._estimate(trainer, pl_module)
             exception.add_note(
-                f"the device is out of memory (estimated: {needed}); what helps most: {self._advice(needed, trainer)}"
+                f"the device is out of memory (estimate: {needed}); what reduces it most: "
+                f"{self._advice(needed, trainer)}"
             )
 
     def _estimate(self, trainer: Trainer, pl_module: LightningModule) -> MemoryEstimate:

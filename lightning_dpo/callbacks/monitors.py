@@ -1,4 +1,4 @@
-"""Which metrics a run will have: a callback that waits for another one would end the run at its first validation."""
+"""The metrics that a run logs: a callback that monitors another one would fail at the first validation."""
 
 import difflib
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ _OWN_CODE = ("lightning", "lightning_dpo")
 
 
 def known_metrics(module: "DPOModule", callbacks: Sequence[Callback]) -> set[str] | None:
-    """The names of all metrics that callbacks can monitor; None where code of the user may log others.
+    """The names of all metrics that callbacks can monitor; None if code of the user may log others.
 
     A callback of this package that logs metrics has a method `metric_names(module)`.
 
     Args:
-        module: Its metrics, in training and in validation.
-        callbacks: Theirs.
+        module: The module.
+        callbacks: The callbacks of the Trainer.
     """
     classes = [type(module), *map(type, callbacks)]
     if LambdaCallback in classes or any(one.__module__.split(".")[0] not in _OWN_CODE for one in classes):
@@ -36,10 +36,10 @@ def known_metrics(module: "DPOModule", callbacks: Sequence[Callback]) -> set[str
 
 
 def check_monitors(module: "DPOModule", callbacks: Sequence[Callback]) -> None:
-    """Refuse callbacks that wait for a metric that no part of the run logs.
+    """Check that the run logs the metrics that callbacks monitor.
 
     Raises:
-        UserError: Names the callback, and the metrics that come near.
+        UserError: It does not log one; the message contains the callback and similar metrics.
     """
     known = known_metrics(module, callbacks)
     for callback in callbacks:
@@ -47,15 +47,15 @@ def check_monitors(module: "DPOModule", callbacks: Sequence[Callback]) -> None:
 
 
 def check_monitor(where: str, monitor: Any, known: set[str] | None) -> None:
-    """Refuse to wait for a metric that no part of the run logs.
+    """Check that the run logs a metric.
 
     Args:
-        where: The config key, or what waits.
-        monitor: The metric's name; None: it waits for none.
-        known: See `known_metrics`; with several sources, the metrics of validation exist for each of them as well.
+        where: The config key or the callback that monitors it.
+        monitor: Name of the metric; None: nothing to check.
+        known: See `known_metrics`. With several sources, validation metrics exist for each source too.
 
     Raises:
-        UserError: Names the metrics that come near, or else all of validation.
+        UserError: It does not; the message contains similar metrics, or all metrics of validation.
     """
     if monitor is None or known is None or monitor in known or _of_one_source(str(monitor)) in known:
         return
@@ -64,10 +64,10 @@ def check_monitor(where: str, monitor: Any, known: set[str] | None) -> None:
     near = alike[:3] or difflib.get_close_matches(str(monitor), known, n=3, cutoff=0.5)
     listed = near or sorted(name for name in known if name.startswith("val/"))
     words = "did you mean" if near else "there are"
-    raise UserError(f"{where}={monitor}: this run has no such metric; {words} {', '.join(listed)}{'?' if near else ''}")
+    raise UserError(f"{where}={monitor}: this run does not log it; {words} {', '.join(listed)}{'?' if near else ''}")
 
 
 def _of_one_source(monitor: str) -> str:
-    """`val/hh/loss` is the `val/loss` of the source `hh`."""
+    """The name without its source: `val/loss` for `val/hh/loss`."""
     first, _, rest = monitor.partition("/")
     return f"{first}/{rest.partition('/')[2]}" if first == "val" else ""

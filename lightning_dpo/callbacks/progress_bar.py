@@ -1,4 +1,4 @@
-"""The progress bar: loss, accuracy and margin of the step, by the names that people say."""
+"""The progress bar, with loss, accuracy and margin of the step under short names."""
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
@@ -7,7 +7,7 @@ from lightning_dpo.labels import PROGRESS_BAR
 
 
 class PreferenceProgressBar(RichProgressBar):
-    """Lightning's rich progress bar with three figures beside it."""
+    """Lightning's rich progress bar with three metrics."""
 
     def __init__(self) -> None:
         super().__init__(leave=True)
@@ -15,6 +15,6 @@ class PreferenceProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands beside the bar."""
+        """The metrics beside the bar, under short names."""
         values = trainer.progress_bar_metrics
         return {short: f"{values[name]:.3f}" for name, short in PROGRESS_BAR.items() if name in values}

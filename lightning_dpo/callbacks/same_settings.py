@@ -1,4 +1,4 @@
-"""Stops a run whose processes were not started alike: by another command line, or from another checkout."""
+"""Stops a run whose processes were started with different settings or different code."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class Agreement(Callback):
     """Compares settings and code of all processes before a model is loaded.
 
     Args:
-        settings: What every process was told, nested by name.
+        settings: The settings of this process, nested by name.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -28,14 +28,14 @@ class Agreement(Callback):
         """Compare.
 
         Raises:
-            UserError: Names what differs.
+            UserError: They differ; the message contains the difference.
         """
         if trainer.world_size > 1 and stage == "fit":
             check_same(flat(self.settings) | code(), trainer.strategy)
 
 
 def code() -> dict[str, str]:
-    """A digest of this package's source, and the versions of what it stands on."""
+    """A digest of this package's source, and the versions of the main dependencies."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

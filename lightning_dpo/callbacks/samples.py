@@ -1,4 +1,4 @@
-"""What the policy writes, beside what the reference writes, and the KL between the two."""
+"""Sampled answers of policy and reference, and the KL divergence between the two."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.data.tokens.prompts import answer_ends, sample_prompts
 from lightning_dpo.models.generation import Ids, Writer
-from lightning_dpo.run_folder import RunFolder, write_whole
+from lightning_dpo.run_folder import RunFolder, write_atomically
 
 if TYPE_CHECKING:
     from lightning_dpo.module import DPOModule
@@ -28,20 +28,21 @@ _COLUMNS = ("step", "prompt", "policy", "reference")
 
 
 class Samples(Callback):
-    """After every validation, answers to the same validation prompts, drawn from the same seed.
+    """Samples answers to the same validation prompts after every validation, always with the same seed.
 
-    Logs `val/kl` (nats per answer) and `val/kl_stderr`, its standard error over the answers; of the answers
-    `val/samples/{length,length_stderr,ended,repetition}`, and of the reference's `val/samples/reference/...`. Some of
-    them are shown on the console, all in `samples.jsonl` and in a table on wandb. Devices share the prompts.
+    Logs `val/kl` (nats per answer) and `val/kl_stderr`, its standard error over the answers;
+    `val/samples/{length,length_stderr,ended,repetition}` of the policy's answers and `val/samples/reference/...` of the
+    reference's. Some answers are printed. All are written to `samples.jsonl` and to a table in wandb. Each device
+    samples the answers to its share of the prompts.
 
     Args:
-        folder: Where `samples.jsonl` is written.
-        answers: Answers in all: one to each of so many prompts, or several where there are fewer.
-        shown: How many of them are printed.
-        max_new_tokens: Tokens after which an answer is cut off.
-        greedy: Take the likeliest token every time; there is no `val/kl` then, for such answers are no draw.
-        batch_size: Answers that are written side by side.
-        seed: Of the draw.
+        folder: Folder of `samples.jsonl`.
+        answers: Number of answers: one per prompt, or several if there are fewer prompts.
+        shown: Number of answers to print.
+        max_new_tokens: Maximum length of an answer, in tokens.
+        greedy: Always take the most likely token. `val/kl` is not logged then, because greedy answers are not samples.
+        batch_size: Generation batch size.
+        seed: Random seed for sampling.
     """
 
     def __init__(
@@ -76,18 +77,18 @@ class Samples(Callback):
         """Choose the prompts, once.
 
         Raises:
-            UserError: The data module has none to offer.
+            UserError: No validation prompt leaves room for an answer.
         """
         data = PreferenceDataModule.of(trainer, self)
         if not self._prompts:
             wanted = self.answers, data.max_length, self.max_new_tokens
             self._prompts, tokens = sample_prompts(data.val_pairs, *wanted)
             if tokens < self.max_new_tokens:
-                log.info("Sampled answers end after %d tokens: data.max_length leaves no room for more.", tokens)
+                log.info("Sampled answers have at most %d tokens, because of data.max_length.", tokens)
             self.max_new_tokens = tokens
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, measure, log and show."""
+        """Sample, compute the metrics, log them, and print some answers."""
         if trainer.sanity_checking:
             return
         module, data = cast("DPOModule", pl_module), PreferenceDataModule.of(trainer, self)
@@ -107,9 +108,9 @@ class Samples(Callback):
                 if not self.greedy:
                     kls = writer.kl(module.policy, module.reference, prompts, policy)
                     metrics |= self._kl(kls, trainer)
-        # Equal on all devices; Lightning asks for it all the same, and reduces what is on its device.
-        there = {name: value.to(pl_module.device, torch.float32) for name, value in metrics.items()}
-        pl_module.log_dict(there, batch_size=1, sync_dist=True)
+        # The values are equal on all devices, so the mean changes nothing; without sync_dist, Lightning warns.
+        on_device = {name: value.to(pl_module.device, torch.float32) for name, value in metrics.items()}
+        pl_module.log_dict(on_device, batch_size=1, sync_dist=True)
         rows = self._rows(trainer, policy)
         if trainer.is_global_zero:
             self._write(rows)
@@ -126,39 +127,40 @@ class Samples(Callback):
         return {"val/kl": kls.mean(), "val/kl_stderr": _standard_error(kls)}
 
     def _gathered(self, values: Tensor, trainer: Trainer) -> Tensor:
-        """The values of all devices, in the order of the prompts, without what fills up."""
+        """The values of all devices in the order of the prompts, without padding. Shape: (prompts, ...)."""
         if trainer.world_size == 1:
             return values
-        together = trainer.strategy.all_gather(values.to(trainer.strategy.root_device)).cpu()
-        return in_order(together, len(self._prompts))
+        gathered = trainer.strategy.all_gather(values.to(trainer.strategy.root_device)).cpu()
+        return in_order(gathered, len(self._prompts))
 
     def _rows(self, trainer: Trainer, policy: list[Ids]) -> list[dict[str, Any]]:
-        """What was written, as text."""
+        """Prompts and answers as text."""
         decode = PreferenceDataModule.of(trainer, self).tokenizer.decode
         sides = {"policy": policy} | ({"reference": self._reference} if self._reference else {})
         texts = {side: [decode(ids) for ids in self._all(answers, trainer)] for side, answers in sides.items()}
         return [
             {"step": trainer.global_step, "prompt": decode(prompt)}
-            | {side: written[place] for side, written in texts.items()}
-            for place, prompt in enumerate(self._prompts)
+            | {side: answers[index] for side, answers in texts.items()}
+            for index, prompt in enumerate(self._prompts)
         ]
 
     def _all(self, answers: list[Ids], trainer: Trainer) -> list[Ids]:
+        # Devices can gather only tensors of equal shape: -1, which is not a token id, fills them up.
         rows = [ids + [-1] * (self.max_new_tokens - len(ids)) for ids in answers]
         return [[token for token in row if token >= 0] for row in self._gathered(torch.tensor(rows), trainer).tolist()]
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        """Append; steps that a resumed run does again replace what it wrote before."""
+        """Append the answers. A resumed run replaces the answers of steps that it repeats."""
         old = [json.loads(line) for line in self.path.open(encoding="utf-8")] if self.path.exists() else []
         kept = [row for row in old if row["step"] < rows[0]["step"]]
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows))
-        write_whole(self.path, "".join(lines))
+        write_atomically(self.path, "".join(lines))
 
     def _show(self, rows: list[dict[str, Any]]) -> None:
         columns = [name for name in _COLUMNS[1:] if name in rows[0]]
         table = Table(*columns, title=f"Answers at step {rows[0]['step']}", title_justify="left", show_lines=True)
         for row in rows[: self.shown]:
-            # The end of a prompt is what is answered. Text, so that what a model writes is no markup.
+            # Only the end of a long prompt. `Text`, because rich would interpret brackets in an answer as markup.
             table.add_row(*(Text(row[name][-400:] if name == "prompt" else row[name]) for name in columns))
         if self.shown:
             rich.get_console().print(table)
@@ -175,7 +177,7 @@ class Samples(Callback):
 
 
 def device_share(prompts: list[Ids], rank: int, devices: int) -> list[Ids]:
-    """The prompts of one device: the same number on each, because devices wait for each other.
+    """The prompts of one device. Every device has the same number, because devices wait for each other.
 
     >>> [device_share([[0], [1], [2]], rank, devices=2) for rank in range(2)]
     [[[0], [2]], [[1], [0]]]
@@ -185,10 +187,10 @@ def device_share(prompts: list[Ids], rank: int, devices: int) -> list[Ids]:
 
 
 def in_order(values: Tensor, count: int) -> Tensor:
-    """What devices found for their shares, (devices, share, ...), in the order of the prompts. Shape: (count, ...)."""
+    """Values by device, shape (devices, share, ...), in the order of the prompts. Shape: (count, ...)."""
     return values.transpose(0, 1).flatten(0, 1)[:count]
 
 
 def _standard_error(values: Tensor) -> Tensor:
-    """Of the mean of `values`; NaN where there is but one."""
+    """Standard error of the mean of `values`; NaN for a single value."""
     return values.std() / math.sqrt(len(values)) if len(values) > 1 else torch.tensor(math.nan)

@@ -1,4 +1,4 @@
-"""Chooses the layout of batches, by trying the policy, before the first batch is drawn."""
+"""Chooses the layout of batches, by testing it with the policy, before the first batch is made."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -17,8 +17,8 @@ from lightning_dpo.training.trainer_attributes import datamodule_of, loaders_of
 class SharedPrefix(Callback):
     """Chooses the layout for `layout=auto`. `DPOModule.configure_callbacks` adds this callback.
 
-    Lightning creates loaders while it sets up the strategy, when it needs only their lengths. Their first batch is
-    drawn after the hooks below, in which the models are on their devices, and sharded if they will be.
+    Lightning creates loaders while it sets up the strategy, when it needs only their lengths. Loaders make their first
+    batch after the hooks below. In these hooks the models are on their devices and, with FSDP, sharded.
     """
 
     def __init__(self) -> None:
@@ -26,19 +26,19 @@ class SharedPrefix(Callback):
         self._chosen = WeakKeyDictionary()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose.
+        """Choose the layout.
 
         Raises:
-            UserError: `layout=shared` was set, and the policy cannot use it; or `max_tokens` is exceeded.
+            UserError: `layout=shared` is set and the policy does not support it, or `max_tokens` is exceeded.
         """
         self._choose(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose for loaders that did not exist before."""
+        """Choose the layout for loaders that did not exist before."""
         self._choose(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose, for a validation without a fit; within a fit, the layout stays."""
+        """Choose the layout for a validation outside `fit`. In `fit`, it does not change."""
         self._choose(trainer, pl_module)
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,15 +48,15 @@ class SharedPrefix(Callback):
             if data not in self._chosen or self._chosen[data][0]() is not pl_module:
                 longest = partial(data.longest_pairs, TRIED)
                 layout = chosen_layout(data.layout, data.layouts, longest, pl_module.models, trainer)
-                # Not the module itself: its weights would stay in memory as long as the data.
+                # A weak reference: the weights must not stay in memory as long as the data module.
                 self._chosen[data] = (ref(pl_module), layout)
                 data.use_layout(layout)
-            elif data.collate.layout is not self._chosen[data][1]:  # it has served another policy since
+            elif data.collate.layout is not self._chosen[data][1]:  # another policy used the data in between
                 data.use_layout(self._chosen[data][1])
 
 
 def _data_modules(trainer: Trainer) -> Iterator[PreferenceDataModule]:
-    """Those that make the Trainer's batches; a custom data module may wrap one or several."""
+    """The data modules that make the Trainer's batches. A user's data module may wrap one or several."""
     data = datamodule_of(trainer)
     if isinstance(data, PreferenceDataModule):
         yield data

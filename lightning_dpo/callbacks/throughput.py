@@ -1,4 +1,4 @@
-"""How fast training goes, what it wastes, and how much of the machine it uses."""
+"""Throughput of training, share of padding, and utilization of the device."""
 
 import resource
 import sys
@@ -11,47 +11,52 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_dpo.batch import PreferenceBatch
-from lightning_dpo.training.flops import MatrixWork, matrix_rate
+from lightning_dpo.training.flops import MatrixWork, matrix_rate, peak_rate
 from lightning_dpo.training.precision import compute_dtype
 from lightning_dpo.training.step_timer import part_times_of
 
 if TYPE_CHECKING:
     from lightning_dpo.module import DPOModule
 
-_METRICS = ("pairs_per_second", "tokens_per_second", "padding_fraction", "matrix_rate_share", "peak_memory_gb")
+_METRICS = ("pairs_per_second", "tokens_per_second", "padding_fraction", "peak_memory_gb")
+_MFU, _MEASURED = "mfu", "measured_rate_share"
 
 
 class Throughput(Callback):
-    """Logs of each optimizer step, for all devices together where nothing else is said.
+    """Logs the throughput of each optimizer step.
 
-    - `train/pairs_per_second` and `train/tokens_per_second`. A token is one position that went through the policy,
-      pads included; the reference's are not counted again. Time is wall-clock time from one optimizer step to the
-      next, so data loading and logging are in it, validation is not.
-    - `train/padding_fraction`: the share of those positions, on this device, that are pads.
-    - `train/matrix_rate_share`: what the step's matrix products come to, on this device, over what it could have
-      multiplied in that time; the rate of large square matrices is measured once, at the start.
-    - `train/peak_memory_gb`: the most memory that this device, or on a CPU this process, has held, in 10⁹ bytes.
-    - `train/seconds/...`, with the profiler `PartTimes`: how long its parts took on this device.
+    - `train/pairs_per_second` and `train/tokens_per_second`, of all devices. Tokens are the positions that the policy
+      processes, padding included; those of the reference are not counted. Time is wall-clock time from one optimizer
+      step to the next, with data loading and logging and without validation.
+    - `train/padding_fraction`: the share of padding in these positions, on this device.
+    - `train/mfu`: model FLOPs utilization. FLOPs of the matrix products of policy and reference on this device, divided
+      by time and by the device's datasheet peak. Where the peak is unknown, as on CPUs, `train/measured_rate_share`
+      divides by the rate of large square matrix products, which is measured once at the start.
+    - `train/peak_memory_gb`: the peak memory of this device, or of this process on a CPU, in 10⁹ bytes.
+    - `train/seconds/...`, with the profiler `PartTimes`: the duration of the parts of a step on this device.
 
     Attributes:
-        rate: Operations per second of large square matrix products, once training has begun.
+        rate: FLOPs per second that utilization is relative to. Set when training starts.
     """
 
     def __init__(self) -> None:
         self._paused = 0.0
         self._kept: dict[str, float] = {}
         self.rate = 0.0
+        self._utilization = _MEASURED
         self._real: Tensor | None = None
         self._passes: list[Callable[[PreferenceBatch], float]] = []
         self._restart()
 
     def metric_names(self, pl_module: LightningModule) -> set[str]:
-        """The metrics that this callback logs, those of the profiler aside."""
-        return {f"train/{name}" for name in _METRICS}
+        """The metrics that this callback logs, without those of the profiler. Of the last two, a run logs one."""
+        return {f"train/{name}" for name in (*_METRICS, _MFU, _MEASURED)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the rate of matrix products, and look at what a step multiplies."""
-        self.rate = matrix_rate(trainer.strategy.root_device, compute_dtype(str(trainer.precision)))
+        """Find the device's peak rate, or measure one, and count the FLOPs of the models."""
+        device, dtype = trainer.strategy.root_device, compute_dtype(str(trainer.precision))
+        peak = peak_rate(device, dtype)
+        self.rate, self._utilization = (matrix_rate(device, dtype), _MEASURED) if peak is None else (peak, _MFU)
         module = cast("DPOModule", pl_module)
         policy, reference = MatrixWork(module.policy), module.reference
         self._passes = [policy.forward, policy.backward]
@@ -59,29 +64,28 @@ class Throughput(Callback):
             self._passes.append((MatrixWork(reference.model) if reference.model else policy).forward)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._restart()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: PreferenceBatch, batch_idx: int
     ) -> None:
-        """Count a micro-batch; log at the end of a step."""
+        """Count a micro-batch; at the end of a step, log."""
         self._tokens += batch.input_ids.numel()
-        # On the device: reading it would wait for the step.
+        # The sum stays on the device: reading it would wait for the GPU to finish.
         self._real = batch.tokens if self._real is None else self._real + batch.tokens
         self._flops += sum(one(batch) for one in self._passes)
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
         seconds = time.perf_counter() - self._start
         measured = (
-            # step_pairs is of all devices; tokens are this device's, and the others have about as many.
+            # `step_pairs` counts all devices; tokens are counted here, and the other devices have about as many.
             float(batch.step_pairs) / seconds,
             self._tokens * trainer.world_size / seconds,
             1 - float(self._real) / self._tokens,
-            self._flops / seconds / self.rate,
             peak_memory(trainer.strategy.root_device) / 1e9,
         )
-        values = dict(zip(_METRICS, measured, strict=True))
+        values = dict(zip(_METRICS, measured, strict=True)) | {self._utilization: self._flops / seconds / self.rate}
         if (timer := part_times_of(trainer)) is not None:
             values |= {f"seconds/{part}": spent for part, spent in timer.take().items()}
         named = {f"train/{name}": value for name, value in values.items()}
@@ -89,13 +93,13 @@ class Throughput(Callback):
         self._restart()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
+        """Pause the clock."""
         self._paused = time.perf_counter()
         if (timer := part_times_of(trainer)) is not None:
             self._kept = timer.take()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let it go on as if there had been no validation."""
+        """Resume the clock, without the time of the validation."""
         self._start += time.perf_counter() - self._paused
         if (timer := part_times_of(trainer)) is not None:
             timer.seconds = self._kept
@@ -105,7 +109,7 @@ class Throughput(Callback):
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that `device`, or on a CPU this process, has held at most."""
+    """Peak memory of `device`, or of this process on a CPU, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,1 +1,1 @@
-"""From the shell to a checked config."""
+"""The command line: from the shell to a checked config."""

@@ -1,4 +1,4 @@
-"""What Hydra itself would call or set before a job begins: callbacks, launchers, sweepers, logging, the environment."""
+"""Checks of Hydra's own config before Hydra executes it: callbacks, launchers, sweepers, logging, environment."""
 
 import itertools
 import os
@@ -29,20 +29,23 @@ _LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 def check_hydra(arguments: list[str], config_name: str) -> None:
     """Check Hydra's own config, and a sweep before its first job.
 
+    Hydra instantiates callbacks and configures logging before the job's function is called, so the config must be
+    composed here once before Hydra composes it.
+
     Args:
-        arguments: Of the command line.
-        config_name: Its config's, where the command line names no other.
+        arguments: Arguments of the command line.
+        config_name: Name of the primary config, unless the command line sets another.
 
     Raises:
-        UserError: The config names code that is neither Hydra's nor an installed plugin's, sets the environment, or is
-            of a sweep that cannot be done.
+        UserError: The config names code that does not belong to Hydra or an installed plugin, sets the environment, or
+            describes an invalid sweep.
     """
     parsed = get_args_parser().parse_args(arguments)
     if parsed.help or parsed.hydra_help or parsed.info or parsed.cfg or parsed.shell_completion:
         return
     folder = [f"hydra.searchpath=[file://{os.path.abspath(parsed.config_dir)}]"] if parsed.config_dir else []
     with initialize_config_dir(os.path.abspath(parsed.config_path or CONFIG_DIR), version_base="1.3"):
-        # Swept values are not part of Hydra's own config.
+        # Swept overrides are composed per job below.
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
         single = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
         config = compose(parsed.config_name or config_name, [*single, *folder], return_hydra_config=True)
@@ -52,9 +55,9 @@ def check_hydra(arguments: list[str], config_name: str) -> None:
                 raise UserError(f"hydra.sweeper.params: {key} is allowed only on the command line")
         swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
         swept += params
-        os.environ[SWEPT_VARIABLE] = ",".join(swept)  # first: a config may depend on it
+        os.environ[SWEPT_VARIABLE] = ",".join(swept)  # before composing, because configs may use it
         _check(config, single)
-        # A group that is swept over may set what is Hydra's, for its jobs.
+        # The options of a swept group may change Hydra's own config for their jobs.
         for job in _jobs(parsed.overrides, params, config):
             _check(compose(parsed.config_name or config_name, [*job, *folder], return_hydra_config=True), job)
     GlobalHydra.instance().clear()
@@ -63,7 +66,7 @@ def check_hydra(arguments: list[str], config_name: str) -> None:
 
 
 def _jobs(overrides: list[str], params: dict[str, Any], config: DictConfig) -> list[list[str]]:
-    """The overrides of a sweep's jobs that differ in a group; other swept values set nothing of Hydra's."""
+    """The overrides of jobs that differ in a group. Other swept values cannot change Hydra's own config."""
     swept_by_config = [f"{key}={value}" for key, value in params.items()]
     parsed = OverridesParser.create().parse_overrides([*overrides, *swept_by_config])
     kept = []
@@ -79,7 +82,7 @@ def _jobs(overrides: list[str], params: dict[str, Any], config: DictConfig) -> l
 
 
 def _check(config: DictConfig, overrides: list[str]) -> None:
-    """Check the config of one job, Hydra's own included."""
+    """Check the config of one job."""
     node, raw = plain(config.hydra), as_dict(config.hydra)
     for name in ("callbacks", "job_logging", "hydra_logging"):
         _check_constant(f"hydra.{name}", raw[name])
@@ -94,14 +97,14 @@ def _check(config: DictConfig, overrides: list[str]) -> None:
 
 
 def _check_constant(key: str, node: Any) -> None:
-    """What is checked now must be what Hydra reads later: an interpolation could be something else by then."""
+    """Reject interpolations, because Hydra resolves them after this check, and their value may change."""
     for place, text in _leaves(node, key):
         if "${" in text and not (place.endswith(".filename") and text == _LOG_FILE):
-            raise UserError(f"{place}={text} is not allowed: what it refers to may change before the job")
+            raise UserError(f"{place}={text} is not allowed: its value may change before the job")
 
 
 def plain(node: Any) -> Any:
-    """A config as plain values, each interpolation as what it refers to; as its text where that is not known yet."""
+    """A config as plain values. Interpolations are resolved if possible; otherwise they stay as text."""
     if isinstance(node, DictConfig):
         return {key: plain(_value(node, key)) for key in node}
     if isinstance(node, ListConfig):
@@ -120,7 +123,7 @@ def _check_targets(node: dict[str, Any], config: DictConfig) -> None:
     for key, found in targets(node, "hydra"):
         target = str(found["_target_"])
         if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
-            raise UserError(f"{key}._target_={target} is not allowed: it is neither Hydra's nor a plugin's")
+            raise UserError(f"{key}._target_={target} is not allowed: it does not belong to Hydra or a Hydra plugin")
         if target.endswith("SlurmLauncher"):
             _check_slurm(key, config)
         if find_spec(".".join(target.split(".")[:2])) is None:
@@ -128,11 +131,11 @@ def _check_targets(node: dict[str, Any], config: DictConfig) -> None:
 
 
 def _check_logging(key: str, node: Any) -> None:
-    """Python's logging calls functions, imports classes and opens files that its config names."""
+    """Reject what makes Python's logging call functions, import classes or open files named in its config."""
     for place, text in _leaves(node, key):
         name = place.rpartition(".")[2]
         if "()" in place:
-            raise UserError(f"{key}: a logging config may not name a function to call, as its () key does")
+            raise UserError(f"{key}: a logging config must not call a function with a () key")
         if name == "class" and text not in _CLASSES:
             raise UserError(f"{place}={text} is not allowed: a logging config may name {', '.join(_CLASSES)}")
         if name == "filename" and text != _LOG_FILE:
@@ -142,7 +145,7 @@ def _check_logging(key: str, node: Any) -> None:
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every text in `node`, and its key; of what is not text, its key only."""
+    """All keys in `node` and their text; an empty text for values of other types."""
     if isinstance(node, dict):
         for name, value in node.items():
             yield from _leaves(value, f"{key}.{name}")
@@ -155,7 +158,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def _check_slurm(key: str, config: DictConfig) -> None:
     if shutil.which("srun") is None:
-        raise UserError(f"{key} starts jobs by SLURM, and there is no srun here: log in where there is")
+        raise UserError(f"{key} starts jobs with SLURM, and srun is not installed on this machine")
     devices = OmegaConf.select(config, "trainer.devices")
     if not isinstance(devices, int):
-        raise UserError(f"{key} asks for a task for every device: trainer.devices={devices} must be a number")
+        raise UserError(f"{key} needs a task per device: trainer.devices={devices} must be a number")

@@ -1,4 +1,4 @@
-"""Preference data: read, validated, tokenized, dealt into optimizer steps, laid out in batches."""
+"""Preference data: reading, validation, tokenization, and batches for optimizer steps."""
 
 from lightning_dpo.data.datamodule import PreferenceDataModule
 

@@ -113,24 +113,25 @@ class PreferenceDataModule(LightningDataModule):
         self.layouts = Layouts(PaddedLayout(tokenizer.pad_token_id, chosen_only), SharedLayout(chosen_only))
         self.collate = Collator(self.layouts.shared if layout == "shared" else self.layouts.padded)
         self.prepared: PreparedPairs | None = None
-        self.prepared_alone = False
+        self.prepared_validation_only = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and tokenize, once: everything, or before a validation what validates.
+        """Read and tokenize, once. Before a validation outside `fit`, only validation pairs.
 
         Raises:
-            UserError: Rows are invalid, or nothing is left to train or validate on, or `max_tokens` is exceeded.
+            UserError: Rows are invalid, no pairs are left, or `max_tokens` is exceeded.
         """
-        alone = stage == "validate"
-        if self.trainer and not alone:
+        validation_only = stage == "validate"
+        if self.trainer and not validation_only:
             self.fit_batch_size(devices_of(self.trainer)["num_replicas"])
-        if self.prepared is None or (not alone and self.prepared_alone):
-            self.prepared, self.prepared_alone = self.preparation(alone), alone
+        if self.prepared is None or (not validation_only and self.prepared_validation_only):
+            self.prepared = self.preparation(validation_only)
+            self.prepared_validation_only = validation_only
             if self.layout != "auto":
                 self.use_layout(self.collate.layout)
 
     def fit_batch_size(self, devices: int) -> None:
-        """Reduce `batch_size`, which changes memory only, until it divides a device's share of `pairs_per_step`."""
+        """Reduce `batch_size` until it divides a device's share of `pairs_per_step`. This affects only memory."""
         if self.pairs_per_step is not None:
             self.batch_size = fitting_batch_size(self.pairs_per_step, self.batch_size, devices)
 
@@ -139,16 +140,16 @@ class PreferenceDataModule(LightningDataModule):
         """The data module of `trainer`, for `callback`.
 
         Raises:
-            UserError: It has none of this class.
+            UserError: The Trainer has no data module of this class.
         """
         data = datamodule_of(trainer)
         if not isinstance(data, cls):
-            raise UserError(f"{type(callback).__name__} needs a {cls.__name__}: give one to fit() or validate()")
+            raise UserError(f"{type(callback).__name__} needs a {cls.__name__}: pass one to fit() or validate()")
         return data
 
     @property
     def pairs(self) -> PreparedPairs:
-        """What `setup` prepared."""
+        """The prepared pairs, after `setup`."""
         if self.prepared is None:
             raise RuntimeError("the data module has no pairs before setup()")
         return self.prepared
@@ -165,7 +166,7 @@ class PreferenceDataModule(LightningDataModule):
 
     @property
     def sources(self) -> list[str]:
-        """Names of the sources, by the index that pairs have."""
+        """Names of the sources, by index."""
         return self.pairs.sources
 
     @property
@@ -179,7 +180,7 @@ class PreferenceDataModule(LightningDataModule):
         return self.pairs.counts
 
     def train_dataloader(self) -> StepLoader:
-        """Micro-batches in a new order every epoch."""
+        """Loader of training batches, in a new order every epoch."""
         if self.trainer is None:
             raise RuntimeError("train_dataloader() needs the Trainer: its accumulation decides what a step is")
         devices, accumulate = devices_of(self.trainer)["num_replicas"], self.trainer.accumulate_grad_batches
@@ -192,11 +193,11 @@ class PreferenceDataModule(LightningDataModule):
         return self._loader(self.train_pairs, sampler, partial(steps_done, self.trainer))
 
     def val_dataloader(self) -> StepLoader:
-        """Every validation pair once, as one step: what is a mean over a step is then a mean over all of them."""
+        """Loader of all validation pairs as one step, so that a mean over the step is a mean over all pairs."""
         return self._loader(self.val_pairs, self._sampler(self.val_pairs, len(self.val_pairs), None), int)
 
     def longest_pairs(self, count: int) -> MicroBatch:
-        """The `count` longest pairs, to try a policy on."""
+        """The `count` longest pairs, to test a policy on."""
         pairs = self.train_pairs if len(self.train_pairs) else self.val_pairs
         rows = longest_rows(pairs, count, self.chosen_only)
         return DrawnPairs(pairs)[Draw(rows, [True] * len(rows), len(rows), 1)]
@@ -219,20 +220,20 @@ class PreferenceDataModule(LightningDataModule):
         return largest_forward(self.train_pairs, self.batch_size, self.chosen_only, shared)
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides which pairs a micro-batch holds, and what is in them."""
+        """The settings that decide which pairs a micro-batch contains, and digests of their content."""
         names = ("seed", "batch_size", "pairs_per_step", "max_length", "group_by_prompt")
         found = {"training_pairs": len(self.train_pairs), "devices": devices_of(self.trainer)["num_replicas"]}
         digests = {"tokenizer": self.preparation.tokenization.digest, "set of training pairs": self.pairs.digest}
         return {name: getattr(self, name) for name in names} | found | {"digests": digests}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse to resume on other pairs, or in another order, than the checkpoint was taken with."""
-        if self.trainer and self.trainer.state.fn != "fit":  # the order of training means nothing there
+        """Check that the run has the pairs and the order of the checkpoint."""
+        if self.trainer and self.trainer.state.fn != "fit":  # only `fit` depends on the order of training pairs
             return
         check_same_pairs(self.state_dict(), state)
 
     def _sampler(self, tokens: Dataset, pairs_per_step: int, seed: int | None) -> StepSampler:
-        """Shuffled by `seed`, with even micro-batches; without one, in order."""
+        """A sampler that shuffles with `seed` and balances micro-batches; without a seed, one that keeps the order."""
         return StepSampler(
             scored_lengths(tokens, "chosen").tolist(),
             pairs_per_step,

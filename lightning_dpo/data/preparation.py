@@ -1,4 +1,4 @@
-"""From sources to tokenized training and validation pairs: read, validated, split, sampled, mixed, and counted."""
+"""From sources to tokenized pairs: reading, validation, splits, sampling, mixing and counting."""
 
 import logging
 from collections import Counter
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedPairs:
-    """Tokenized pairs; `source` is a number, the place of a name in `sources`; `overlong`: training pairs left out."""
+    """Tokenized pairs. `source` is an index into `sources`. `overlong` are training pairs that were removed."""
 
     train: Dataset
     val: Dataset
@@ -45,7 +45,7 @@ class PreparedPairs:
 
 @dataclass
 class Preparation:
-    """How pairs are prepared; the arguments are those of `PreferenceDataModule`, `parts` its sources by name."""
+    """Prepares pairs. The arguments are those of `PreferenceDataModule`; `parts` are its sources by name."""
 
     parts: Mapping[str, Part]
     tokenization: Tokenization
@@ -63,24 +63,24 @@ class Preparation:
         """Numeric columns that the options of the sources map."""
         return frozenset().union(*(part.columns for part in self.parts.values()))
 
-    def __call__(self, validation_alone: bool = False) -> PreparedPairs:
+    def __call__(self, validation_only: bool = False) -> PreparedPairs:
         """Read and tokenize.
 
         Args:
-            validation_alone: Leave out what trains, and where it stands apart do not even read it.
+            validation_only: Do not prepare training pairs, nor read them if they have their own file or split.
 
         Raises:
-            UserError: Rows are invalid, or nothing is left to train or validate on.
+            UserError: Rows are invalid, or no training or validation pairs are left.
         """
         self.counts = {}
         if self.folder:
             RunFolder(self.folder).invalid_rows.unlink(missing_ok=True)
-        sides = {name: self._sides(name, part, validation_alone) for name, part in self.parts.items()}
+        sides = {name: self._sides(name, part, validation_only) for name, part in self.parts.items()}
         val = concatenate_datasets([val for _, val in sides.values()])
-        if self.drop_seen_prompts and not validation_alone:
+        if self.drop_seen_prompts and not validation_only:
             seen = set(val["prompt"])
             sides = {name: (self._unseen(train, seen), val) for name, (train, val) in sides.items()}
-        train = [] if validation_alone else [self._taken(name, train) for name, (train, _) in sides.items()]
+        train = [] if validation_only else [self._repeated(name, train) for name, (train, _) in sides.items()]
         pairs = concatenate_datasets([*train, val])
         names = [name or "other" for name in pairs["source"]] if any(pairs["source"]) else pairs["source"][:]
         sources = list(dict.fromkeys(names))
@@ -88,19 +88,19 @@ class Preparation:
         if len(sources) > 1:
             for side, kept in (("train", trained), ("val", val)):
                 counts = Counter(kept["source"])
-                self.counts |= {f"{side}_of_{name}": counts[number] for number, name in enumerate(sources)}
-        log.info("Pairs: %s.", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.counts.items()))
+                self.counts |= {f"{side}_of_{name}": counts[index] for index, name in enumerate(sources)}
+        log.info("Pairs: %s.", ", ".join(f"{name}={count}" for name, count in self.counts.items()))
         return PreparedPairs(trained, val, overlong, sources, self.counts)
 
-    def _taken(self, name: str, train: Dataset) -> Dataset:
+    def _repeated(self, name: str, train: Dataset) -> Dataset:
         return repeat(sample(train, self.max_pairs, self.seed), self.parts[name].weight, self.seed)
 
-    def _sides(self, name: str, part: Part, validation_alone: bool) -> tuple[Dataset | None, Dataset]:
+    def _sides(self, name: str, part: Part, validation_only: bool) -> tuple[Dataset | None, Dataset]:
         """Training and validation pairs of one source."""
         own = self._read(name, part, "validation")
         if own is not None:
             own = sample(own, self.max_pairs, self.seed)
-        train = self._read(name, part, "train") if own is None or not validation_alone else None
+        train = self._read(name, part, "train") if own is None or not validation_only else None
         if own is None:
             return split_by_prompt(sample(train, self.max_pairs, self.seed), self.val_fraction, self.seed)
         return train, own
@@ -117,26 +117,33 @@ class Preparation:
 
     def _valid(self, pairs: Dataset) -> Dataset:
         kept = valid(pairs, self.on_invalid, self.max_invalid_fraction, self.folder)
-        self.counts["invalid_left_out"] = self.counts.get("invalid_left_out", 0) + len(pairs) - len(kept)
+        self.counts["invalid"] = self.counts.get("invalid", 0) + len(pairs) - len(kept)
         return kept
 
     def _unseen(self, train: Dataset, seen: set[str]) -> Dataset:
         kept = without_prompts(train, seen)
         if len(kept) == 0:
-            raise UserError("data: every training prompt stands in validation: is data.val_path the training file?")
+            raise UserError(
+                "data: all training prompts are also in the validation set; is data.val_path the training file?"
+            )
         if len(kept) < len(train):
-            name = "training_pairs_whose_prompt_is_in_validation_left_out"
+            name = "train_prompt_in_validation"
             self.counts[name] = self.counts.get(name, 0) + len(train) - len(kept)
         return kept
 
-    def _tokenized(self, pairs: Dataset, train: int, numbers: list[int]) -> tuple[Dataset, Dataset, Dataset]:
-        """The first `train` pairs and the others as tokens, and what of the first is too long.
+    def _tokenized(self, pairs: Dataset, train: int, sources: list[int]) -> tuple[Dataset, Dataset, Dataset]:
+        """Tokenized training pairs, validation pairs, and overlong training pairs.
 
-        Together, so that what is invalid is a share of all.
+        All are tokenized together, so that `max_invalid_fraction` is a share of all pairs.
+
+        Args:
+            pairs: Training pairs followed by validation pairs.
+            train: Number of training pairs.
+            sources: Index of each pair's source.
         """
         tokens = self.tokenization.tokenize(pairs)
         tokens = tokens.add_column("side", ["train"] * train + ["val"] * (len(pairs) - train))
-        tokens = tokens.remove_columns("source").add_column("source", numbers)
+        tokens = tokens.remove_columns("source").add_column("source", sources)
         tokens = self._valid(tokens)
         of_side, overlong, truncated = tokens["side"][:], tokens["overlong"][:], tokens["truncated"][:]
         kept, left_out = [], []
@@ -145,11 +152,11 @@ class Preparation:
             short = [row for row in rows if not overlong[row]]
             if not short:
                 raise UserError(
-                    f"data: no {name} pairs are left; {len(rows)} were longer than "
-                    f"data.max_length={self.tokenization.max_length}: raise it, set data.on_overlong=truncate, or give "
-                    "more pairs"
+                    f"data: no {name} pairs are left; {len(rows)} are longer than "
+                    f"data.max_length={self.tokenization.max_length}: increase it, set data.on_overlong=truncate, or "
+                    "add pairs"
                 )
-            self.counts |= {name: len(short), f"{name}_overlong_left_out": len(rows) - len(short)}
+            self.counts |= {name: len(short), f"{name}_overlong": len(rows) - len(short)}
             if cut := sum(truncated[row] for row in short):
                 self.counts[f"{name}_truncated"] = cut
             kept.append(tokens.select(short))

@@ -1,4 +1,4 @@
-"""How far σ(reward margin) is the probability that an answer is the preferred one, in numbers and as a picture."""
+"""Calibration of σ(reward margin) as the probability that an answer is the preferred one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ _BINS = 10
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far σ(margin) is the probability that an answer is the chosen one, as Bradley and Terry's model has it.
+    """Calibration of σ(margin) as the probability that an answer is the chosen one, as in the Bradley-Terry model.
 
     Attributes:
         bins: Mean confidence, accuracy and number of pairs, by confidence in [½, 1].
-        expected_error: Mean distance of confidence and accuracy over the bins, weighed by their pairs (ECE).
+        expected_error: Mean difference of confidence and accuracy over the bins, weighted by their pairs (ECE).
         brier: Mean of (1 − σ(margin))².
-        log_loss: Mean of −log σ(margin), nats; ln 2 for a model that knows nothing.
+        log_loss: Mean of −log σ(margin), in nats; ln 2 if all margins are 0.
     """
 
     bins: list[tuple[float, float, int]]
@@ -31,14 +31,14 @@ class Calibration:
 
 
 def calibration(pairs: Sequence[ScoredPair]) -> Calibration:
-    """Compare confidence and accuracy."""
+    """Compute the calibration of pairs."""
     margins = np.array([pair.margin for pair in pairs])
     right = np.array([pair.right for pair in pairs])
     confidence = _sigmoid(np.abs(margins))
-    places = np.minimum((confidence - 0.5) * 2 * _BINS, _BINS - 1).astype(int)
+    indices = np.minimum((confidence - 0.5) * 2 * _BINS, _BINS - 1).astype(int)
     bins = [
         (float(confidence[here].mean()), float(right[here].mean()), int(here.sum()))
-        for here in (places == place for place in range(_BINS))
+        for here in (indices == index for index in range(_BINS))
         if here.any()
     ]
     error = sum(abs(sure - share) * count for sure, share, count in bins) / len(pairs)
@@ -51,12 +51,12 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 def draw_calibration(rows: Sequence[tuple[float, float, int]], subtitle: str, picture: Path) -> None:
-    """Draw how often the preferred answer of a reward margin is the chosen one, beside how often it should be.
+    """Draw accuracy by confidence, and the number of pairs by confidence.
 
     Args:
-        rows: Mean confidence, accuracy and number of pairs of every bin.
-        subtitle: What of it in numbers.
-        picture: Where.
+        rows: Mean confidence, accuracy and number of pairs of each bin.
+        subtitle: Second line of the title.
+        picture: Path of the picture.
     """
     figure = Figure(figsize=(4.8, 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -73,13 +73,13 @@ def draw_calibration(rows: Sequence[tuple[float, float, int]], subtitle: str, pi
         color="0.3",
         markersize=4,
         capsize=2,
-        label="measured, 95 %",
+        label="measured, 95 % interval",
     )
-    above.set(ylabel="share of pairs labelled like that", ylim=(0, 1.02), title=f"σ(reward margin)\n{subtitle}")
+    above.set(ylabel="accuracy", ylim=(0, 1.02), title=f"σ(reward margin)\n{subtitle}")
     above.title.set_fontsize("medium")
     above.legend(fontsize="small", loc="lower right")
     below.bar(confidence, count, width=0.02, color="0.45")
-    below.set(xlabel="σ(|margin|): confidence in the preferred answer", ylabel="pairs", xlim=(0.49, 1.01))
+    below.set(xlabel="confidence σ(|margin|)", ylabel="pairs", xlim=(0.49, 1.01))
     for axes in (above, below):
         axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=150)

@@ -1,4 +1,4 @@
-"""Which model `evaluate` judges, and what it compares it with."""
+"""The model that `evaluate` evaluates, and its reference."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.models.adapter import NoAdapter
 from lightning_dpo.models.causal_lm import CausalLM, check_fits
-from lightning_dpo.models.reference import AdapterOff, AnotherModel, Auto, Frozen, LogProbAlone, ReferenceFactory
+from lightning_dpo.models.reference import AdapterOff, AnotherModel, Auto, Frozen, LogProbOnly, ReferenceFactory
 from lightning_dpo.module import DPOModule
 from lightning_dpo.runs.exports import RECORD, data_settings
 from lightning_dpo.runs.settings_files import task_overrides
@@ -26,12 +26,10 @@ def as_trained(config: DictConfig) -> DictConfig:
     """`config` with the loss that an export was trained with, unless the command line sets one or it has no rewards."""
     named = [override for override in task_overrides() if override.lstrip("+~").startswith("loss")]
     about = record_of(config)
+    if named or not about:
+        return config
     # The record is a file that may come from somebody else, so its loss is checked like any config.
-    if (
-        named
-        or not about
-        or not CheckedConfig(OmegaConf.create({"loss": about["loss"]}), {"loss"}).build("loss").has_rewards
-    ):
+    if not CheckedConfig(OmegaConf.create({"loss": about["loss"]}), {"loss"}).build("loss").has_rewards:
         return config
     config = config.copy()
     OmegaConf.set_struct(config, False)
@@ -41,13 +39,13 @@ def as_trained(config: DictConfig) -> DictConfig:
 
 
 def record_of(config: DictConfig) -> dict[str, Any] | None:
-    """The record in the folder of an export."""
+    """The record in the folder of an export, if the model is one."""
     path = Path(OmegaConf.select(config, "model.name") or "", RECORD)
     return json.loads(path.read_text()) if config.ckpt_path is None and path.is_file() else None
 
 
 def warn_of_trained_pairs(config: DictConfig) -> None:
-    """Say so where an export was trained on the same file by another split: it may have seen what it is judged by."""
+    """Warn if an export was trained on the same file with another split: it may have been trained on these pairs."""
     trained, now = (record_of(config) or {}).get("data", {}), data_settings(config)
     if not trained or now["val_path"] or trained["path"] != now["path"]:
         return
@@ -55,24 +53,24 @@ def warn_of_trained_pairs(config: DictConfig) -> None:
         f"data.{name} was {trained[name]} and is {value}" for name, value in now.items() if trained[name] != value
     ]
     if changed:
-        log.warning("Some of these pairs may have trained the model: %s.", ", ".join(changed))
+        log.warning("The model may have been trained on some of these pairs: %s.", ", ".join(changed))
 
 
 def make_module(
     config: DictConfig, checked: CheckedConfig, model: CausalLM, data: PreferenceDataModule
 ) -> tuple[DPOModule, str | None]:
-    """Policy and reference; and where they are one model, why every pair will be a tie.
+    """The module and, if policy and reference are the same model, the reason why all pairs will be ties.
 
     Raises:
-        UserError: The checkpoint is not there or of another model, or the reference is not known.
+        UserError: The checkpoint does not exist or has another model, or the reference is unknown.
     """
     loss, adapter = checked.build("loss"), checked.build("adapter")
     if not loss.has_rewards:
-        raise UserError(f"loss: {loss!r} gives no rewards to judge by; choose another, such as loss=dpo")
+        raise UserError(f"loss: {loss!r} has no rewards to evaluate; choose another loss, such as loss=dpo")
     if isinstance(adapter, NoAdapter):
         adapter = None
     elif config.ckpt_path is None:
-        raise UserError("adapter has no effect without ckpt_path: an adapter's export is opened by model.name alone")
+        raise UserError("adapter has no effect without ckpt_path: for an exported adapter, set only model.name")
     saved = None if config.ckpt_path is None else opened(config.ckpt_path)
     reference, why_ties = make_reference(config, model, loss)
     module = DPOModule(model.policy, loss, reference, adapter)
@@ -81,52 +79,52 @@ def make_module(
     if saved is not None:
         trained_with = saved.get("trained_with", {}).get("loss", repr(loss))
         if saved.get("has_rewards", True) and trained_with != repr(loss):
-            raise UserError(f"ckpt_path: it was trained with {trained_with}: set loss and loss.beta to that")
+            raise UserError(f"ckpt_path: it was trained with {trained_with}: set loss to the same values")
         module.on_load_checkpoint(saved)
         try:
             module.load_state_dict(saved["state_dict"])
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"ckpt_path={config.ckpt_path}: it is of another model or adapter ({reason})") from error
+            raise UserError(f"ckpt_path={config.ckpt_path}: it has another model or adapter ({reason})") from error
     return module, why_ties
 
 
 def opened(path: str) -> dict[str, Any]:
-    """A checkpoint's content.
+    """The content of a checkpoint.
 
     Raises:
-        UserError: There is none.
+        UserError: The file is not a checkpoint.
     """
     if not Path(path).is_file():
-        raise UserError(f"ckpt_path={path}: there is no such file")
+        raise UserError(f"ckpt_path={path}: the file does not exist")
     try:
         saved = torch.load(path, mmap=True, weights_only=True)
-    except Exception as error:  # what is no checkpoint fails in as many ways as there are files
-        raise UserError(f"ckpt_path={path}: it is no checkpoint ({type(error).__name__})") from error
+    except Exception as error:  # other files fail in many ways
+        raise UserError(f"ckpt_path={path}: it is not a checkpoint ({type(error).__name__})") from error
     if not isinstance(saved, dict) or "state_dict" not in saved:
-        raise UserError(f"ckpt_path={path}: it is no checkpoint of a run")
+        raise UserError(f"ckpt_path={path}: it is not a checkpoint of a run")
     return saved
 
 
 def make_reference(
     config: DictConfig, model: CausalLM, loss: PreferenceLossFunction
 ) -> tuple[ReferenceFactory, str | None]:
-    """What is compared with: `reference.name`, or what the model was trained from; nothing, if the loss reads none."""
+    """The reference: `reference.name`, or the model before training; none for a loss that does not need one."""
     name, about = config.reference.name, record_of(config)
     if not loss.needs_reference:
         if name is not None:
-            raise UserError(f"reference.name={name} has no effect: {loss!r} reads no reference")
+            raise UserError(f"reference.name={name} has no effect: {loss!r} does not read a reference")
         return Auto(), None
     if name == "none":
-        return LogProbAlone(), None
+        return LogProbOnly(), None
     if name is None and config.ckpt_path is not None:
         return Auto(), None
     if name is None and about is not None:
         name = about["base_model"]
         if name is None:
             raise UserError(
-                f"reference.name: {model.name} was trained from a model that was made in code; give the run's "
-                "checkpoint (ckpt_path=RUN/checkpoints/last.ckpt, with its model and data), or reference.name=none"
+                f"reference.name: {model.name} was trained from a model that was created in code; set "
+                "ckpt_path=RUN/checkpoints/last.ckpt with the run's model and data, or reference.name=none"
             )
     base = model.base() if hasattr(model, "base") else None
     if base is not None and base != model.name and name in (None, base):
@@ -134,7 +132,7 @@ def make_reference(
     own = OmegaConf.select(config, "model.name")
     if name is None or name == own:
         return Frozen(), (
-            f"policy and reference are one model, {own or 'that of the config'}, so every reward is 0; compare with "
-            "another by reference.name=..., or look at its log-probs alone by reference.name=none"
+            f"policy and reference are the same model, {own or 'that of the config'}, so every reward is 0; set "
+            "reference.name to another model, or reference.name=none to evaluate log-probs without a reference"
         )
     return AnotherModel(name), None

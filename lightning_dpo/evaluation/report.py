@@ -1,4 +1,4 @@
-"""What `evaluate` leaves: a table, a picture, and a row for each pair."""
+"""The report of `evaluate`: a table, a picture, and a row per pair."""
 
 import csv
 import json
@@ -25,15 +25,15 @@ def report(metrics: dict[str, float], pairs: Sequence[ScoredPair], folder: RunFo
     parts |= {f"source {name}": value for name, value in sources.items()} if len(sources) > 1 else {}
     parts |= {f"chosen {name}": value for name, value in by_length_difference(pairs).items()}
     calibrated, longer = calibration(pairs), length_baseline(pairs)
-    table = Table("", "accuracy", "95 % interval", "ties", "pairs", title="Implicit rewards", title_justify="left")
+    table = Table("", "accuracy", "95 % interval", "ties", "pairs", title="Rewards", title_justify="left")
     for name, part in parts.items():
         table.add_row(
             Text(name), f"{part.value:.3f}", f"{part.low:.3f} - {part.high:.3f}", str(part.ties), str(part.pairs)
         )
     table.add_section()
-    table.add_row("a judge of length alone", f"{longer:.3f}", "", "", str(len(pairs)))
+    table.add_row("baseline: prefer the longer answer", f"{longer:.3f}", "", "", str(len(pairs)))
     table.add_row("calibration error of σ(margin)", f"{calibrated.expected_error:.3f}")
-    table.add_row("Brier score, ¼ knowing nothing", f"{calibrated.brier:.3f}")
+    table.add_row("Brier score (0.25 for margins of 0)", f"{calibrated.brier:.3f}")
     if "val/kl" in metrics:
         kl, interval = metrics["val/kl"], Z * metrics["val/kl_stderr"]
         table.add_row("KL(policy || reference), nats", f"{kl:.3f}", f"{kl - interval:.3f} - {kl + interval:.3f}")
@@ -47,4 +47,4 @@ def report(metrics: dict[str, float], pairs: Sequence[ScoredPair], folder: RunFo
     found = {"accuracy": {name: asdict(part) for name, part in parts.items()}, "length_baseline": longer}
     found |= {"calibration": asdict(calibrated)}
     folder.metrics.write_text(json.dumps(metrics | found, indent=2) + "\n")
-    log.info("In %s: metrics.json, pairs.csv, calibration.png.", folder.path)
+    log.info("Wrote metrics.json, pairs.csv and calibration.png to %s.", folder.path)

@@ -1,4 +1,4 @@
-"""Collects what a validation says of every pair."""
+"""Collects the rewards of all pairs in a validation."""
 
 from typing import Any, cast
 
@@ -13,13 +13,13 @@ from lightning_dpo.metrics import ValidationOutput
 
 
 class ScoredPairs(Callback):
-    """The pairs of a validation on one device, in their order, as `pairs`."""
+    """The pairs of a validation on one device, in order, as `pairs`."""
 
     def __init__(self) -> None:
         self.pairs: list[ScoredPair] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier validation."""
+        """Reset the pairs of an earlier validation."""
         self.pairs.clear()
 
     def on_validation_batch_end(
@@ -30,9 +30,9 @@ class ScoredPairs(Callback):
         batch: PreferenceBatch,
         *args: Any,
     ) -> None:
-        """Take the pairs that count."""
-        judged = cast(ValidationOutput, outputs)
-        loss, logps = judged["loss"], judged["logps"]
+        """Add the pairs of a batch, without fillers."""
+        output = cast(ValidationOutput, outputs)
+        loss, logps = output["loss"], output["logps"]
         data = PreferenceDataModule.of(trainer, self)
         columns = (
             batch.pair_index, batch.source, batch.counted, *loss.rewards,

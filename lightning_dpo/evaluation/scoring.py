@@ -1,4 +1,4 @@
-"""Rewards of answers in a file: the policy as a reward model, for best-of-n or to filter."""
+"""Rewards of answers in a file: the policy as a reward model, for best-of-n or filtering."""
 
 import json
 from collections.abc import Iterator
@@ -26,23 +26,23 @@ from lightning_dpo.shared_prefix.choice import TRIED, chosen_layout
 
 
 class AnswersFile:
-    """Answers to be scored: rows with `prompt` and `answers` (a list), `answer`, or `chosen` and `rejected`.
+    """Answers to score: rows with `prompt` and `answers` (a list), `answer`, or `chosen` and `rejected`.
 
-    They have the forms of a data set's pairs, and are encoded like those.
+    Text and messages have the same forms as in a data set of pairs, and are encoded in the same way.
 
     Args:
         path: A .jsonl, .jsonl.gz, .json or .parquet file.
-        tokenization: How pairs of the same kind become tokens.
+        tokenization: Converts pairs to tokens.
 
     Raises:
-        UserError: There is no row, or one has no answers, cannot be encoded, or is too long.
+        UserError: The file has no rows, or a row has no answers, is invalid, or is too long.
     """
 
     def __init__(self, path: str, tokenization: Tokenization) -> None:
         if not Path(path).is_file():
             raise UserError(f"score={path}: the file does not exist")
         self.rows = list(read_rows(path))
-        pairs = to_pairs(list(_answers(self.rows)), _beside_another, path)
+        pairs = to_pairs(list(_answers(self.rows)), _as_pair, path)
         _refuse_invalid(pairs)
         self.answers = tokenization.tokenize(pairs)
         self.pad_token_id = tokenization.tokenizer.pad_token_id
@@ -56,17 +56,17 @@ class AnswersFile:
     def write_rewards(
         self, target: Path, module: DPOModule, trainer: Trainer, batch_size: int, layout: LayoutName
     ) -> int:
-        """Write every row again, with `rewards`: one for each of its answers, in their order.
+        """Write all rows with an additional field `rewards`: a list with a reward per answer.
 
         Args:
-            target: Where to write, as JSON lines.
-            module: Policy, reference and loss; its β scales the rewards.
-            trainer: Its device and precision are used.
-            batch_size: Answers that are scored side by side.
-            layout: `auto`, `shared` or `padded`; answers to one prompt share it, where they follow each other.
+            target: Path of the JSON lines file.
+            module: Policy, reference and loss.
+            trainer: The Trainer, for its device and precision.
+            batch_size: Answers in one forward pass.
+            layout: `auto`, `shared` or `padded`. Consecutive answers to the same prompt share it.
 
         Returns:
-            How many answers were scored.
+            Number of scored answers.
         """
         module.trainer = trainer
         module.to(trainer.strategy.root_device).eval()
@@ -90,19 +90,19 @@ def _refuse_invalid(pairs: Dataset, but: str = "") -> None:
 
 
 def _answers(rows: list[Row]) -> Iterator[Row]:
-    """A row for every answer."""
-    for place, row in rows:
+    """A row per answer."""
+    for where, row in rows:
         if isinstance(row, str):
-            raise UserError(f"{place}: {row}")
+            raise UserError(f"{where}: {row}")
         answers = row.get("answers", [row[name] for name in ("answer", "chosen", "rejected") if name in row])
         if not isinstance(answers, list) or not answers:
-            raise UserError(f"{place}: a row to be scored has answers (a list), answer, or chosen and rejected")
+            raise UserError(f"{where}: the row must have answers (a list), answer, or chosen and rejected")
         for answer in answers:
-            yield place, row | {"answer": answer}
+            yield where, row | {"answer": answer}
 
 
-def _beside_another(row: dict[str, Any]) -> PreferencePair:
-    """A pair of the answer and one that differs from it in its end, which is what tells prompt and answer apart."""
+def _as_pair(row: dict[str, Any]) -> PreferencePair:
+    """A pair of the answer and a made-up one with another ending, because sources consist of pairs."""
     answer = row["answer"]
     if isinstance(answer, str):
         other: Any = f"{answer}."

@@ -1,4 +1,4 @@
-"""How completions become the rows of a batch: one file per layout."""
+"""The layouts of a batch: one file for each."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""The fields of a batch that belong to its pairs, the same in every layout."""
+"""The fields of a batch that describe its pairs and do not depend on the layout."""
 
 from typing import TypedDict
 
@@ -21,7 +21,7 @@ class PairColumns(TypedDict):
 
 
 def pair_columns(micro_batch: MicroBatch) -> PairColumns:
-    """Everything of a batch that does not depend on where its tokens are."""
+    """The fields of a batch that do not depend on the layout."""
     pairs = micro_batch.pairs
     counted = torch.tensor(micro_batch.counted)
     return PairColumns(

@@ -1,4 +1,4 @@
-"""The padded layout: one row per completion, prompt before it, pads on the right. Every architecture can take it."""
+"""The padded layout: one row per completion with its prompt, padding on the right. All architectures support it."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from lightning_dpo.layouts.columns import pair_columns
 
 @dataclass(frozen=True)
 class PaddedLayout:
-    """Lays a micro-batch of pairs out as one right-padded row per completion.
+    """Makes a batch with one right-padded row per completion.
 
     Args:
-        pad_token_id: Any id that the embedding has. Nothing is masked by it: what is scored is known from lengths.
-        chosen_only: Lay out only the chosen completions, for a loss that reads no others.
+        pad_token_id: Any valid token id. Masks do not depend on it, because lengths are known.
+        chosen_only: Include only chosen completions, for a loss that does not read others.
     """
 
     pad_token_id: int
     chosen_only: bool = False
 
     def __call__(self, micro_batch: MicroBatch) -> PreferenceBatch:
-        """The batch of `micro_batch`: chosen completions in the first rows, rejected ones below them."""
+        """The batch of `micro_batch`: rows of the chosen completions, then rows of the rejected ones."""
         pairs = micro_batch.pairs
         completions = [(pair.prompt_ids, pair.chosen_ids, pair.chosen_scored) for pair in pairs]
         if not self.chosen_only:
@@ -40,7 +40,7 @@ class PaddedLayout:
             position_ids=None,
             segments=None,
             tokens=torch.tensor(sum(len(prompt) + len(ids) for prompt, ids, _ in completions)),
-            # The token before a scored one predicts it; the last prompt token predicts the first.
+            # The hidden state of the preceding token predicts a scored one: the last prompt token predicts the first.
             score_index=targets - 1,
             target_ids=input_ids.flatten()[targets],
             completion_index=targets // width,

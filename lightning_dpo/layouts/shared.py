@@ -1,4 +1,4 @@
-"""The shared layout: one stream without pads, each prompt in it once, its completions behind it."""
+"""The shared layout: one stream without padding that contains each prompt once, followed by its completions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ from lightning_dpo.layouts.columns import pair_columns
 
 Prompt = tuple[int, ...]
 Completion = tuple[tuple[int, ...], tuple[bool, ...] | None]
-"""Tokens of a completion, and which of them are scored; None: all."""
+"""Tokens of a completion and whether each is scored; None: all are."""
 
 
 @dataclass(frozen=True)
 class SharedLayout:
-    """Lays a micro-batch of pairs out as one row: each prompt once, then each of its completions once.
+    """Makes a batch with one row: each prompt once, followed by each of its completions once.
 
-    Pairs of one prompt share it, in any order within the micro-batch, and a completion that is in several pairs is
-    computed once. The policy's attention must be the one that `shared_prefix/attention.py` registers.
+    All pairs of a micro-batch with the same prompt share it, and a completion that is in several pairs is computed
+    once. The policy must use the attention that `shared_prefix/attention.py` registers.
 
     Args:
-        chosen_only: Lay out only the chosen completions, for a loss that reads no others.
+        chosen_only: Include only chosen completions, for a loss that does not read others.
     """
 
     chosen_only: bool = False
 
     def __call__(self, micro_batch: MicroBatch) -> PreferenceBatch:
-        """The batch of `micro_batch`: prompts in the order of their first pairs, and so their completions."""
+        """The batch of `micro_batch`: prompts, and the completions of each, in order of first occurrence."""
         chosen, rejected = [], []
         groups: dict[Prompt, dict[Completion, None]] = {}
         for pair in micro_batch.pairs:
@@ -40,7 +40,7 @@ class SharedLayout:
             completions = groups.setdefault(prompt, {})
             completions |= {completion: None for _, completion in (*chosen[-1:], *rejected[-1:])}
         every = [(prompt, completion) for prompt, completions in groups.items() for completion in completions]
-        index = {completion: place for place, completion in enumerate(every)}
+        index = {completion: number for number, completion in enumerate(every)}
         return PreferenceBatch(
             **_stream(groups),
             chosen=torch.tensor([index[key] for key in chosen]),
@@ -78,9 +78,10 @@ def _stream(groups: dict[Prompt, dict[Completion, None]]) -> _Stream:
         input_ids += prompt
         position_ids += range(len(prompt))
         end_of_prompt = len(input_ids) - 1
-        for place, (ids, scored) in enumerate(completions):
+        for number, (ids, scored) in enumerate(completions):
             begin = len(input_ids)
-            # The token before a scored one predicts it; the last prompt token predicts the first of each completion.
+            # The hidden state of the preceding token predicts a scored one. The last prompt token predicts the first
+            # token of every completion, wherever the completion is in the stream.
             before = [end_of_prompt, *range(begin, begin + len(ids) - 1)]
             kept = [offset for offset in range(len(ids)) if scored is None or scored[offset]]
             score_index += [before[offset] for offset in kept]
@@ -89,7 +90,7 @@ def _stream(groups: dict[Prompt, dict[Completion, None]]) -> _Stream:
             lengths.append(len(kept))
             input_ids += ids
             position_ids += range(len(prompt), len(prompt) + len(ids))
-            stretches.append(Stretch(len(ids), len(prompt)) if place else Stretch(len(prompt) + len(ids), 0))
+            stretches.append(Stretch(len(ids), len(prompt)) if number else Stretch(len(prompt) + len(ids), 0))
     return _Stream(
         input_ids=torch.tensor([input_ids]),
         position_ids=torch.tensor([position_ids]),

@@ -1,1 +1,1 @@
-"""Policy and batch in, log-probs out."""
+"""From policy and batch to log-probs."""

@@ -1,4 +1,4 @@
-"""Log-probabilities of completions and of their tokens, from one forward pass of a policy."""
+"""Log-probabilities of completions and tokens, from one forward pass of a policy."""
 
 from typing import TYPE_CHECKING
 
@@ -21,15 +21,15 @@ def completion_logps(policy: "PreTrainedModel", batch: PreferenceBatch) -> Compl
 
 
 def token_logps(policy: "PreTrainedModel", batch: PreferenceBatch, statistics: bool = False) -> TokenLogps:
-    """Log-prob of every scored token of `batch`, without ever holding all logits, where the architecture allows that.
+    """Log-prob of every scored token of `batch`. If the architecture allows it, logits exist only in chunks.
 
     Args:
         policy: A causal language model.
-        batch: Of any layout.
-        statistics: Entropy and collision probability of the next-token distributions too.
+        batch: A batch of any layout.
+        statistics: Also compute entropy and collision probability of the next-token distributions.
 
     Raises:
-        UserError: The model has no LM head, or one that cannot be found.
+        UserError: The model has no LM head, or it cannot be found.
     """
     if not can_fuse(policy):
         logits = at_least_float32(scored_logits(policy, batch))
@@ -40,10 +40,10 @@ def token_logps(policy: "PreTrainedModel", batch: PreferenceBatch, statistics: b
     def to_logps(hidden: Tensor) -> Tensor:
         scored = hidden.flatten(0, -2)[batch.score_index]
         found.append(head_logps(head, scored, batch.target_ids, transform, statistics))
-        return hidden[:1, :0]  # the model's own call of its head has nothing left to do
+        return hidden[:1, :0]  # an empty input, so that the model's own call of its head costs nothing
 
-    # The log-probs are computed within the policy's own forward pass and are its output: FSDP gathers the head's
-    # weights for that pass, and once more before the gradient of its output is used.
+    # The log-probs are computed inside the policy's forward pass and replace its output. FSDP gathers the weights of
+    # the head for the forward pass and, by a hook on the output, for the backward pass. Outside, it would be a shard.
     output = base_model(policy).register_forward_hook(lambda *_: found[0], prepend=True)
     with replaced_head_input(head, to_logps), removed_on_exit(output):
         call(policy, batch)

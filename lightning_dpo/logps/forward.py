@@ -2,8 +2,8 @@
 
     input_ids -> decoder layers -> hidden states -> [pre-hook on the head] -> LM head -> soft-cap, scale -> logits
 
-The pre-hook replaces the hidden states of all positions by those of the scored positions, (1, scored, hidden), so the
-head and whatever the architecture does after it see nothing else.
+The pre-hook replaces the hidden states of all positions by those of the scored positions, shape (1, scored, hidden).
+The head, and what the architecture computes after it, then process only these.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,24 +21,24 @@ if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedModel
 
 ATTENTION = "shared_prefix"
-"""The name under which transformers knows the attention over a stream, `shared_prefix/attention.py`."""
+"""The name of `shared_prefix/attention.py` in transformers' AttentionInterface."""
 
 _STREAMING = ContextVar("streaming", default=False)
 
 
 def is_streaming() -> bool:
-    """Whether a model is being called on a stream: its attention must be passed `segments`, and needs no mask."""
+    """Whether a model is currently called with a stream: its attention then needs `segments` and no mask."""
     return _STREAMING.get()
 
 
 def base_model(model: nn.Module) -> "PreTrainedModel":
-    """The model without peft's wrapper, adapters in its layers; one without an adapter as it is."""
+    """The model inside peft's wrapper, with adapters in its layers; a model without an adapter unchanged."""
     unwrap = getattr(model, "get_base_model", None)
     return cast("PreTrainedModel", unwrap() if unwrap else model)
 
 
 def attention_of(model: "PreTrainedModel") -> str:
-    """The name of the attention implementation that the model uses."""
+    """The name of the model's attention implementation."""
     return str(model.config.get_text_config()._attn_implementation)
 
 
@@ -46,7 +46,7 @@ def lm_head(policy: "PreTrainedModel") -> nn.Module:
     """The LM head.
 
     Raises:
-        UserError: The model has none.
+        UserError: The model has no LM head.
     """
     head = policy.get_output_embeddings()
     if head is None:
@@ -55,7 +55,7 @@ def lm_head(policy: "PreTrainedModel") -> nn.Module:
 
 
 def vocabulary(model: "PreTrainedModel") -> int:
-    """Tokens that the model has an embedding for."""
+    """Number of tokens that the model has an embedding for."""
     embedding = model.get_input_embeddings()
     return len(cast(Tensor, embedding.weight))
 
@@ -63,34 +63,34 @@ def vocabulary(model: "PreTrainedModel") -> int:
 def scored_logits(policy: "PreTrainedModel", batch: PreferenceBatch) -> Tensor:
     """Next-token logits at the scored positions. Shape: (scored, vocabulary).
 
-    `logits_to_keep` would keep the same columns of every row; what is scored differs from row to row. A hook leaves
-    whatever the architecture does after the head (soft-caps, scales) in place.
+    transformers' `logits_to_keep` would keep the same columns in every row, but rows have different scored positions. A
+    hook on the head keeps what the architecture computes after it (soft-caps, scales).
 
     Raises:
-        UserError: The model has no LM head, or one that cannot be found.
+        UserError: The model has no LM head, or it cannot be found.
     """
     with replaced_head_input(lm_head(policy), lambda hidden: hidden.flatten(0, -2)[batch.score_index][None]):
         logits = call(policy, batch).logits
     if logits.shape[:-1] != (1, len(batch.score_index)):
         raise UserError(
             f"{type(policy).__name__} returned logits of shape {tuple(logits.shape)} for {len(batch.score_index)} "
-            "scored positions: its LM head is not what get_output_embeddings() names, so it cannot be trained here"
+            "scored positions: its LM head is not the module of get_output_embeddings(), which is not supported"
         )
     return logits[0]
 
 
 def call(policy: "PreTrainedModel", batch: PreferenceBatch) -> Any:
-    """The policy's forward pass, as the batch's layout needs it.
+    """The policy's forward pass with the arguments for the batch's layout.
 
     Raises:
-        UserError: The batch has the shared layout, and the policy's attention is not the one for it.
+        UserError: The batch has the shared layout, and the policy's attention does not support it.
     """
     if batch.segments is None:
         return policy(input_ids=batch.input_ids, use_cache=False)
     if attention_of(policy) != ATTENTION:
         raise UserError(
-            f"a batch of the shared layout was given to a policy whose attention is {attention_of(policy)}: import "
-            f"lightning_dpo.shared_prefix.attention and call policy.set_attn_implementation({ATTENTION!r})"
+            f"a batch of the shared layout needs attention {ATTENTION!r}, and the policy has {attention_of(policy)!r}: "
+            f"import lightning_dpo.shared_prefix.attention and call policy.set_attn_implementation({ATTENTION!r})"
         )
     token = _STREAMING.set(True)
     try:
@@ -103,10 +103,10 @@ def call(policy: "PreTrainedModel", batch: PreferenceBatch) -> Any:
 
 @contextmanager
 def replaced_head_input(head: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within, the model's next call of its LM head gets `function(hidden states)`."""
+    """Context in which the input of the model's next call of its LM head is `function(hidden states)`."""
 
     def replace(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hook.remove()  # `function` may call the head itself
+        hook.remove()  # `function` may call the head, which must not call this hook again
         hidden, *rest = args
         return (function(hidden), *rest)
 
@@ -117,7 +117,7 @@ def replaced_head_input(head: nn.Module, function: Callable[[Tensor], Tensor]) -
 
 @contextmanager
 def removed_on_exit(hook: RemovableHandle) -> Iterator[None]:
-    """Within, a hook is in place; afterwards it is not."""
+    """Context that removes a hook at its end."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Whether a policy's logits follow from its hidden states, head and config: tried once, on 16 positions."""
+"""Whether a policy's logits can be computed from hidden states, head and config: tested once, on 16 positions."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -22,12 +22,13 @@ _fusable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def can_fuse(policy: "PreTrainedModel") -> bool:
-    """Whether head and config give the policy's own logits; a warning is logged if not."""
+    """Whether head and config reproduce the policy's own logits. If not, a warning is logged."""
     if policy not in _fusable:
         _fusable[policy] = _fuses(policy)
         if not _fusable[policy]:
             log.warning(
-                "%s does more to its logits than its config tells: they are held whole, which takes more memory.",
+                "The logits of %s cannot be computed from its head and config, so they are not split into chunks. This "
+                "needs more memory.",
                 type(policy).__name__,
             )
     return _fusable[policy]
@@ -35,12 +36,12 @@ def can_fuse(policy: "PreTrainedModel") -> bool:
 
 def _fuses(policy: "PreTrainedModel") -> bool:
     device = next(policy.parameters()).device
-    ids = [place % vocabulary(policy) for place in range(_CHECKED + 1)]
+    ids = [index % vocabulary(policy) for index in range(_CHECKED + 1)]
     pair = TokenizedPair(0, ids[:1], ids[1:], [])
     batch = PaddedLayout(0, chosen_only=True)(MicroBatch([pair], [True], 1, _CHECKED)).to(device)
     raw: list[Tensor] = []
     hook = lm_head(policy).register_forward_hook(lambda module, args, output: raw.append(output))
-    # An adapter's dropout draws random numbers; training continues as if none had been drawn.
+    # An adapter's dropout uses random numbers. The fork keeps the test from changing those of the training.
     with removed_on_exit(hook), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         own = scored_logits(policy, batch)
     made = logit_transform(policy.config.get_text_config())(at_least_float32(raw[0][0]))

@@ -1,9 +1,9 @@
-"""Log-probs straight from hidden states: the LM head and log-softmax a chunk of positions at a time.
+"""Log-probs from hidden states: LM head and log-softmax on a chunk of positions at a time.
 
-Neither (scored, vocabulary) logits nor their gradient ever exist whole: backward computes each chunk's logits again.
-PyTorch's `F.linear_cross_entropy` and Liger's fused losses save them as well, but compute the gradient in the forward
-pass, for which the factor of every token must be known then. Here it is not: the loss of a pair, and with it the factor
-of its tokens, follows from the sums of both of its completions.
+The whole logits, shape (scored, vocabulary), and their gradient never exist: the backward pass recomputes the logits of
+each chunk. PyTorch's `F.linear_cross_entropy` and Liger's fused losses avoid the logits too. But they compute the
+gradient in the forward pass, when the weight of every token's gradient must be known. Here it is not known yet: it
+depends on the loss of the pair, and therefore on the sums of both completions.
 """
 
 from collections.abc import Callable
@@ -13,20 +13,19 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-if TYPE_CHECKING:  # so that a wrong loss in a config is told without waiting for transformers
+if TYPE_CHECKING:  # transformers takes seconds to import, and losses do not need it
     from transformers import PreTrainedConfig
 
 CHUNK = 512  # positions whose logits exist at once
 
 
 class TokenLogps(NamedTuple):
-    """Of every scored token, in nats; float32 in any precision below.
+    """Log-probs of scored tokens in nats, float32 for any lower precision.
 
     Attributes:
-        logps: log π(token | what precedes it). Shape: (scored,).
-        entropy: −Σ_v p(v) log p(v) of the distribution that it was scored under; None unless asked for.
-            Shape: (scored,).
-        log_collision: log Σ_v p(v)², the log-probability that two draws from that agree; None unless asked for.
+        logps: log π(token | preceding tokens). Shape: (scored,).
+        entropy: −Σ_v p(v) log p(v) of the next-token distribution; None unless requested. Shape: (scored,).
+        log_collision: log Σ_v p(v)², the log-probability that two samples of it are equal; None unless requested.
             Shape: (scored,).
     """
 
@@ -45,11 +44,11 @@ def head_logps(
     """Log-probs of `target_ids`, a chunk of positions at a time.
 
     Args:
-        head: The LM head, hidden states to logits; adapters on it included.
-        hidden: Shape: (scored, hidden).
-        target_ids: Shape: (scored,).
-        transform: What the model does to its logits after the head.
-        statistics: Entropy and collision probability too.
+        head: The LM head, including adapters.
+        hidden: Hidden states of the scored positions. Shape: (scored, hidden).
+        target_ids: The scored tokens. Shape: (scored,).
+        transform: The model's function of the logits after the head.
+        statistics: Also compute entropy and collision probability.
     """
 
     def of_chunk(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
@@ -75,7 +74,7 @@ def token_statistics(logits: Tensor, target_ids: Tensor, statistics: bool) -> tu
 class _TargetLogps(torch.autograd.Function):
     """log softmax(logits)[target], with the gradient g · (onehot(target) − softmax(logits)).
 
-    PyTorch's cross-entropy fills a tensor of the logits' size with zeros first; without, this takes half its time.
+    PyTorch's cross-entropy first fills a tensor of the logits' size with zeros. This version takes half its time.
     """
 
     @staticmethod
@@ -93,14 +92,14 @@ class _TargetLogps(torch.autograd.Function):
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
-    """Logits in which a log-softmax loses nothing."""
+    """Logits in float32 or a higher precision, for a log-softmax without rounding errors."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def logit_transform(config: "PreTrainedConfig") -> Callable[[Tensor], Tensor]:
-    """What a model with this config does to its logits after the LM head.
+    """The function that a model with this config applies to its logits after the LM head.
 
-    A scale (Granite, Cohere, Falcon-H1), a soft-cap (Gemma 2 and 3), nothing; whether that is all, `fusion.py` checks
+    A scale (Granite, Cohere, Falcon-H1), a soft-cap (Gemma 2 and 3), or the identity. `fusion.py` checks the result
     against the model's own logits.
     """
     scale = getattr(config, "logit_scale", None) or 1.0

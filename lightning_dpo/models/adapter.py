@@ -1,4 +1,4 @@
-"""LoRA adapters (https://arxiv.org/abs/2106.09685) by peft: put on a policy, switched off within it, merged into it."""
+"""LoRA adapters (https://arxiv.org/abs/2106.09685) with peft: added to a policy, disabled, and merged."""
 
 import copy
 import warnings
@@ -22,18 +22,18 @@ REFERENCE = "reference"
 
 
 class AdapterFactory(ABC):
-    """What of a model is trained. What `DPOModule` takes and `adapter=` names."""
+    """Selects the parameters to train: the argument `adapter` of `DPOModule` and the config group `adapter`."""
 
     merge: bool = False
 
     @abstractmethod
     def __call__(self, policy: PreTrainedModel) -> PreTrainedModel:
-        """The policy with what is to be trained in it."""
+        """The policy, with `requires_grad` set on the parameters to train."""
 
 
 @dataclass(frozen=True)
 class NoAdapter(AdapterFactory):
-    """All weights are trained; an adapter that the model comes with is merged into them."""
+    """Trains all weights. An adapter that the model comes with is merged into them."""
 
     def __call__(self, policy: PreTrainedModel) -> PreTrainedModel:
         if isinstance(policy, PeftModel):
@@ -44,14 +44,14 @@ class NoAdapter(AdapterFactory):
 
 @dataclass(frozen=True)
 class LoRA(AdapterFactory):
-    """A new low-rank adapter; the model under it is frozen and is the reference.
+    """Trains a new low-rank adapter. The frozen model without it is the reference.
 
     Args:
         r: Rank.
         alpha: The adapter's output is scaled by `alpha / r`.
-        dropout: On the adapter's input, while the policy trains.
-        target_modules: Names of the linear layers that get one; `all-linear` for all but the LM head.
-        modules_to_save: Modules that are trained as a whole.
+        dropout: Dropout of the adapter's input during training.
+        target_modules: Names of the linear layers that get an adapter; `all-linear`: all except the LM head.
+        modules_to_save: Modules that are trained entirely.
         merge: Also export the model with the adapter merged into it.
     """
 
@@ -73,8 +73,8 @@ class LoRA(AdapterFactory):
     def __call__(self, policy: PreTrainedModel) -> PreTrainedModel:
         if isinstance(policy, PeftModel):
             raise UserError(
-                "adapter=lora: model.name is an adapter already; adapter=continue goes on training it, and after "
-                "`python -m lightning_dpo.export RUN --merge` a new one can be put on the merged model"
+                "adapter=lora: model.name already is an adapter; adapter=continue continues to train it; to add a new "
+                "one, merge it first with `python -m lightning_dpo.export RUN --merge`"
             )
         config = LoraConfig(
             r=self.r,
@@ -95,7 +95,7 @@ class LoRA(AdapterFactory):
 
 @dataclass(frozen=True)
 class Continue(AdapterFactory):
-    """The adapter that `model.name` is goes on training; a frozen copy of it is the reference.
+    """Continues to train the adapter `model.name`. A frozen copy of it is the reference.
 
     Args:
         merge: Also export the model with the adapter merged into it.
@@ -105,17 +105,17 @@ class Continue(AdapterFactory):
 
     def __call__(self, policy: PreTrainedModel) -> PreTrainedModel:
         if not isinstance(policy, PeftModel):
-            raise UserError("adapter=continue: model.name is no adapter; adapter=lora puts a new one on it")
+            raise UserError("adapter=continue: model.name is not an adapter; adapter=lora adds a new one")
         policy.set_adapter(own_adapter(policy))  # makes it trainable
         policy.peft_config[own_adapter(policy)].inference_mode = False
         return policy
 
 
 def merged(policy: PeftModel) -> PreTrainedModel:
-    """The model with the adapter in its weights. It takes the policy's tensors: do not use the policy afterwards.
+    """The model with the adapter merged into its weights. It reuses the policy's tensors: do not use the policy later.
 
-    Where an adapter changes the LM head or the embedding, and the two share a weight, each gets its own: merged into
-    the shared one, the change of one would change the other.
+    If the LM head and the embedding share a weight and an adapter changes one of them, the weight is untied first.
+    Otherwise, merging the change of one would change the other too.
     """
     base = base_model(policy)
     head, table = base.get_output_embeddings(), base.get_input_embeddings()
@@ -129,7 +129,7 @@ def merged(policy: PeftModel) -> PreTrainedModel:
         merge = cast(Callable[..., PreTrainedModel], policy.base_model.merge_and_unload)
         model = merge(adapter_names=[own_adapter(policy)])
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-        _untie(model)  # they were trained as wholes (modules_to_save), each by itself
+        _untie(model)  # modules_to_save trained each of them separately
     return model
 
 
@@ -139,7 +139,7 @@ def _untie(model: PreTrainedModel) -> None:
 
 
 def base_name(policy: PeftModel) -> str:
-    """Hub id or folder of the model under the adapter; empty for a model that was made in code."""
+    """Hub id or folder of the adapter's base model; empty for a model that was created in code."""
     name = base_model(policy).name_or_path or ""
     return str(Path(name).resolve()) if Path(name).is_dir() and name else name
 
@@ -150,29 +150,29 @@ def own_adapter(policy: PeftModel) -> str:
 
 
 def describe(policy: PeftModel) -> str:
-    """What must be the same for the weights of an adapter to mean the same, besides their names."""
+    """The settings without which the weights of an adapter cannot be interpreted, as text."""
     config = policy.peft_config[own_adapter(policy)]
     names = ("r", "lora_alpha", "use_rslora", "use_dora")
     return " ".join([PeftType(config.peft_type).value, *(f"{name}={getattr(config, name, None)}" for name in names)])
 
 
 def is_untrained(policy: PeftModel) -> bool:
-    """Whether the adapter changes nothing yet: it is a LoRA, and one of each two factors is 0."""
+    """Whether the adapter has no effect yet: it is a LoRA, and one of its two factors is 0 in every layer."""
     zeros = [value for name, value in policy.named_parameters() if "lora_B." in name or "lora_embedding_A." in name]
     return bool(zeros) and all(not value.any() for value in zeros)
 
 
 def has_dropout(policy: PeftModel) -> bool:
-    """Whether two forward passes of the policy in training mode differ."""
+    """Whether the policy has dropout, so that two forward passes in training mode differ."""
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in policy.modules())
 
 
 def copy_adapter(policy: PeftModel) -> None:
-    """Keep a frozen copy of the policy's adapter beside it, by the name `REFERENCE`."""
+    """Add a frozen copy of the policy's adapter with the name `REFERENCE`."""
     own = own_adapter(policy)
     config = copy.deepcopy(policy.peft_config[own])
     if hasattr(config, "init_lora_weights"):
-        # PiSSA, OLoRA and others change the weights under an adapter when they make one.
+        # PiSSA, OLoRA and others modify the base weights when an adapter is created with their initialization.
         config.init_lora_weights = True
     policy.add_adapter(REFERENCE, config)
     values = dict(policy.named_parameters())
@@ -184,14 +184,14 @@ def copy_adapter(policy: PeftModel) -> None:
 
 @contextmanager
 def without_adapter(policy: PeftModel) -> Iterator[None]:
-    """Within, `policy` is the model under its adapter, in eval mode and without gradient."""
+    """Context in which `policy` computes without its adapter, in eval mode and without gradient."""
     with _untouched(policy), policy.disable_adapter():
         yield
 
 
 @contextmanager
 def with_copy(policy: PeftModel) -> Iterator[None]:
-    """Within, `policy` uses the copy that `copy_adapter` made, in eval mode and without gradient."""
+    """Context in which `policy` uses the copy of `copy_adapter`, in eval mode and without gradient."""
     with _untouched(policy):
         policy.set_adapter(REFERENCE)
         try:
@@ -202,21 +202,21 @@ def with_copy(policy: PeftModel) -> Iterator[None]:
 
 @contextmanager
 def _untouched(policy: PeftModel) -> Iterator[None]:
-    """Within, the policy is in eval mode and no gradient may be computed; afterwards every flag is what it was.
+    """Context in which the policy is in eval mode and must not compute gradients. It restores all flags.
 
-    peft's own contexts make frozen adapters trainable again, and a backward pass within them gives wrong gradients
-    without a word.
+    peft's own context managers make frozen adapters trainable again, and a backward pass inside them silently computes
+    wrong gradients.
 
     Raises:
-        RuntimeError: Gradients are recorded within, or a backward pass reaches the policy.
+        RuntimeError: Gradients are enabled, or a backward pass reaches the policy.
     """
     if torch.is_grad_enabled():
-        raise RuntimeError("the policy's adapter is switched only where no gradient is recorded: use torch.no_grad()")
+        raise RuntimeError("the policy's adapter can be switched only without gradients: use torch.no_grad()")
     training = [module for module in policy.modules() if module.training]
     trainable = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
     hooks = [parameter.register_hook(_refuse) for parameter, trains in trainable if trains]
     try:
-        # Every step passes here: only what differs is touched.
+        # `policy.eval()` would visit every module in every step. Only modules in training mode are changed.
         for module in training:
             module.training = False
         yield
@@ -231,4 +231,4 @@ def _untouched(policy: PeftModel) -> Iterator[None]:
 
 
 def _refuse(gradient: Tensor) -> None:
-    raise RuntimeError("a backward pass within the reference's forward pass would give the policy wrong gradients")
+    raise RuntimeError("a backward pass while the reference is active would compute wrong gradients for the policy")

@@ -1,4 +1,4 @@
-"""A Hugging Face causal LM and its tokenizer: opened by name or built from a config, made ready to train."""
+"""A Hugging Face causal LM and its tokenizer: opened by name or built from a config, and prepared for training."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import vocabulary
 
-# What opening a model raises, where something is wrong with its name, its files or its config.
+# The exceptions of transformers for a wrong name, wrong files or a wrong config.
 _CANNOT_OPEN = (ImportError, OSError, ValueError, KeyError, TypeError, StrictDataclassError)
 _OPTIONAL = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -25,19 +25,19 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class CausalLM:
-    """A causal LM and its tokenizer, by name. Nothing is opened before `policy()` or `tokenizer()` is called.
+    """A causal LM and its tokenizer, by name. They are opened when `policy()` or `tokenizer()` is called.
 
     Args:
-        name: Hub id (`org/model`) or a folder that `save_pretrained` wrote; of a model, or of an adapter, which is then
-            opened on the model that it belongs to.
+        name: Hub id (`org/model`) or a folder written by `save_pretrained`, of a model or of an adapter. The base model
+            of an adapter is opened too.
         pretrained: False builds the architecture from `config` with random weights; only the tokenizer is opened.
         config: `model_type` and the fields of that architecture's config, for `pretrained=False`.
-        dtype: `float32` (master weights, the default: bf16 weights do not move at DPO's learning rates),
-            `bfloat16` or `float16`.
+        dtype: `float32` (default), `bfloat16` or `float16`. With bf16 weights, updates at DPO's learning rates are
+            smaller than the rounding of the weights.
         attention: transformers' `attn_implementation`: `sdpa`, `eager`, `flash_attention_2`, ...
         gradient_checkpointing: Recompute activations in the backward pass, non-reentrant, to save memory.
-        trust_remote_code: Run Python code that comes with the model.
-        tokenizer_name: Hub id or folder of the tokenizer, where it is not `name`.
+        trust_remote_code: Execute Python code that comes with the model.
+        tokenizer_name: Hub id or folder of the tokenizer; None: `name`.
     """
 
     name: str
@@ -53,7 +53,7 @@ class CausalLM:
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
         if not self.pretrained and "model_type" not in self.config:
-            raise ValueError("pretrained=false builds the architecture from config, which must name its model_type")
+            raise ValueError("pretrained=false builds the architecture from config, which must contain model_type")
 
     @staticmethod
     def without_effect(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -63,13 +63,13 @@ class CausalLM:
         return {}
 
     def policy(self) -> PreTrainedModel:
-        """The model, on the CPU, in `dtype`; with its adapter, frozen, if `name` is one.
+        """The model on the CPU in `dtype`, with its frozen adapter if `name` is an adapter.
 
         Raises:
-            UserError: There is no such model, or it cannot be reached, or its config is not one.
+            UserError: The model cannot be opened.
         """
         base = self.base()
-        named = f"model.name={self.name}" if base == self.name else f"model.name={self.name}: its model {base}"
+        named = f"model.name={self.name}" if base == self.name else f"model.name={self.name}: its base model {base}"
         options = {"attn_implementation": self.attention, "dtype": _DTYPES[self.dtype]}
         try:
             if self.pretrained:
@@ -79,7 +79,7 @@ class CausalLM:
                     AutoConfig.for_model(**cast(dict[str, Any], self.config)), **options
                 )
         except _CANNOT_OPEN as error:
-            raise UserError(f"{named}: {_reason(error)}") from error
+            raise UserError(f"{named} {_reason(error)}") from error
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if base == self.name:
@@ -90,51 +90,51 @@ class CausalLM:
             raise UserError(f"model.name={self.name}: the adapter does not fit {base}: {_reason(error)}") from error
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, with a pad token; that of an adapter's model where the adapter brings none.
+        """The tokenizer, with a pad token; for an adapter without a tokenizer, that of its base model.
 
         Raises:
-            UserError: There is no such tokenizer, or it has no end-of-sequence token.
+            UserError: The tokenizer cannot be opened, or it has no end-of-sequence token.
         """
         if self.tokenizer_name:
             return load_tokenizer(self.tokenizer_name, self.trust_remote_code)
         base = self.base()
-        brings_one = base == self.name or cached_file(self.name, "tokenizer_config.json", **_OPTIONAL)
-        return load_tokenizer(self.name if brings_one else base, self.trust_remote_code)
+        has_tokenizer = base == self.name or cached_file(self.name, "tokenizer_config.json", **_OPTIONAL)
+        return load_tokenizer(self.name if has_tokenizer else base, self.trust_remote_code)
 
     def base(self) -> str:
-        """The model's name, or that of the model that the adapter belongs to.
+        """The name of the model; for an adapter, of its base model.
 
         Raises:
-            UserError: The name is neither a folder nor one that the hub could have.
+            UserError: The name is neither a folder nor a valid hub id.
         """
         if not self.pretrained:
             return self.name
         try:
             adapter = find_adapter_config_file(self.name)
         except _CANNOT_OPEN as error:
-            raise UserError(f"model.name={self.name}: {_reason(error)}") from error
+            raise UserError(f"model.name={self.name} {_reason(error)}") from error
         return json.loads(Path(adapter).read_text())["base_model_name_or_path"] if adapter else self.name
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Open a tokenizer by hub id or folder; one without a pad token pads with its end of sequence.
+    """Open a tokenizer by hub id or folder. Without a pad token, it pads with its end-of-sequence token.
 
     Raises:
-        UserError: There is no such tokenizer, or it has no end-of-sequence token.
+        UserError: The tokenizer cannot be opened, or it has no end-of-sequence token.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"the tokenizer of {name}: {_reason(error)}") from error
+        raise UserError(f"the tokenizer of {name} {_reason(error)}") from error
     return ready_tokenizer(tokenizer)
 
 
 def ready_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Give `tokenizer` a pad token if it has none. Nothing is ever masked by it, so the end of sequence serves."""
+    """Set the pad token to the end of sequence if there is none. Masks never depend on the pad token."""
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path or 'the model'} has no end-of-sequence token, so an answer "
-            "could never end: set tokenizer.eos_token and save it"
+            f"the tokenizer of {tokenizer.name_or_path or 'the model'} has no end-of-sequence token, so answers would "
+            "not end: set tokenizer.eos_token and save the tokenizer"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -146,18 +146,18 @@ PolicySource = str | PreTrainedModel | Callable[[], PreTrainedModel]
 
 
 def opened_policy(source: PolicySource) -> PreTrainedModel:
-    """The model that `source` names, is, or returns."""
+    """The model of `source`."""
     if isinstance(source, str):
         return CausalLM(source).policy()
     return cast(PreTrainedModel, source) if isinstance(source, nn.Module) else source()
 
 
 def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:
-    """Make a model ready for DPO, in place: in training mode, without dropout, every embedding trained.
+    """Prepare a model for DPO, in place: training mode, no dropout, no embedding exempt from training.
 
-    With dropout, policy and reference would differ before the first step by noise; an adapter keeps its own, which is
-    the policy's alone. And many architectures exempt the pad token's embedding from training (`padding_idx`), which is
-    wrong where the pad token has another use.
+    With dropout, policy and reference would differ by noise before the first step. An adapter keeps its dropout, which
+    only the policy has. Many architectures do not train the embedding of the pad token (`padding_idx`), which is wrong
+    if the pad token is also used as another token.
     """
     policy.config.use_cache = False
     own = {id(dropout) for layer in policy.modules() for dropout in getattr(layer, "lora_dropout", {}).values()}
@@ -173,7 +173,7 @@ def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within, the model is in eval mode; afterwards each of its parts is in the mode that it was in."""
+    """Context in which the model is in eval mode. It restores the mode of each submodule."""
     training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -184,31 +184,32 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def check_fits(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Refuse tokens or positions that the policy has no embeddings for.
+    """Check that the policy has an embedding for every token and position.
 
     Raises:
-        UserError: The tokenizer has more tokens than the policy, or `max_length` more positions.
+        UserError: The tokenizer has more tokens, or `max_length` is larger than the number of positions.
     """
     positions: int | None = getattr(policy.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
         raise UserError(
-            f"data.max_length={max_length}: the model was made for {positions} tokens; set it to at most that"
+            f"data.max_length={max_length}: the model supports {positions} tokens; set it to at most {positions}"
         )
     embeddings = vocabulary(policy)
     if len(tokenizer) > embeddings:
         raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens and the policy {embeddings} embeddings: open the tokenizer "
-            "that belongs to the model (model.tokenizer_name), or resize the model's embeddings and save it"
+            f"the tokenizer has {len(tokenizer)} tokens and the policy {embeddings} embeddings: set "
+            "model.tokenizer_name to the tokenizer of the model, or resize the model's embeddings and save it"
         )
 
 
 def _reason(error: Exception) -> str:
+    """Why a model or tokenizer cannot be opened: the predicate of a sentence about it."""
     text = str(error)
     if "gated" in text.lower() or "401 Client Error" in text:
-        return "the hub refuses it without permission: accept its licence on its page, then run `hf auth login`"
+        return "needs permission on the hub: accept its licence on its page, then run `hf auth login`"
     if isinstance(error, OSError):
-        return "is neither a folder with a saved model nor a hub id that can be reached from here"
+        return "is neither a folder with a saved model nor a hub id that can be reached"
     if isinstance(error, StrictDataclassError):
-        return " ".join(text.split())
+        return f"cannot be opened: {' '.join(text.split())}"
     first, *_ = text.strip().splitlines() or [type(error).__name__]
-    return first
+    return f"cannot be opened: {first}"

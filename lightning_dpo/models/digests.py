@@ -1,4 +1,4 @@
-"""Digests (sha256) of weights, which a resume compares: different models can have the same name."""
+"""Digests (sha256) of weights. A resumed run compares them, because different models can have the same name."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-_SHOWN = 12  # hexadecimal digits: 48 bits tell any two data sets or models apart
+_SHOWN = 12  # hexadecimal digits: 48 bits are enough to distinguish data sets or models
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Of all parameters and buffers: names, dtypes, shapes and bytes. About a second per GB and core."""
+    """Digest of all parameters and buffers: names, dtypes, shapes and bytes. About a second per GB and core."""
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     with ThreadPoolExecutor() as threads:  # hashlib releases the GIL
         digests = threads.map(_tensor_digest, tensors.values())
@@ -25,7 +25,7 @@ def _tensor_digest(tensor: Tensor) -> str:
 
 
 def digest_of(parts: Iterable[bytes | memoryview], digits: int = _SHOWN) -> str:
-    """sha256 of `parts` and their lengths, its first `digits` hexadecimal digits."""
+    """The first `digits` hexadecimal digits of the sha256 of `parts` and their lengths."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{len(part)} ".encode())

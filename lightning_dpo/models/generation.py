@@ -1,4 +1,4 @@
-"""Answers that a model writes: drawn, measured, and how far they are from the reference's distribution."""
+"""Generation of answers, their statistics, and the KL divergence from the reference on them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,22 +17,22 @@ from lightning_dpo.models.reference import Reference
 
 Ids = list[int]
 
-_REPEATED = 4  # tokens in a row that make a repetition
-_SCORED = 256  # tokens whose next-token distributions are compared at once
+_REPEATED = 4  # n of the n-grams that `repetition` counts
+_SCORED = 256  # tokens whose next-token distributions are compared at once: each needs vocabulary × 4 bytes
 
 
 @dataclass(frozen=True)
 class Writer:
-    """How answers are written.
+    """Generates answers.
 
     Args:
         ends: Tokens that end an answer.
         pad_token_id: Any token.
-        max_new_tokens: Tokens after which an answer is cut off.
-        greedy: Take the likeliest token every time, instead of drawing one at temperature 1.
-        batch_size: Answers that are written side by side.
-        seed: Of the draw; the global generator is left alone.
-        devices: More than one: all of them write equally many answers, and wait for each other.
+        max_new_tokens: Maximum length of an answer, in tokens.
+        greedy: Always take the most likely token, instead of sampling at temperature 1.
+        batch_size: Generation batch size.
+        seed: Random seed for sampling. The global generator is not changed.
+        devices: Number of devices. They generate the same number of answers, and wait for each other.
     """
 
     ends: frozenset[int]
@@ -45,14 +45,14 @@ class Writer:
 
     @torch.no_grad()
     def answers(self, model: PreTrainedModel, prompts: Sequence[Ids]) -> list[Ids]:
-        """One answer to every prompt, the token that ends it included. Nothing of the model's own settings is used."""
+        """One answer per prompt, including its end token. The model's own generation config is not used."""
         inner = base_model(model)
-        written: list[Ids] = []
+        answers: list[Ids] = []
         with _generating(inner), torch.random.fork_rng(_devices(inner)):
             torch.manual_seed(self.seed)
             for start in range(0, len(prompts), self.batch_size):
-                written += self._batch(inner, prompts[start : start + self.batch_size])
-        return written
+                answers += self._batch(inner, prompts[start : start + self.batch_size])
+        return answers
 
     def _batch(self, model: PreTrainedModel, prompts: Sequence[Ids]) -> list[Ids]:
         width = max(map(len, prompts))
@@ -62,7 +62,7 @@ class Writer:
         mask = torch.arange(width, device=model.device) >= torch.tensor(pads, device=model.device)[:, None]
         config = GenerationConfig(
             do_sample=not self.greedy,
-            # No filter of likely tokens: samples are of the distribution that was trained.
+            # No top-k or top-p: samples must come from the distribution that is trained.
             temperature=1.0,
             top_k=0,
             top_p=1.0,
@@ -76,19 +76,19 @@ class Writer:
         return [self._until_end(row) for row in ids[:, width:].tolist()]
 
     def _until_end(self, ids: Ids) -> Ids:
-        end = next((place for place, token in enumerate(ids) if token in self.ends), len(ids))
+        end = next((index for index, token in enumerate(ids) if token in self.ends), len(ids))
         return ids[: end + 1]
 
     @torch.no_grad()
     def kl(
         self, policy: PreTrainedModel, reference: Reference, prompts: Sequence[Ids], answers: Sequence[Ids]
     ) -> Tensor:
-        """KL(π‖π_ref) over each of the policy's own answers, in nats. Shape: (answers,), float32, on the CPU.
+        """KL(π‖π_ref) on each of the policy's own answers, in nats. Shape: (answers,), float32, on the CPU.
 
-        The sum over an answer's tokens of the exact KL between the two next-token distributions. Its mean over answers
-        that were drawn from the policy estimates the KL between the distributions over whole answers (cut off at
-        `max_new_tokens`) with less variance than the log-ratio does: the token drawn is averaged out (Rao and
-        Blackwell; https://arxiv.org/abs/2504.10637).
+        The sum over an answer's tokens of the exact KL between the two next-token distributions. Its mean over samples
+        of the policy estimates the KL between the distributions over whole answers (truncated at `max_new_tokens`). It
+        has less variance than the log-ratio, because it does not depend on which token was sampled at each position
+        (Rao-Blackwellization; https://arxiv.org/abs/2504.10637).
         """
         layout, sums = PaddedLayout(self.pad_token_id, chosen_only=True), []
         pairs = [TokenizedPair(0, *both, [self.pad_token_id]) for both in zip(prompts, answers, strict=True)]
@@ -104,29 +104,29 @@ class Writer:
         return torch.cat(sums[: len(chunks)])
 
     def _turns(self, chunks: int, device: torch.device) -> int:
-        """As many forward passes as the device with the most needs: with sharded weights, all take part in each."""
+        """Number of forward passes: the maximum over devices, because with sharded weights each needs all of them."""
         turns = torch.tensor(chunks, device=device)
         if self.devices > 1:
             distributed.all_reduce(turns, distributed.ReduceOp.MAX)
         return int(turns)
 
     def facts(self, answers: Sequence[Ids]) -> Tensor:
-        """Length in tokens, whether it ended (0 or 1), and `repetition`. Shape: (answers, 3), float32."""
+        """Length in tokens, 1 if it ended or 0, and `repetition` of each answer. Shape: (answers, 3), float32."""
         return torch.tensor([[len(ids), float(ids[-1] in self.ends), repetition(ids)] for ids in answers])
 
 
 def repetition(ids: Ids) -> float:
-    """Share of an answer's runs of four tokens that it holds before.
+    """Share of an answer's 4-grams that occur earlier in it.
 
     >>> repetition([1, 2, 3, 4, 5]), repetition([7] * 13)
     (0.0, 0.9)
     """
-    runs = [tuple(ids[start : start + _REPEATED]) for start in range(len(ids) - _REPEATED + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    ngrams = [tuple(ids[start : start + _REPEATED]) for start in range(len(ids) - _REPEATED + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def _chunks(pairs: list[TokenizedPair]) -> Iterator[list[TokenizedPair]]:
-    """As many at once as have `_SCORED` tokens together: each needs several times the vocabulary in fp32."""
+    """Consecutive pairs with at most `_SCORED` answer tokens together, or a single longer one."""
     chunk: list[TokenizedPair] = []
     for pair in pairs:
         if chunk and sum(len(one.chosen_ids) for one in (*chunk, pair)) > _SCORED:
@@ -138,15 +138,15 @@ def _chunks(pairs: list[TokenizedPair]) -> Iterator[list[TokenizedPair]]:
 
 @contextmanager
 def _generating(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the model is in eval mode, and what its makers advise for generation (top-p, penalties) is put aside."""
-    advised, model.generation_config = model.generation_config, GenerationConfig()
+    """Context in which the model is in eval mode and its own generation config (top-p, penalties) is not used."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         with evaluating(model):
             yield
     finally:
-        model.generation_config = advised
+        model.generation_config = own
 
 
 def _devices(model: PreTrainedModel) -> list[torch.device]:
-    """Whose generators a draw moves, besides the CPU's."""
+    """Devices, besides the CPU, whose random generator sampling uses."""
     return [model.device] if model.device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""Whether two forms of one model are the same model: their log-probs on a few fixed token sequences."""
+"""Comparison of two versions of a model by their log-probs on a few fixed token sequences."""
 
 import torch
 from peft import PeftModel
@@ -18,10 +18,10 @@ _PRECISIONS = {torch.float32: "32", torch.float64: "64"}
 
 @torch.no_grad()
 def probe(model: PreTrainedModel) -> Tensor:
-    """Log-probs of two sequences of random tokens, always the same ones, in eval mode. Shape: (2,), on the CPU."""
+    """Log-probs of two fixed sequences of random tokens, in eval mode. Shape: (2,), on the CPU."""
     generator = torch.Generator("cpu").manual_seed(0)
     device = model.device
-    # On the CPU explicitly: Lightning opens models within the context of their device.
+    # device="cpu" is needed, because Lightning creates models in a context with another default device.
     ids = torch.randint(vocabulary(model), (_SEQUENCES, _LENGTH), generator=generator, device="cpu").to(device)
     # Flash attention has no fp32 kernels.
     flash = "flash" in attention_of(model)
@@ -32,18 +32,18 @@ def probe(model: PreTrainedModel) -> Tensor:
 
 
 def check_same(expected: Tensor, model: PreTrainedModel, what: str) -> None:
-    """Refuse a model that differs from what it is a form of by more than rounding.
+    """Check that a model equals another one up to rounding.
 
     Args:
-        expected: What `probe` gave for that.
+        expected: Result of `probe` for the other model.
         model: The model.
-        what: The beginning of the sentence, such as "the merged export".
+        what: Start of the error message, such as "the merged export".
 
     Raises:
         UserError: They differ.
     """
     allowed = tolerance(_PRECISIONS.get(model.dtype, "16")) * (_LENGTH - 1) ** 0.5
-    if model.dtype not in _PRECISIONS:  # logits beyond 16 are rounded to 1/8, and merged weights once more
+    if model.dtype not in _PRECISIONS:  # in bf16, logits above 16 are rounded to 1/8, and merging rounds weights again
         allowed *= 4
     worst = float((expected - probe(model)).abs().nan_to_num(torch.inf).max())
     if worst > allowed:
@@ -51,19 +51,21 @@ def check_same(expected: Tensor, model: PreTrainedModel, what: str) -> None:
 
 
 def check_opened(opened: Tensor | None, policy: PreTrainedModel, reference: Reference | None) -> None:
-    """Refuse an adapter or a reference whose making changed the model: the start check sees only that both agree.
+    """Check that adding an adapter or creating the reference did not change the model.
+
+    The start check compares only policy and reference, and would not notice if both had changed.
 
     Args:
-        opened: What `probe` gave for the policy as it was opened; None for one that nothing was put on.
-        policy: The policy, with what is to be trained in it.
-        reference: Its reference. One that is another model, or the model without its trained adapter, may differ.
+        opened: Result of `probe` for the opened model; None if no adapter is involved.
+        policy: The policy with its adapter.
+        reference: Its reference. Another model, or the model without its trained adapter, may differ.
 
     Raises:
-        UserError: One of the two is not the model that was opened.
+        UserError: Policy or reference differs from the opened model.
     """
     copied = isinstance(policy, PeftModel) and REFERENCE in policy.peft_config
     if opened is None or reference is None or not (reference.starts_equal or copied):
         return
-    check_same(opened, policy, "the policy changed before training, when its adapter or its reference was made")
+    check_same(opened, policy, "the policy changed when its adapter or reference was created")
     with reference.active() as model:
-        check_same(opened, model, "the reference is not the model that was opened")
+        check_same(opened, model, "the reference differs from the model that was opened")

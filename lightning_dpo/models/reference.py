@@ -1,4 +1,4 @@
-"""What the frozen reference is: a copy of the policy, the policy without its adapter, another model, or nothing."""
+"""The frozen reference: a copy of the policy, the policy without its adapter, another model, or none."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -29,13 +29,13 @@ from lightning_dpo.models.causal_lm import CausalLM
 
 
 class Reference(ABC):
-    """A frozen model. It never trains, and no checkpoint holds it.
+    """A frozen model. It is not trained and not part of checkpoints.
 
     Attributes:
-        starts_equal: Whether the policy is this very model before its first step, so that every reward is 0 then.
-        model: A model of its own, which `DPOModule` holds outside its module tree, so that no checkpoint, optimizer or
-            strategy wrapper sees it, and moves along with itself; None where the policy's weights serve.
-        answers: Whether there is a model that could write an answer.
+        starts_equal: Whether the policy equals the reference before the first step, so that all rewards are 0.
+        model: The reference's own model. `DPOModule` keeps it outside its module tree, so that checkpoints, optimizers
+            and strategy wrappers do not include it. None if the reference uses the policy's weights.
+        answers: Whether the reference can generate answers.
     """
 
     starts_equal: bool
@@ -44,7 +44,7 @@ class Reference(ABC):
 
     @abstractmethod
     def active(self) -> AbstractContextManager[PreTrainedModel]:
-        """Within, the model to call: in eval mode, without gradient."""
+        """Context that returns the model to call, in eval mode and without gradient."""
 
     def logps(self, batch: PreferenceBatch) -> CompletionLogps:
         """log π_ref(y|x) of every completion of `batch`."""
@@ -53,10 +53,10 @@ class Reference(ABC):
 
 
 class FrozenModel(Reference):
-    """A model of its own.
+    """A separate model.
 
     Args:
-        model: The model; put into eval mode, its gradients switched off.
+        model: The model. It is set to eval mode without gradients.
         starts_equal: See `Reference`.
     """
 
@@ -71,11 +71,11 @@ class FrozenModel(Reference):
 
 
 class WithinPolicy(Reference):
-    """The policy itself, its adapter switched off or exchanged for a frozen copy.
+    """The policy itself, with its adapter disabled or replaced by a frozen copy.
 
     Args:
         policy: The policy.
-        switched: The context within which it is the reference.
+        switched: Context in which the policy is the reference.
         starts_equal: See `Reference`.
     """
 
@@ -91,7 +91,7 @@ class WithinPolicy(Reference):
 
 
 class ReferenceFactory(ABC):
-    """Makes the reference out of the untrained policy. What `DPOModule` takes and `reference=` names."""
+    """Creates the reference from the untrained policy: the argument `reference` of `DPOModule` and its config group."""
 
     def check(self, loss: PreferenceLossFunction, adapter: AdapterFactory | None = None) -> None:
         """Check the combination of reference, loss and adapter before anything is loaded.
@@ -109,10 +109,10 @@ class ReferenceFactory(ABC):
 
 @dataclass(frozen=True)
 class Frozen(ReferenceFactory):
-    """A copy of the policy as it is before training."""
+    """A copy of the policy before training."""
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
-        # Compared in training mode, where an adapter that is trained already may drop some of its inputs.
+        # The start check runs in training mode, where the dropout of a trained adapter makes policy and copy differ.
         noisy = isinstance(policy, PeftModel) and has_dropout(policy) and not is_untrained(policy)
         return FrozenModel(copy.deepcopy(policy), starts_equal=not noisy)
 
@@ -128,28 +128,28 @@ class AdapterOff(ReferenceFactory):
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         if not isinstance(policy, PeftModel):
-            raise UserError("reference=adapter_off: the policy has no adapter; set adapter=lora, or reference=auto")
+            raise UserError("reference=adapter_off: the policy has no adapter; set adapter=lora, or use reference=auto")
         return WithinPolicy(policy, without_adapter, starts_equal=is_untrained(policy))
 
 
 @dataclass(frozen=True)
 class AdapterCopy(ReferenceFactory):
-    """The policy with its adapter as it is before training: a copy of the adapter, not of the model."""
+    """The policy with a copy of its adapter before training. The model itself is not copied."""
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         if not isinstance(policy, PeftModel):
-            raise UserError("the reference cannot be a copy of the policy's adapter: the policy has none")
+            raise UserError("the reference cannot be a copy of the policy's adapter: the policy has no adapter")
         copy_adapter(policy)
         return WithinPolicy(policy, with_copy, starts_equal=not has_dropout(policy))
 
 
 @dataclass(frozen=True)
 class AnotherModel(ReferenceFactory):
-    """Another model, opened with the policy's dtype and attention; it must have the policy's vocabulary.
+    """Another model, opened with the policy's dtype and attention. It must have the policy's vocabulary.
 
     Args:
         name: Hub id or folder.
-        trust_remote_code: Run Python code that comes with it.
+        trust_remote_code: Execute Python code that comes with it.
     """
 
     name: str
@@ -162,27 +162,27 @@ class AnotherModel(ReferenceFactory):
             opened = CausalLM(self.name, dtype=dtype, attention=attention, trust_remote_code=self.trust_remote_code)
             model = opened.policy()
         except UserError as error:
-            raise UserError(f"reference.name={self.name}: it cannot be opened: {error}") from error
+            raise UserError(f"reference.name={self.name}: {error}") from error
         check_comparable(policy, model)
         return FrozenModel(model, starts_equal=False)
 
 
 class Zero(Reference):
-    """log π_ref = 0: rewards are β log π, of the policy alone."""
+    """log π_ref = 0, so that rewards are β log π."""
 
     starts_equal = False
     answers = False
 
     def active(self) -> AbstractContextManager[PreTrainedModel]:
-        raise RuntimeError("there is no model to call")
+        raise RuntimeError("this reference has no model")
 
     def logps(self, batch: PreferenceBatch) -> CompletionLogps:
         return CompletionLogps(torch.zeros_like(batch.completion_lengths), batch.completion_lengths)
 
 
 @dataclass(frozen=True)
-class LogProbAlone(ReferenceFactory):
-    """No model to compare with: rewards are β log π. For evaluation; DPO without a reference is another objective."""
+class LogProbOnly(ReferenceFactory):
+    """No reference model: rewards are β log π. Only for evaluation; DPO without a reference is another objective."""
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         return Zero()
@@ -190,7 +190,7 @@ class LogProbAlone(ReferenceFactory):
 
 @dataclass(frozen=True)
 class NoReference(ReferenceFactory):
-    """No reference, for a loss that needs none."""
+    """No reference, for a loss that does not need one."""
 
     def check(self, loss: PreferenceLossFunction, adapter: AdapterFactory | None = None) -> None:
         if loss.needs_reference:
@@ -202,9 +202,9 @@ class NoReference(ReferenceFactory):
 
 @dataclass(frozen=True)
 class Auto(ReferenceFactory):
-    """The policy as it is before training, with as little memory as that takes; nothing, for a loss that needs none.
+    """The policy before training, with as little memory as possible; none for a loss that does not need one.
 
-    That is the policy without its adapter where that is new, with a copy of it where that is trained already, and else
+    With a new adapter, the policy without it; with a trained adapter, the policy with a copy of it; without an adapter,
     a copy of the policy.
     """
 
@@ -220,19 +220,19 @@ class Auto(ReferenceFactory):
 
 
 def check_comparable(policy: PreTrainedModel, reference: PreTrainedModel) -> None:
-    """Refuse a reference whose log-probs do not mean the same as the policy's, to the last bit.
+    """Check that log-probs of policy and reference can be compared exactly.
 
     Raises:
-        UserError: They differ in vocabulary size, tokens that end an answer, dtype or attention implementation.
+        UserError: They differ in vocabulary size, end-of-sequence tokens, dtype or attention implementation.
     """
     theirs = _facts(reference)
     ends = [_ends(model) for model in (policy, reference)]
     differences = [f"{key} {value} and {theirs[key]}" for key, value in _facts(policy).items() if value != theirs[key]]
-    # A chat model ends its turns by more tokens than its base ends texts.
+    # A chat model may have more end-of-sequence tokens than its base model. One in common is enough.
     if all(ends) and not ends[0] & ends[1]:
         differences.append(f"end-of-sequence ids {sorted(ends[0])} and {sorted(ends[1])}")
     if differences:
-        raise UserError(f"policy and reference differ in {', '.join(differences)}: the log-ratio would mean nothing")
+        raise UserError(f"policy and reference differ in {', '.join(differences)}: the log-ratio would be meaningless")
 
 
 def _ends(model: PreTrainedModel) -> set[int]:

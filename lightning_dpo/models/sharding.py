@@ -1,4 +1,4 @@
-"""FSDP2 for any causal LM of transformers: weights, gradients and optimizer states spread over the devices."""
+"""FSDP2 for any causal LM of transformers: weights, gradients and optimizer states are sharded over devices."""
 
 import torch
 from torch import nn
@@ -13,20 +13,21 @@ from lightning_dpo.logps.forward import base_model
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh, precision: str) -> None:
-    """Shard `model` in place: every decoder layer by itself, then what is left.
+    """Shard `model` in place: every decoder layer separately, then the rest.
 
-    transformers derives every decoder layer from one class, so one rule serves all architectures. Weights are gathered
-    for a layer's forward pass and again for its backward pass, the root's as well: between two passes every parameter
-    is a shard, whatever ran last.
+    transformers derives all decoder layers from one class, so one rule covers all architectures. Weights are gathered
+    for a layer's forward pass and again for its backward pass. The same holds for the root (`reshard_after_forward`),
+    so that between two passes every parameter is a shard, which optimizer and checkpoints expect.
 
     Args:
-        model: The model; of one with an adapter, what is under peft's wrapper, which has no weights of its own and is
-            passed by in generation.
+        model: The model. The wrapper of peft has no weights and is bypassed in generation, so the model inside it is
+            sharded.
         mesh: The devices, one dimension.
-        precision: The Trainer's. With `bf16-mixed`, weights are gathered in bf16 and gradients summed in fp32.
+        precision: Precision of the Trainer. With `bf16-mixed`, weights are gathered in bf16 and gradients are summed in
+            fp32.
 
     Raises:
-        UserError: The model has no such layers.
+        UserError: The model has no decoder layers of transformers.
     """
     inner = base_model(model)
     layers = [module for module in inner.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -36,23 +37,23 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, precision: str) -> None:
         )
     mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = mixed if precision == "bf16-mixed" else MixedPrecisionPolicy()
-    for part in (*reversed(layers), inner):  # a layer within a layer first
+    for part in (*reversed(layers), inner):  # inner layers before the layers that contain them
         fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard` was called on it."""
+    """Whether `shard` was called on the model."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def make_whole(model: PreTrainedModel, keep: bool) -> None:
-    """Turn a sharded model back into a plain one, in place and on the CPU; called on all devices at once.
+    """Convert a sharded model to a plain one, in place, on the CPU. A collective call.
 
     Args:
-        model: What `shard` was called on. It can be called, saved or merged afterwards; its parameters are new ones.
-        keep: Whether this device keeps the weights; where it does not, the model is no use afterwards.
+        model: The sharded model. Afterwards it has new parameters, and can be called, saved or merged.
+        keep: Whether this device keeps the weights. On other devices, the model cannot be used afterwards.
     """
-    whole: dict[int, nn.Parameter] = {}  # tied weights stay tied
+    whole: dict[int, nn.Parameter] = {}  # by id, so that tied weights stay tied
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in whole:
@@ -60,14 +61,14 @@ def make_whole(model: PreTrainedModel, keep: bool) -> None:
                 whole[id(parameter)] = nn.Parameter(values if keep else values[:0], parameter.requires_grad)
             module._parameters[name] = whole[id(parameter)]
         if isinstance(module, FSDPModule):
-            # It would gather its weights in a forward pass.
+            # FSDP2 has no public way back: without its hooks, a forward pass does not gather weights.
             state = module._get_fsdp_state()
             state._pre_forward_hook_handle.remove()
             state._post_forward_hook_handle.remove()
-            # fully_shard derived a class of itself and the module's own class, which is at this place.
+            # fully_shard replaced the class by a subclass of FSDPModule and the original class.
             module.__class__ = type(module).__mro__[module._orig_cls_mro_index]
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole of a sharded tensor; any other as it is. Called on all devices at once."""
+    """The full tensor of a sharded one; any other unchanged. A collective call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

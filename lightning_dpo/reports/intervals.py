@@ -1,4 +1,4 @@
-"""95 % intervals: of a share, of a mean from its standard error, and of a mean over seeds."""
+"""95 % intervals of a share, of a mean with its standard error, and of a mean over seeds."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from statistics import mean, stdev
 from scipy.stats import t as student
 
 Z = 1.96
-"""Half the width of a normal 95 % interval, in standard errors."""
+"""Half the width of a 95 % interval of a normal distribution, in standard errors."""
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `count`: Wilson's, which stays within 0 and 1.
+    """Wilson's 95 % interval of a share of `count` items, which is within [0, 1].
 
     Source: https://doi.org/10.1080/01621459.1927.10502953.
     """
@@ -21,7 +21,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and half the width of Student's 95 % interval around it; NaN for what cannot be known.
+    """The mean and half the width of its 95 % interval (Student); NaN if there are too few values.
 
     >>> mean, half = interval([1.0, 2.0, 3.0])
     >>> mean, round(half, 3)

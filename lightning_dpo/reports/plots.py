@@ -1,4 +1,4 @@
-"""What the plots of a run and those of a sweep have in common."""
+"""Functions that plots of runs and of sweeps share."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 LINES = ("-", "--", "-.", ":")
-"""Line styles, which differ in print as well."""
+"""Line styles that can be distinguished in black and white."""
 
 
 def grid(count: int, across: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
@@ -21,8 +21,8 @@ def grid(count: int, across: int, size: tuple[float, float]) -> tuple[Figure, li
 
 
 def curve(rows: Sequence[Mapping[str, str]], name: str) -> list[tuple[int, float]]:
-    """Step and value of a metric wherever `metrics.csv` has one.
+    """Step and value of a metric in the rows of `metrics.csv` that have one.
 
-    The last row of a run in progress may be half written; it is left out.
+    The last row of a running process may be incomplete, and is skipped.
     """
     return [(int(row["step"]), float(row[name])) for row in rows if row.get(name) and None not in row.values()]

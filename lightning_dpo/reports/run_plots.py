@@ -15,7 +15,7 @@ _ERRORS = {"val/kl": "val/kl_stderr"}
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Draw the curves of `metrics.csv` by optimizer step, in the panels of `labels.py`; nothing if it has none."""
+    """Draw the curves of `metrics.csv` by optimizer step in the panels of `labels.py`. Without curves, draw nothing."""
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
     curves = {name: curve(rows, name) for names in panels().values() for name in names}
@@ -29,7 +29,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
                 steps, values = zip(*curves[name], strict=True)
                 errors = [Z * error for _, error in curve(rows, _ERRORS[name])] if name in _ERRORS else None
                 marker = "o" if name.startswith("val/") else None
-                # Single steps are noisy; validation is drawn in front of them.
+                # Training steps are noisy, so validation is drawn in front of them.
                 width, front = (1.5, 3) if marker else (0.6, 2)
                 axes.errorbar(
                     steps, values, errors, linestyle=line, label=LABELS[name].text, marker=marker, markersize=4,
@@ -43,7 +43,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
 
 
 def draw_lengths(lengths: Mapping[str, Sequence[int]], limit: int, picture: Path) -> None:
-    """Draw one histogram for each entry of `lengths`, in tokens, on one scale; a line says what `limit` is."""
+    """Draw a histogram in tokens for each entry of `lengths`, with a common scale and a line at `limit`."""
     figure = Figure(figsize=(4 * len(lengths), 3.4), layout="constrained")
     longest = max(limit, *(max(values) for values in lengths.values()))
     for axes, (title, values) in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths.items(), strict=True):

@@ -1,4 +1,4 @@
-"""The runs below a folder, read from what they left: what differs between them, and what came of each."""
+"""The runs in a folder, read from their files: their settings, differences and results."""
 
 import csv
 import math
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from lightning_dpo.labels import FRONTIER_SHARE
 from lightning_dpo.reports.intervals import Z, wilson
-from lightning_dpo.run_folder import RunFolder, begun_runs
+from lightning_dpo.run_folder import RunFolder, started_runs
 from lightning_dpo.runs.settings_files import as_dict, loaded, shown
 from lightning_dpo.runs.state import RunState, failure, final_metrics, state_now
 from lightning_dpo.settings import compared, flat
@@ -31,14 +31,14 @@ class Run:
     """One run.
 
     Attributes:
-        folder: Where it wrote.
-        state: How far it came.
-        settings: What its command line set, by key.
-        config: All that decided what it did, by dotted key.
-        config_but_seed: The same, whatever the seed; what refers to `${seed}` is equal for all seeds.
-        metrics: Its last ones, if it is finished.
-        pairs: Its validation pairs.
-        error: Why it failed, in one sentence; empty where it did not.
+        folder: Its folder.
+        state: Its progress.
+        settings: The overrides of its command line, by key.
+        config: All settings that determine its result, by dotted key.
+        config_but_seed: The same without the seed and the settings that depend on it.
+        metrics: The final metrics, if it is finished.
+        pairs: Number of validation pairs.
+        error: Why it failed, in one sentence; empty if it did not.
     """
 
     folder: Path
@@ -57,14 +57,14 @@ class Run:
         return list(csv.DictReader(path.open(newline=""))) if path.exists() else []
 
     def setting(self, name: str) -> str:
-        """What the command line set, or else the config has; empty where it has a group of settings by that name."""
+        """The value on the command line or, without one, in the config; empty for a group of settings."""
         value = self.settings.get(name, self.config.get(name, ""))
         return "" if value is None else str(value)
 
     def error_of(self, name: str) -> float:
-        """Half the width of a 95 % interval around a metric, by what this run alone knows; NaN where it knows nothing.
+        """Half the width of a metric's 95 % interval within this run; NaN if unknown.
 
-        Accuracies: Wilson's interval over the validation pairs. KL and lengths: over the sampled answers.
+        For accuracies, Wilson's interval over the validation pairs; for KL and lengths, over the sampled answers.
         """
         if name == "val/rewards/accuracies" and self.pairs and name in self.metrics:
             low, high = wilson(self.metrics[name], self.pairs)
@@ -73,8 +73,8 @@ class Run:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The runs in the folders right below `folder`, by number where their names begin with one."""
-    return [_run(path) for path in sorted((run.path for run in begun_runs(folder)), key=_by_number)]
+    """The runs in the subfolders of `folder`, sorted by the number at the start of their names."""
+    return [_run(path) for path in sorted((run.path for run in started_runs(folder)), key=_by_number)]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -84,7 +84,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def by_all_but_the_seed(runs: Sequence[Run]) -> list[list[Run]]:
-    """Finished runs that differ in nothing but their seed, together; of several with one seed, the last."""
+    """Finished runs, grouped by all settings but the seed. Of several runs with the same seed, the last."""
     groups: dict[str, dict[Any, Run]] = {}
     for run in runs:
         if run.state is RunState.FINISHED:
@@ -93,7 +93,7 @@ def by_all_but_the_seed(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def label(run: Run, names: Sequence[str]) -> str:
-    """The run by its settings, short.
+    """A short name of the run from its settings.
 
     >>> label(Run(Path("0"), RunState.NEW, {"loss.beta": "0.1", "seed": "3"}, {}, {}, {}, 0, ""), ["loss.beta", "seed"])
     'β 0.1, seed 3'
@@ -109,11 +109,11 @@ def _by_number(path: Path) -> tuple[int, str]:
 
 
 def _run(folder: Path) -> Run:
-    state, noted, command = state_now(folder), RunFolder(folder).config, RunFolder(folder).command
+    state, config_file, command = state_now(folder), RunFolder(folder).config, RunFolder(folder).command
     overrides = shlex.split(command.read_text(encoding="utf-8"))[3:] if command.exists() else []
     parts = [override.lstrip("+~").partition("=") for override in overrides]
     settings = compared({key: value for key, _, value in parts if key.partition(".")[0] not in ("sweep", "logger")})
-    settings_of_run = loaded(noted) if noted.exists() else DictConfig({})
+    settings_of_run = loaded(config_file) if config_file.exists() else DictConfig({})
     config = _decided(settings_of_run)
     values = final_metrics(folder) if state is RunState.FINISHED else {}
     metrics = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
@@ -129,8 +129,8 @@ def _decided(config: DictConfig) -> dict[str, Any]:
 
 
 def _share(metrics: dict[str, float]) -> dict[str, float]:
-    """Of the reward that is possible at the policy's KL, above the reference's: how much it has."""
+    """The policy's gain in reward over the reference, divided by the largest possible gain at its KL."""
     names = ("closed_form/reward", "closed_form/reference_reward", "closed_form/frontier_reward")
     reward, start, possible = (metrics.get(name, math.nan) for name in names)
-    # Of next to nothing, the share is noise.
+    # If the possible gain is close to 0, the share is only noise.
     return {FRONTIER_SHARE: (reward - start) / (possible - start)} if possible - start > _LEAST_GAIN else {}

@@ -1,4 +1,4 @@
-"""The pictures of a sweep: what reward or accuracy costs in KL, and the curves of its runs. Readable in grey."""
+"""The pictures of a sweep: reward or accuracy against KL, and the curves of its runs. Readable in greyscale."""
 
 import csv
 import math
@@ -31,15 +31,15 @@ _MARKERS = "osD^vP*X<>"
 
 @dataclass(frozen=True)
 class Point:
-    """A run, or the mean of those that differ in their seed alone.
+    """A run, or the mean of runs that differ only in their seed.
 
     Attributes:
         x: One metric.
-        y: Another.
-        x_error: Half of a 95 % interval; NaN where none is known.
+        y: Another metric.
+        x_error: Half the width of its 95 % interval; NaN if unknown.
         y_error: The same for `y`.
-        label: What it was.
-        number: Its place among the runs, by which all pictures mark it.
+        label: Name of the run.
+        number: Index of the run, which selects its marker in all pictures.
         seeds: `x` and `y` of each of several seeds.
     """
 
@@ -53,11 +53,11 @@ class Point:
 
 
 def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
-    """Draw what is won against the KL it took: where the optimum is known, reward; else accuracy and length.
+    """Draw reward against KL if the optimum is known; otherwise accuracy and length against KL.
 
     Args:
-        runs: Of the sweep.
-        picture: Where.
+        runs: The runs.
+        picture: Path of the picture.
 
     Returns:
         Whether there was anything to draw.
@@ -75,7 +75,9 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
             _draw_limits(axes, runs, max(point.x for point in found))
         _draw_points(axes, found)
         axes.set(xlabel=LABELS[x].text, ylabel=LABELS[y].text)
-        axes.set_xlim(left=max(axes.get_xlim()[0], -0.05 * axes.get_xlim()[1]))  # no KL is negative, whatever its error
+        axes.set_xlim(
+            left=max(axes.get_xlim()[0], -0.05 * axes.get_xlim()[1])
+        )  # an error bar may be negative, a KL not
         if y == _ACCURACY:
             axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 1))
         axes.grid(alpha=0.3)
@@ -85,7 +87,7 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
 
 
 def points(runs: Sequence[Run], x: str, y: str) -> list[Point]:
-    """The runs by two of their metrics; several seeds become their mean and Student's interval."""
+    """The runs as points of two metrics. Runs that differ only in their seed become their mean and its interval."""
     names, found = differing(runs), []
     for number, group in enumerate(by_all_but_the_seed(runs)):
         both = [run for run in group if x in run.metrics and y in run.metrics]
@@ -115,7 +117,7 @@ def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
 
 
 def _draw_legend(figure: Figure) -> None:
-    """One for all panels, below them."""
+    """Draw one legend for all panels, below them."""
     found = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {text: handle for some in found for handle, text in zip(*some, strict=True)}
     columns = min(4, len(handles))
@@ -123,11 +125,11 @@ def _draw_legend(figure: Figure) -> None:
 
 
 def _draw_limits(axes: Axes, runs: Sequence[Run], furthest: float) -> None:
-    """The best that any policy can have at each KL; one line for every reference, which a seed draws."""
+    """Draw the largest possible reward at each KL: one line per reference, which depends on the seed."""
     limits = {path.read_text(): path for run in runs if (path := RunFolder(run.folder).frontier).exists()}
     for number, path in enumerate(limits.values()):
         rows = [(float(row["kl"]), float(row["reward"])) for row in csv.DictReader(path.open(newline=""))]
-        # No further than what is compared with it.
+        # Only slightly beyond the points.
         near = [row for row in rows if row[0] <= 1.15 * furthest] or rows
         names = (None, None) if number else ("best possible at this KL", "reference")
         axes.plot(*zip(*near, strict=True), label=names[0], color="0.5", linewidth=1.5, zorder=1)
@@ -137,7 +139,7 @@ def _draw_limits(axes: Axes, runs: Sequence[Run], furthest: float) -> None:
 
 
 def draw_run_curves(runs: Sequence[Run], picture: Path) -> bool:
-    """Draw what was validated of all runs by optimizer step, one panel a metric.
+    """Draw the validation metrics of all runs by optimizer step, one panel per metric.
 
     Returns:
         Whether there was anything to draw.

@@ -1,4 +1,4 @@
-"""The tables of a sweep's report: its runs, and means over seeds with their intervals."""
+"""The tables of a report: the runs, and means over seeds with their intervals."""
 
 import csv
 import math
@@ -21,19 +21,19 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Table:
-    """Text in rows and columns."""
+    """A table of text."""
 
     columns: list[str]
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """As a Markdown table; what is in a cell is no markup."""
+        """The table in Markdown. Markup in cells is escaped."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
-    """Every run: the settings that differ, its final metrics with what is known of their error, its time, its state."""
+    """A row per run: the settings that differ, final metrics with their intervals, time and state."""
     names, metrics = differing(runs), _known(runs)
     columns = ["run", *names, *(LABELS[name].heading for name in metrics), "minutes", "state"]
     rows = [
@@ -50,7 +50,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
 
 
 def seeds_table(runs: Sequence[Run]) -> Table | None:
-    """Means over runs that differ in their seed alone, with 95 % intervals; None where there are no two."""
+    """Means over runs that differ only in their seed, with 95 % intervals; None if there are none."""
     names, metrics = differing(runs), _known(runs)
     groups = by_all_but_the_seed(runs)
     if not any(len(group) > 1 for group in groups):
@@ -66,7 +66,7 @@ def seeds_table(runs: Sequence[Run]) -> Table | None:
 
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
-    """One line for every run: folder, state, settings that differ, all its metrics, and why it failed."""
+    """Write a row per run: folder, state, settings that differ, all metrics, and the error."""
     names = differing(runs)
     metrics = sorted({name for run in runs for name in run.metrics})
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -90,5 +90,5 @@ def _with_error(value: float, error: float) -> str:
 
 
 def plain(text: str) -> str:
-    """`text` as it is in Markdown: no markup, no link, no image."""
+    """`text` with Markdown's special characters escaped."""
     return re.sub(r"([\\|\[\]`*_])", r"\\\1", text.replace("<", "&lt;").replace("\n", " "))

@@ -1,4 +1,4 @@
-"""A pair as a model meets it: token by token, with what is special and what is not scored."""
+"""A pair token by token, as the model sees it."""
 
 import functools
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ _SHOWN = 24  # tokens of each text
 
 
 def token_table(pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Table:
-    """The last tokens of the prompt, and the first and last of the answers.
+    """The last tokens of the prompt, and the first and last tokens of the answers.
 
-    Tokens are parted by thin bars; special ones are bold, and those of an answer that are not scored dim.
+    Tokens are separated by thin bars. Special tokens are bold, and tokens of an answer that are not scored are dim.
 
     Args:
         pair: A row of tokenized pairs.
-        tokenizer: Whose tokens they are.
+        tokenizer: The tokenizer.
     """
     special = special_tokens(tokenizer)
     words = functools.cache(lambda token: str(tokenizer.decode([token])).replace("\n", "\\n"))
@@ -51,7 +51,7 @@ def token_table(pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Tab
 
 
 def _ids(ids: Sequence[int], first: int, last: int) -> str:
-    """The first and the last ids, with dots for those between."""
+    """The first and the last ids, with dots in between."""
     if len(ids) <= first + last:
         return " ".join(map(str, ids))
     return " ".join([*map(str, ids[:first]), "...", *map(str, ids[-last:])])

@@ -1,4 +1,4 @@
-"""A world whose optimum is known: reviews of films, their true reward, and the policy that DPO should end at."""
+"""The default world: reviews of films with a known reward, for which the optimal policy is known."""
 
 from lightning_dpo.reviews.callback import ClosedFormReport
 from lightning_dpo.reviews.pairs import ReviewRows

@@ -1,4 +1,4 @@
-"""Reports, after every validation and at the end of a run, how far the policy is from the optimum that is known."""
+"""Reports the distance of the policy from the known optimum, after every validation and at the end of a run."""
 
 import csv
 from contextlib import nullcontext
@@ -29,7 +29,7 @@ _LABELS = {
     "mass_on_reviews": ("probability of writing a review", None, None),
 }
 
-# What `ClosedForm.report` gives, and what of it needs the loss's β.
+# The results of `ClosedForm.report`, and those that need β.
 _ALWAYS = ("reward", "reference_reward", "kl_reference", "mass_on_reviews", "best_accuracy", "frontier_reward")
 _WITH_BETA = ("optimal_reward", "optimal_kl_reference", "kl_optimum", "kl_optimum_before")
 
@@ -59,7 +59,7 @@ class ClosedFormReport(Callback):
         return self.beta if module.loss.needs_reference else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Enumerate the reference: the model that the policy starts from."""
+        """Enumerate the reference, which the policy starts from."""
         tokenizer, module = PreferenceDataModule.of(trainer, self).tokenizer, cast(DPOModule, pl_module)
         with module.reference.active() if module.reference else nullcontext(module.policy) as start:
             self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), self._beta(module))
@@ -69,7 +69,7 @@ class ClosedFormReport(Callback):
                 csv.writer(file).writerows([("beta", "kl", "reward"), *self.world.frontier()])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the policy as it is now; it goes to the loggers and into `metrics.json`."""
+        """Log the metrics of the current policy."""
         if self.world is None:  # a validation without a fit
             return
         tokenizer, module = PreferenceDataModule.of(trainer, self).tokenizer, cast(DPOModule, pl_module)
@@ -79,7 +79,7 @@ class ClosedFormReport(Callback):
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the table and the reviews, once the progress bar is gone."""
+        """Print the table and the reviews, after the progress bar has ended."""
         if stage != "fit" or self.world is None:
             return
         tokenizer, module = PreferenceDataModule.of(trainer, self).tokenizer, cast(DPOModule, pl_module)
@@ -87,7 +87,7 @@ class ClosedFormReport(Callback):
         current = module.validated_step == trainer.global_step
         accuracy = trainer.callback_metrics.get("val/rewards/accuracies") if current else None
         after = sample_reviews(module.policy, tokenizer, self.samples, trainer.world_size)
-        if not trainer.is_global_zero:  # all devices take part in a forward pass
+        if not trainer.is_global_zero:  # only here, because all devices take part in forward passes
             return
         console = Console()
         console.print(_table(values, None if accuracy is None else float(accuracy)))
@@ -96,7 +96,7 @@ class ClosedFormReport(Callback):
 
 @torch.no_grad()
 def all_logps(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """log-prob of every review of every film, its end of sequence included. Shape: (films, reviews), on the CPU."""
+    """Log-prob of every review of every film, including EOS. Shape: (films, reviews), on the CPU."""
     encode = Tokenization(tokenizer, max_length=64, on_overlong="drop").encode
     layout = PaddedLayout(tokenizer.pad_token_id, chosen_only=True)
     table = []
@@ -110,7 +110,7 @@ def all_logps(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ten
 def sample_reviews(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, devices: int = 1
 ) -> list[list[str]]:
-    """`count` reviews of every film at temperature 1, always from the same seed, which leaves the global one alone."""
+    """`count` samples of reviews per film at temperature 1, with a fixed seed. The global generator is unchanged."""
     ends, tokens = frozenset({tokenizer.eos_token_id}), world.REVIEW_LENGTH + 2
     writer = Writer(ends, tokenizer.pad_token_id, tokens, batch_size=count, devices=devices)
     prompts = [ids for ids in tokenizer(world.prompts()).input_ids for _ in range(count)]
@@ -119,7 +119,7 @@ def sample_reviews(
 
 
 def _table(values: dict[str, float], accuracy: float | None) -> Table:
-    table = Table("", "reference", "policy", "optimum", title="Against the closed form", title_justify="left")
+    table = Table("", "reference", "policy", "optimum", title="Comparison with the closed form", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     # Without β the optimum is not defined, so the rows that need it are left out.

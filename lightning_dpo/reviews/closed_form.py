@@ -1,4 +1,4 @@
-"""What can be known exactly of a policy in a world that can be enumerated."""
+"""Exact quantities of a policy in a world that can be enumerated."""
 
 import math
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Exact quantities of policies over all reviews of each film, all *given* that a review was written.
+    """Exact quantities of policies over all reviews of each film, conditioned on the output being a review.
 
-    DPO constrains nothing but the odds between reviews, so a policy is normalised over them first; how much of its
-    mass that is, `mass_on_reviews` says. Means over films are plain.
+    DPO determines only the odds between reviews, so policies are normalized over reviews. `mass_on_reviews` is the
+    normalizer. Means over films are unweighted.
 
     Args:
         rewards: True reward of every review of every film. Shape: (films, reviews), float64.
-        reference: log π_ref of every review, as a language model gives it. Shape: (films, reviews).
-        beta: β of the objective E[r] − β KL(π‖π_ref); None: no optimum is known.
+        reference: log π_ref of every review according to the language model. Shape: (films, reviews).
+        beta: β of the objective E[r] − β KL(π‖π_ref); None: the optimum is not defined.
     """
 
     rewards: Tensor
@@ -28,19 +28,19 @@ class ClosedForm:
     def optimum(self) -> Tensor:
         """log π*: the Gibbs policy π_ref exp(r/β) / Z, Eq. 4 of https://arxiv.org/abs/2305.18290. (films, reviews)."""
         if self.beta is None:
-            raise ValueError("without beta, no optimum is known")
+            raise ValueError("without beta, the optimum is not defined")
         return self._gibbs(self.beta)
 
     def frontier(self) -> list[tuple[float, float, float]]:
         """β, KL from the reference and expected reward of the Gibbs policies, from the reference to the best reviews.
 
-        No policy has more reward at the same KL: each maximises E[r] − β KL for its β.
+        No policy has more reward at the same KL, because each maximizes E[r] − β KL for its β.
         """
         return [(beta, *self._kl_and_reward(beta)) for beta in torch.logspace(2.5, -2.5, 101).tolist()]
 
     def frontier_reward(self, kl: float) -> float:
         """The largest expected reward of any policy at most `kl` nats from the reference."""
-        low, high = -12.0, 12.0  # of log β; the KL falls as β grows
+        low, high = -12.0, 12.0  # bounds of log β: the KL decreases in β
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if self._kl_and_reward(math.exp(middle))[0] > kl else (low, middle)
@@ -55,10 +55,10 @@ class ClosedForm:
         return float(_kl(gibbs, reference)), float(_mean(gibbs, self.rewards))
 
     def report(self, policy: Tensor) -> dict[str, float]:
-        """Everything that is known of `policy`.
+        """The exact quantities of `policy`.
 
         Args:
-            policy: log π of every review, as the language model gives it. Shape: (films, reviews).
+            policy: log π of every review according to the language model. Shape: (films, reviews).
         """
         reference = self.reference.double().log_softmax(-1)
         given = policy.double().log_softmax(-1)
@@ -81,13 +81,13 @@ class ClosedForm:
 
 
 def best_accuracy(rewards: Tensor) -> Tensor:
-    """Accuracy of the true reward on pairs of different reviews drawn uniformly and labelled by Bradley and Terry.
+    """Accuracy of the true reward on uniformly sampled pairs of different reviews with Bradley-Terry labels.
 
-    Whoever knows the rewards picks the larger one and is right with probability σ(|r₁ − r₂|), a tie being ½.
+    Choosing the larger reward is right with probability σ(|r₁ − r₂|), which is ½ for a tie.
     """
     gaps = (rewards[:, :, None] - rewards[:, None, :]).abs()
     reviews = rewards.shape[-1]
-    # The diagonal, a review beside itself, is no pair; there σ(0) = ½.
+    # Subtract the diagonal, where a review is paired with itself and σ(0) = ½.
     return ((torch.sigmoid(gaps).sum((1, 2)) - reviews / 2) / (reviews * (reviews - 1))).mean()
 
 

@@ -1,4 +1,4 @@
-"""A tiny Llama and a word-level tokenizer, made in code and taught in a few seconds to write reviews."""
+"""A tiny Llama and a word-level tokenizer, created in code and pretrained in a few seconds to write reviews."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,14 @@ _SPECIAL = ("<bos>", "<eos>", "<unk>")
 
 @dataclass(frozen=True)
 class TinyReviewer:
-    """A causal LM of two layers that writes reviews, each critic's habit of its own: the reference of the default run.
+    """A causal LM with two layers that writes reviews: the policy and reference of the default run.
 
     Args:
-        hidden_size: Width of the model.
-        num_layers: Depth.
-        teaching_steps: Steps of 256 reviews each; 400 put more than 0.99 of its mass on the reviews.
+        hidden_size: Hidden size of the model.
+        num_layers: Number of layers.
+        teaching_steps: Pretraining steps with 256 reviews each. After 400, reviews have more than 0.99 of the mass.
         attention: transformers' `attn_implementation`.
-        seed: Of the weights, the habits and the lessons.
+        seed: Random seed of weights, word frequencies and pretraining samples.
     """
 
     hidden_size: int = 64
@@ -32,9 +32,9 @@ class TinyReviewer:
     seed: int = 0
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """One token per word, a beginning of sequence before the first."""
+        """A tokenizer with one token per word and BOS before the first."""
         texts = " ".join(world.prompts() + list(world.WORDS)).split()
-        vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*_SPECIAL, *texts]))}
+        vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*_SPECIAL, *texts]))}
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
@@ -43,7 +43,7 @@ class TinyReviewer:
         )
 
     def policy(self) -> LlamaForCausalLM:
-        """The taught model, on the CPU, in float32."""
+        """The pretrained model, on the CPU, in float32."""
         tokenizer = self.tokenizer()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -61,12 +61,12 @@ class TinyReviewer:
                     attn_implementation=self.attention,  # type: ignore[call-arg]  # taken by every config
                 )
             )
-            _teach(model, _lessons(tokenizer), self.teaching_steps)
+            _teach(model, _all_reviews(tokenizer), self.teaching_steps)
         return model
 
 
-def _lessons(tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
-    """Token ids of every review of a film, prompt and end of sequence included, one tensor (reviews, length) a film."""
+def _all_reviews(tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
+    """Token ids of all reviews, with prompt and EOS: per film a tensor of shape (reviews, length)."""
     return [
         torch.tensor(
             [[*ids, tokenizer.eos_token_id] for ids in tokenizer([prompt + r for r in world.reviews()]).input_ids]
@@ -75,16 +75,16 @@ def _lessons(tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
     ]
 
 
-def _teach(model: LlamaForCausalLM, lessons: list[torch.Tensor], steps: int) -> None:
-    """Maximum likelihood on reviews whose words are drawn independently, by habits drawn once for every film."""
-    habits = (0.5 * torch.randn(len(lessons), len(world.WORDS))).log_softmax(-1)
-    odds = habits[:, torch.tensor(world.REVIEWS)].sum(-1).exp()
-    prompt_length = lessons[0].shape[1] - world.REVIEW_LENGTH - 1
+def _teach(model: LlamaForCausalLM, reviews_of_films: list[torch.Tensor], steps: int) -> None:
+    """Maximum likelihood on reviews with independently sampled words. Word frequencies are random per film."""
+    frequencies = (0.5 * torch.randn(len(reviews_of_films), len(world.WORDS))).log_softmax(-1)
+    odds = frequencies[:, torch.tensor(world.REVIEWS)].sum(-1).exp()
+    prompt_length = reviews_of_films[0].shape[1] - world.REVIEW_LENGTH - 1
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in track(range(steps), description="Teaching the reference", transient=True):
-        drawn = odds.multinomial(256 // len(lessons), replacement=True)
-        rows = torch.cat([lesson[reviews] for lesson, reviews in zip(lessons, drawn, strict=True)])
+    for _ in track(range(steps), description="Pretraining the reference", transient=True):
+        drawn = odds.multinomial(256 // len(reviews_of_films), replacement=True)
+        rows = torch.cat([lesson[reviews] for lesson, reviews in zip(reviews_of_films, drawn, strict=True)])
         logits = model(rows[:, :-1]).logits[:, prompt_length - 1 :]
         loss = F.cross_entropy(logits.flatten(0, 1), rows[:, prompt_length:].flatten())
         optimizer.zero_grad()

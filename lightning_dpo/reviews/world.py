@@ -1,4 +1,4 @@
-"""Films, words, and what every word is worth in a review of every film."""
+"""Films, words, and the score of each word in a review of each film."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 WORDS = ("moving", "gripping", "funny", "tender", "loud", "dull")
 REVIEW_LENGTH = 3
-# The reward of a review is the sum of its words' scores for its film.
+# The reward of a review is the sum of the scores of its words for its film.
 SCORES = {
     "Casablanca": (0.6, 0.2, -0.1, 0.5, -0.5, -0.4),
     "Alien": (-0.3, 0.7, -0.4, -0.5, 0.3, -0.1),
@@ -18,16 +18,16 @@ FILMS = tuple(SCORES)
 PROMPT = "A review of {film} :"
 
 REVIEWS = tuple(itertools.product(range(len(WORDS)), repeat=REVIEW_LENGTH))
-"""Every review, as word numbers; the same list for every film."""
+"""All reviews as indices of words; the same for every film."""
 
 
 def prompts() -> list[str]:
-    """What asks for a review, one prompt per film."""
+    """The prompt of each film."""
     return [PROMPT.format(film=film) for film in FILMS]
 
 
 def reviews() -> list[str]:
-    """Every review as text, in the order of `REVIEWS`.
+    """All reviews as text, in the order of `REVIEWS`.
 
     >>> reviews()[1]
     ' moving moving gripping'

@@ -1,4 +1,4 @@
-"""A run: its folder, its settings, its loggers and results, and its part in a sweep."""
+"""A run: its state, settings, loggers, results, and its role in a sweep."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: the command line starts without Lightning."""
+    """Import a public name when it is first used, so that the command line starts without Lightning."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """The public names, for completion."""
+    """The public names, for tab completion."""
     return __all__

@@ -1,4 +1,4 @@
-"""Exports of a run: folders that plain transformers or peft opens, with a model card and a record for `evaluate`."""
+"""Exports of a run: folders for plain transformers or peft, with a model card and a record for `evaluate`."""
 
 import json
 import logging
@@ -37,28 +37,30 @@ def export_run(
     merge: bool,
     name: str = "export",
 ) -> None:
-    """Write `export/`: the model, or its adapter. With `merge`, also `export_merged/`: the model with its adapter.
+    """Write `export/` with the model or its adapter; with `merge`, also `export_merged/` with the merged model.
 
-    An adapter of a model that was made in code could not be opened again, so it is written merged alone. The policy is
-    no use afterwards.
+    The adapter of a model that was created in code could not be opened again, so only the merged model is written. The
+    policy cannot be used afterwards.
 
     Args:
         policy: The trained model.
         tokenizer: Its tokenizer.
-        folder: Where the folders are made.
-        card: The model card, Markdown.
-        about: What `record` gave.
-        merge: Whether to merge an adapter.
-        name: Of the folder.
+        folder: Parent of the written folders.
+        card: The model card, in Markdown.
+        about: Result of `record`.
+        merge: Whether to also export the merged model.
+        name: Name of the folder.
     """
     folders = {folder / name: policy}
     if isinstance(policy, PeftModel) and not base_name(policy):
-        log.info("The model under the adapter was made in code, so the adapter is exported merged into it.")
+        log.info(
+            "The base model was created in code and cannot be opened again, so the adapter is merged into the export."
+        )
         folders = {folder / name: None}
     elif isinstance(policy, PeftModel) and merge:
         folders[folder / f"{name}_merged"] = None
     for path, model in folders.items():
-        # A merged model is one for plain transformers.
+        # A merged model needs only transformers.
         text = card.replace("library_name: peft", "library_name: transformers") if model is None else card
         if model is None:
             with compared(policy, path):
@@ -72,15 +74,15 @@ def export(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
     """Write a folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` open.
 
     Args:
-        policy: The trained model; of one with an adapter, the adapter alone is written.
+        policy: The trained model; with an adapter, only the adapter is written.
         tokenizer: Its tokenizer.
-        folder: Where to write; made if it is not there.
-        card: The model card, Markdown.
+        folder: The folder; created if it does not exist.
+        card: The model card, in Markdown.
     """
     policy.config.use_cache = True
     if isinstance(policy, PeftModel):
         policy.peft_config[own_adapter(policy)].base_model_name_or_path = base_name(policy)
-        # Whether the model's embedding was resized, peft would ask the hub; it never is here.
+        # Otherwise, peft asks the hub whether the embedding was resized. It is never resized here.
         policy.save_pretrained(folder, selected_adapters=[own_adapter(policy)], save_embedding_layers=False)
     else:
         policy.save_pretrained(folder)
@@ -90,31 +92,31 @@ def export(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
 
 @contextmanager
 def compared(policy: PeftModel, folder: Path) -> Iterator[None]:
-    """Within, `policy` is merged and exported to `folder`; afterwards the export is opened and compared with it.
+    """Context in which `policy` is merged and exported to `folder`. At its end, the export is compared with `policy`.
 
     Raises:
-        UserError: The export has other log-probs than the policy; it is removed.
+        UserError: The export has other log-probs than the policy. It is deleted.
     """
     inner = base_model(policy)
-    inner.set_attn_implementation("eager")  # after training it is on the CPU
+    inner.set_attn_implementation("eager")  # after training, the model is on the CPU
     expected = probe(cast(PreTrainedModel, policy))
     yield
     model = type(inner).from_pretrained(folder, dtype="auto")
     try:
-        check_same(expected, model, f"{folder}: the merged model is not the model with its adapter")
+        check_same(expected, model, f"{folder}: the merged model differs from the model with its adapter")
     except UserError:
         shutil.rmtree(folder)
         raise
 
 
 def record(config: DictConfig) -> dict[str, Any]:
-    """What `evaluate` must know: where training began, the loss, whose β rewards have, and what held pairs out."""
+    """Settings for `evaluate`: the base model, the loss, and those that determine the validation pairs."""
     loss = as_dict(config.loss, resolve=True)
     return without_secrets({"base_model": base_model_name(config), "loss": loss, "data": data_settings(config)})
 
 
 def data_settings(config: DictConfig) -> dict[str, Any]:
-    """What decides which pairs validate."""
+    """The settings that determine the validation pairs."""
     names = ("path", "val_path", "val_fraction", "max_pairs", "seed")
     data = as_dict(config.data, resolve=True)
     found = {name: data.get(name) for name in names}
@@ -123,7 +125,7 @@ def data_settings(config: DictConfig) -> dict[str, Any]:
 
 
 def base_model_name(config: DictConfig) -> str | None:
-    """Hub id or absolute path of what training began from; None for a model that was made in code."""
+    """Hub id or absolute path of the model before training; None for a model that was created in code."""
     if not OmegaConf.select(config, "model.pretrained") or not OmegaConf.select(config, "model.name"):
         return None
     name = config.model.name
@@ -131,23 +133,23 @@ def base_model_name(config: DictConfig) -> str | None:
 
 
 def command(folder: Path) -> str:
-    """The command of the run in `folder`; of a sweep's job, its own."""
-    noted = RunFolder(folder).command
-    return noted.read_text(encoding="utf-8").strip() if noted.exists() else "python -m lightning_dpo.train"
+    """The command of the run in `folder`."""
+    file = RunFolder(folder).command
+    return file.read_text(encoding="utf-8").strip() if file.exists() else "python -m lightning_dpo.train"
 
 
 def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, int], step: int) -> str:
-    """The README.md of an export: what it was trained from, on what, how, and how it ended.
+    """The README.md of an export: base model, data, settings and metrics.
 
     Args:
-        config: The run's.
-        metrics: By name; those of validation are shown.
-        counts: Pairs by what became of them.
+        config: Config of the run.
+        metrics: Metrics by name; those of validation are shown.
+        counts: Numbers of pairs that were kept, removed and truncated.
         step: Optimizer step of the weights.
     """
-    base = without_secrets(config.model.name) if base_model_name(config) else "a model that was made in code"
+    base = without_secrets(config.model.name) if base_model_name(config) else "a model that was created in code"
     adapter = "_target_: lightning_dpo.models.NoAdapter" not in OmegaConf.to_yaml(config.adapter)
-    # The hub links a model to the one it came from; a path on this machine means nothing there.
+    # The hub shows a link to the base model. A local path would be invalid there.
     link = f"base_model: {base}\n" if base_model_name(config) and not Path(base).is_dir() else ""
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()) if name.startswith(_SHOWN))
@@ -161,7 +163,7 @@ library_name: {"peft" if adapter else "transformers"}
 ---
 # {config.run_name}
 
-Trained from {base} on preference pairs with lightning_dpo; the weights are those of step {step}.
+Trained from {base} on preference pairs with lightning_dpo. The weights are those of optimizer step {step}.
 
 Pairs:
 

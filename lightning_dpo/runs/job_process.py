@@ -1,4 +1,4 @@
-"""A sweep's job as a program of its own: where Lightning starts it again for every device."""
+"""A job of a sweep as a separate program, for Lightning strategies that start the program once per device."""
 
 import os
 import signal
@@ -20,26 +20,26 @@ from lightning_dpo.training.stop_signals import handling, stop
 
 
 def needs_processes(config: DictConfig) -> bool:
-    """Whether Lightning would start this program again for every device: in a sweep, it would start all of it again."""
+    """Whether Lightning would start this program again per device, which would restart the whole sweep."""
     several = config.trainer.devices not in (1, "1") or config.trainer.num_nodes != 1
     return several and not started_by_others()
 
 
 def objective(config: DictConfig) -> float:
-    """The metric of a finished job that `sweep_objective` names; NaN where it has none."""
+    """The metric `sweep_objective` of a finished job; NaN if it is missing."""
     value = final_metrics(Path(config.run_folder)).get(config.sweep_objective)
     return float("nan") if value is None else float(value)
 
 
-def run_alone(config: DictConfig) -> float:
-    """Run the job as a program of its own, which may start itself again for every device, and may be killed alone.
+def run_separately(config: DictConfig) -> float:
+    """Run the job as a separate program, which can start itself again for each device.
 
     Raises:
-        UserError: It failed, and said why in `error.txt`.
+        UserError: It failed; the message is the one in `error.txt`.
     """
     folder = Path(config.run_folder)
     command = own_command(config, cast(DictConfig, HydraConfig.get()))
-    with _ending_with_us(subprocess.Popen(command, start_new_session=True)) as process:  # noqa: S603
+    with _ended_with_this_program(subprocess.Popen(command, start_new_session=True)) as process:  # noqa: S603
         status = process.wait()
     state = run_state(folder)
     if state is RunState.FINISHED:
@@ -50,14 +50,14 @@ def run_alone(config: DictConfig) -> float:
 
 
 def own_command(config: DictConfig, hydra: DictConfig) -> list[str]:
-    """The command of one job alone.
+    """The command that runs one job of a sweep.
 
     Args:
-        config: The job's.
-        hydra: Hydra's own config in the sweep: what the job overrides, and where configs come from besides ours.
+        config: Config of the job.
+        hydra: Hydra's own config in the sweep, for the overrides of the job and additional config folders.
     """
-    left_out = ("sweep_folder", "ckpt_path")
-    task = [override for override in task_overrides(hydra) if override.lstrip("+~").partition("=")[0] not in left_out]
+    replaced = ("sweep_folder", "ckpt_path")
+    task = [override for override in task_overrides(hydra) if override.lstrip("+~").partition("=")[0] not in replaced]
     resumed = [] if config.ckpt_path is None else [f"ckpt_path={config.ckpt_path}"]
     others = [
         f"file://{source.path}"
@@ -65,13 +65,13 @@ def own_command(config: DictConfig, hydra: DictConfig) -> list[str]:
         if source.schema == "file" and source.provider != "main"
     ]
     paths = [f"hydra.searchpath={_quoted(others)}"] if others else []
-    alone = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(config.run_folder))}"]
+    single = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(config.run_folder))}"]
     name = ["--config-name", hydra.job.config_name] if hydra.job.config_name != "train" else []
-    return [sys.executable, "-m", "lightning_dpo.train", *name, *task, *resumed, *paths, *alone]
+    return [sys.executable, "-m", "lightning_dpo.train", *name, *task, *resumed, *paths, *single]
 
 
 def _quoted(value: str | Sequence[str]) -> str:
-    """As Hydra's grammar has it."""
+    """A value, or a list of values, quoted according to Hydra's grammar."""
     if not isinstance(value, str):
         return f"[{','.join(map(_quoted, value))}]"
     escaped = value.replace("'", "\\'")
@@ -79,14 +79,14 @@ def _quoted(value: str | Sequence[str]) -> str:
 
 
 @contextmanager
-def _ending_with_us(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
-    """Whatever ends this program, short of SIGKILL, ends `process`, too."""
+def _ended_with_this_program(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """Context after which `process` has ended, however this program ends, except by SIGKILL."""
     try:
         with handling(stop):
             yield process
     finally:
         if process.poll() is None:
-            # All of its processes at once, as by Ctrl-C: one that alone was told would wait for the others.
+            # The whole process group, as Ctrl-C does: a single process would wait for the others.
             os.killpg(process.pid, signal.SIGINT)
             try:
                 process.wait(30)

@@ -1,4 +1,4 @@
-"""The two loggers of a run: a CSV file that survives a resume, and wandb, which never waits for a login."""
+"""The loggers of a run: a CSV file that continues after a resume, and wandb, which never waits for a login."""
 
 import csv
 import hashlib
@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 
 
 def csv_logger(folder: str, flush_every_n_steps: int = 20) -> CSVLogger:
-    """A logger that writes `metrics.csv` in `folder`, going on with the file that is there.
+    """A logger that writes `metrics.csv` in `folder` and keeps the rows of an existing file.
 
-    Steps after the last checkpoint are done again by a run that goes on, so their old rows are left out.
+    A resumed run repeats the steps after its last checkpoint, so their old rows are removed.
 
     Args:
-        folder: The run's folder, `checkpoints/last.ckpt` in it if the run goes on.
-        flush_every_n_steps: Logged steps from one write to the next.
+        folder: The run's folder, with `checkpoints/last.ckpt` if the run resumes.
+        flush_every_n_steps: Number of logged steps between two writes.
     """
     path = RunFolder(folder).history
-    # Of several processes, only the first one writes.
+    # Only the first rank writes the file.
     first = getattr(rank_zero_only, "rank", 0) == 0
     rows = list(csv.DictReader(path.open(newline=""))) if first and path.exists() else []
     checkpoint = RunFolder(folder).last
@@ -56,14 +56,14 @@ def wandb_logger(
     group: str | None = None,
     tags: Sequence[str] = (),
 ) -> WandbLogger:
-    """A wandb run: online where a key is at hand, else offline, never asking for one. `WANDB_MODE` overrules.
+    """A wandb run: online if there is a key, otherwise offline. It never asks for a key. `WANDB_MODE` takes precedence.
 
     Args:
-        folder: The run's folder; wandb's files go into it.
+        folder: The run's folder, which contains wandb's files.
         project: wandb project.
-        name: Name of the run; in a sweep, that of the job's folder follows.
-        entity: Team or user; None: the key's own.
-        group: Group of runs; None: of a job, its sweep.
+        name: Name of the run; in a sweep, followed by the name of the job's folder.
+        entity: Team or user; None: the owner of the key.
+        group: Group of runs; None: for a job, its sweep.
         tags: Tags of the run.
     """
     import wandb
@@ -72,16 +72,16 @@ def wandb_logger(
     key = os.environ.get("WANDB_API_KEY") or get_netrc_auth(wandb.Settings().base_url)
     mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
     if mode == "offline":
-        # wandb would say so again, at the start and at the end.
+        # wandb would print this again at start and end.
         wandb.setup(wandb.Settings(silent=True))
-        log.info("wandb: offline, in %s; `wandb login` before a run makes it online, `wandb sync` uploads one.", folder)
+        log.info("wandb is offline, in %s. Run `wandb login` to log online, or `wandb sync` to upload the run.", folder)
     if sweep := RunFolder(folder).sweep:
         group = group or f"{sweep.parent.name}-{sweep.name}"
         name = f"{name} {Path(folder).name}" if name else Path(folder).name
-    # The folder's own id, so that a run that goes on in it goes on in wandb, too, and one that begins anew does not.
-    begun_before = attempts(Path(folder))
-    place = f"{Path(folder).resolve()}{f' {begun_before}' if begun_before else ''}"
-    identity = hashlib.sha256(place.encode()).hexdigest()[:12]
+    # An id that depends on the folder: a resumed run continues the wandb run, and a restarted one creates a new one.
+    earlier = attempts(Path(folder))
+    location = f"{Path(folder).resolve()}{f' {earlier}' if earlier else ''}"
+    identity = hashlib.sha256(location.encode()).hexdigest()[:12]
     return WandbLogger(
         name=name, id=identity, save_dir=folder, project=project, entity=entity, group=group, tags=list(tags),
         mode=mode, job_type="train", settings=wandb.Settings(console="off"),
@@ -89,17 +89,17 @@ def wandb_logger(
 
 
 def end_wandb() -> None:
-    """End the wandb run, if there is one: the next job of a sweep would go on in it."""
+    """End the wandb run, if there is one. Otherwise the next job of a sweep would continue it."""
     if "wandb" in sys.modules:
         sys.modules["wandb"].finish()
 
 
 def join_lightning_logs() -> None:
-    """Let Lightning's log records go where Hydra's go, once, without advertisements and deprecations of its own."""
+    """Send Lightning's log records to Hydra's handlers, without its tips and its own deprecation warnings."""
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    # Lightning's way to gather tensors of all devices.
+    # Lightning itself uses this function.
     warnings.filterwarnings("ignore", message=r"torch.distributed.nn.functional.all_gather is deprecated")
-    # peft asks for the old name.
+    # peft itself uses the old name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()

@@ -1,4 +1,4 @@
-"""What a process knows of those started with it, by torchrun, SLURM or Lightning, before they connect."""
+"""Ranks and communication of processes of torchrun, SLURM or Lightning before they form a process group."""
 
 import os
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ _FORMAT = "%Y-%m-%d_%H-%M-%S"
 
 
 def process_rank() -> int:
-    """This process among all of the run; 0 where it is alone."""
+    """Rank of this process among all processes of the run; 0 for a single process."""
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         if name in os.environ and (name != "SLURM_PROCID" or _by_slurm()):
             return int(os.environ[name])
@@ -19,24 +19,24 @@ def process_rank() -> int:
 
 
 def started_by_others() -> bool:
-    """Whether torchrun or SLURM starts a process for every device; otherwise Lightning does, by running it again."""
+    """Whether torchrun or SLURM started a process per device. Otherwise, Lightning starts them."""
     return "TORCHELASTIC_RUN_ID" in os.environ or _by_slurm()
 
 
 def process_count() -> int:
-    """How many processes torchrun or SLURM started for the run; 1 where neither did."""
+    """Number of processes that torchrun or SLURM started for the run; 1 if neither did."""
     names = ("WORLD_SIZE", "SLURM_NTASKS") if "TORCHELASTIC_RUN_ID" in os.environ else ("SLURM_NTASKS",)
     return next((int(os.environ[name]) for name in names if name in os.environ), 1) if started_by_others() else 1
 
 
 def start_time() -> str:
-    """When the run began: the same for all of its processes, for it names their folder.
+    """Start time of the run. It is part of the run's folder, so all processes must use the same one.
 
-    torchrun's agents hold a store that all processes reach. SLURM tells each of them about the job.
+    torchrun has a store that all processes can access. SLURM sets the job's start time in the environment.
     """
     now = datetime.now().strftime(_FORMAT)
     if _has_store():
-        return _first_ones(now)
+        return _value_of_first_rank(now)
     if _by_slurm():
         step = os.environ.get("SLURM_STEP_ID", "0")
         if "SLURM_JOB_START_TIME" in os.environ:
@@ -46,28 +46,28 @@ def start_time() -> str:
     return now
 
 
-def say_done(what: str) -> None:
-    """Let the other processes of torchrun's know that this one did `what`."""
+def report_done(what: str) -> None:
+    """Report to the other processes of torchrun that this one has done `what`."""
     if _has_store():
         _store().set(_key(f"{what}/{process_rank()}"), "done")
 
 
 def after_the_first(what: str) -> None:
-    """Wait until the first of torchrun's processes said that it did `what`."""
+    """Wait until the first process of torchrun has reported that it has done `what`."""
     if _has_store() and process_rank():
         _store().wait([_key(f"{what}/0")])
 
 
 def done_by_all(what: str, within: timedelta) -> bool:
-    """Say that this process did `what`; whether all others of torchrun's say so within that time.
+    """Report that this process has done `what`, and return whether all others report it within the given time.
 
-    On timeout, this process posts `gone`, so that slower ranks do not assume that it is still running.
+    On timeout, this process reports `gone`, so that slower ranks do not assume that it is still running.
     """
     if not _has_store():
         return True
     from torch.distributed import DistStoreError
 
-    say_done(what)
+    report_done(what)
     store, everyone = _store(), range(int(os.environ["WORLD_SIZE"]))
     try:
         store.wait([_key(f"{what}/{rank}") for rank in everyone], within)
@@ -78,7 +78,7 @@ def done_by_all(what: str, within: timedelta) -> bool:
 
 
 def _by_slurm() -> bool:
-    # An interactive shell on a node is no task of several, and Lightning takes it for none.
+    # As in Lightning, an interactive shell on a node does not count as a task of a job.
     shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and not shell
 
@@ -88,7 +88,7 @@ def _has_store() -> bool:
 
 
 def _store() -> "TCPStore":
-    """That of torchrun's agent."""
+    """The store of torchrun's agent."""
     from torch.distributed import TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -99,8 +99,8 @@ def _key(name: str) -> str:
     return f"lightning_dpo/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
-def _first_ones(value: str) -> str:
-    """The value of rank 0 when it first asked: other ranks may have read it before it asks again."""
+def _value_of_first_rank(value: str) -> str:
+    """The value that rank 0 set first. It must not change later, because other ranks may have read it."""
     store = _store()
     if process_rank() == 0:
         return store.compare_set(_key("start_time"), "", value).decode()

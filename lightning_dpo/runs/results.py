@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder: exports, the final metrics, and the curves."""
+"""Results of a finished run: exports, final metrics, and curves."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.models.sharding import is_sharded, make_whole
 from lightning_dpo.module import DPOModule
-from lightning_dpo.run_folder import RunFolder, write_whole
+from lightning_dpo.run_folder import RunFolder, write_atomically
 from lightning_dpo.runs.exports import export_run, model_card, record
 
 log = logging.getLogger(__name__)
@@ -28,15 +28,15 @@ def write(
     """Export the model, save the loggers, draw `curves.png`, write `metrics.json`.
 
     Args:
-        config: The run's.
-        trainer: After `fit`.
+        config: Config of the run.
+        trainer: The Trainer, after `fit`.
         module: The trained module.
-        data: What it was trained on.
+        data: The data module.
         seconds: Wall-clock time of the run.
         draw: Draws the curves of a `metrics.csv` to a file.
 
     Returns:
-        The metric that `sweep_objective` names; NaN, said in the log, where there is none.
+        The metric `sweep_objective`; NaN with a warning if it is missing.
     """
     metrics = final_metrics(trainer, module, data)
     if is_sharded(module.policy):
@@ -51,16 +51,20 @@ def write(
         if folder.history.exists():
             draw(folder.history, folder.curves)
         run = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
-        # Last: a folder with a metrics.json is a finished run.
-        write_whole(folder.metrics, json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
+        # Written last, because a folder with metrics.json counts as a finished run.
+        write_atomically(folder.metrics, json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
         log.info("Results in %s: export/, checkpoints/, metrics.json, curves.png.", folder.path)
     if config.sweep_objective not in metrics:
-        log.warning("sweep_objective=%s: the run has %s.", config.sweep_objective, ", ".join(sorted(metrics)))
+        log.warning(
+            "sweep_objective=%s is not a metric of this run; it has %s.",
+            config.sweep_objective,
+            ", ".join(sorted(metrics)),
+        )
     return metrics.get(config.sweep_objective, float("nan"))
 
 
 def final_metrics(trainer: Trainer, module: DPOModule, data: PreferenceDataModule) -> dict[str, float]:
-    """The metrics of the weights that are exported: where training stopped between two validations, one more."""
+    """The metrics of the exported weights. If training stopped between two validations, validate once more."""
     metrics = dict(trainer.callback_metrics)
     if module.validated_step != trainer.global_step:
         trainer.validate(module, data, verbose=False)

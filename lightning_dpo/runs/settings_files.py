@@ -1,4 +1,4 @@
-"""What a run notes of its settings when it begins, and whether those of a run that is there are the same."""
+"""The settings files of a run, and their comparison with the settings of another run."""
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,27 +12,27 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_folder import RunFolder, begun_runs, sweep_config, write_whole
+from lightning_dpo.run_folder import RunFolder, started_runs, sweep_config, write_atomically
 from lightning_dpo.runs.ranks import process_rank
 from lightning_dpo.runs.state import RunState, run_state
 from lightning_dpo.settings import compared, flat, without_secrets
 
-# Change memory or speed, and no number; a run in progress has counted its steps by the first.
+# These affect only memory and speed. An unfinished run depends on the first, which determines its micro-batches.
 _NO_RESULT = ("data.batch_size", "data.max_tokens", "data.num_workers")
 
 
 def note_settings(config: DictConfig) -> None:
-    """Write `config.yaml` and `command.txt`: with them, the run has begun."""
+    """Write `config.yaml` and `command.txt`. A folder with these files counts as a started run."""
     if process_rank() == 0:
         folder = RunFolder(config.run_folder)
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.command, shlex.join(["python", "-m", "lightning_dpo.train", *task_overrides()]) + "\n")
+        write_atomically(folder.command, shlex.join(["python", "-m", "lightning_dpo.train", *task_overrides()]) + "\n")
         settings = without_secrets(as_dict(config))
-        write_whole(folder.config, OmegaConf.to_yaml(OmegaConf.create(settings)))
+        write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
 def as_dict(config: DictConfig | ListConfig, resolve: bool = False) -> dict[str, Any]:
-    """A config as plain values; `resolve`: each interpolation as what it refers to."""
+    """A config as plain values; with `resolve`, interpolations are replaced by their values."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
@@ -42,7 +42,7 @@ def loaded(path: Path) -> DictConfig:
 
 
 def task_overrides(hydra: DictConfig | None = None) -> list[str]:
-    """What the command line set, as it was typed: read as a config, `${oc.env:HF_TOKEN}` would become the secret.
+    """The overrides on the command line as text. Resolved, `${oc.env:HF_TOKEN}` would become the secret.
 
     Args:
         hydra: Hydra's own config; None: that of this job, if there is one.
@@ -54,16 +54,16 @@ def task_overrides(hydra: DictConfig | None = None) -> list[str]:
 
 
 def resolved_settings(config: DictConfig) -> dict[str, Any]:
-    """The values of a config as they may be written down and published: no secrets, nothing from the environment.
+    """The values of a config for files and loggers, without secrets.
 
-    What refers to the environment keeps its text, `${oc.env:NAME}`.
+    References to the environment are not resolved: `${oc.env:NAME}` stays as it is.
     """
-    with _environment_unread():
+    with _unresolved_environment():
         return cast(dict[str, Any], without_secrets(as_dict(config, resolve=True)))
 
 
 @contextmanager
-def _environment_unread() -> Iterator[None]:
+def _unresolved_environment() -> Iterator[None]:
     OmegaConf.register_new_resolver("oc.env", lambda name, *_: f"${{oc.env:{name}}}", replace=True)
     try:
         yield
@@ -72,15 +72,15 @@ def _environment_unread() -> Iterator[None]:
 
 
 def check_same_settings(config: DictConfig, folder: Path, swept: Sequence[str] = ()) -> None:
-    """Refuse to take the run in `folder` for one of other settings.
+    """Check that the run in `folder` has the same settings.
 
     Args:
         config: The settings.
-        folder: Of a run that has begun.
+        folder: Folder of a started run.
         swept: Settings that may differ.
 
     Raises:
-        UserError: Names what differs.
+        UserError: They differ; the message contains the difference.
     """
     noted = loaded(RunFolder(folder).config)
     now, before = (flat(compared(without_secrets(as_dict(one)))) for one in (config, noted))
@@ -89,44 +89,46 @@ def check_same_settings(config: DictConfig, folder: Path, swept: Sequence[str] =
     names = [name for name in names if name not in (*ignored, *swept)]
     if names:
         changed = ", ".join(f"{name} was {shown(noted, name)} and is {shown(config, name)}" for name in names[:5])
-        raise UserError(f"{folder} holds a job of other settings: {changed}; give another sweep_folder")
+        raise UserError(f"{folder} contains a job with other settings: {changed}; use another sweep_folder")
 
 
 def check_sweep(config: DictConfig, swept: Sequence[str]) -> None:
-    """Refuse a sweep, before its first job, in a folder that is none of its own.
+    """Check before the first job that the folder of a sweep belongs to it.
 
     Args:
-        config: What its jobs share.
-        swept: The settings that it sweeps over.
+        config: The settings that all jobs share.
+        swept: The swept settings.
 
     Raises:
-        UserError: Says what the folder is, or which settings its jobs do not share.
+        UserError: The folder is something else, or its jobs have other settings.
     """
     if config.ckpt_path is not None:
-        raise UserError("ckpt_path has no effect in a sweep: its jobs go on by sweep_folder=outputs/NAME/TIME")
+        raise UserError("ckpt_path has no effect in a sweep: to resume it, set sweep_folder=outputs/NAME/TIME")
     if config.sweep_folder is None:
         return
     folder = Path(config.sweep_folder)
     if RunFolder(folder).config.exists():
-        raise UserError(f"sweep_folder={folder} is the folder of a single run: that one goes on by ckpt_path=last")
+        raise UserError(f"sweep_folder={folder} is the folder of a single run: to resume it, set ckpt_path=last")
     foreign = folder.is_dir() and any(folder.iterdir()) and not sweep_config(folder).exists()
     if foreign or (folder.exists() and not folder.is_dir()):
-        raise UserError(f"sweep_folder={folder} is no folder of a sweep: give that of one, outputs/NAME/TIME, or none")
-    # A group that is swept over brings settings of its own; its jobs are compared one by one.
+        raise UserError(
+            f"sweep_folder={folder} is not the folder of a sweep: set it to outputs/NAME/TIME, or leave it out"
+        )
+    # A swept group changes other settings too, so such jobs are compared later, one by one.
     if not any(OmegaConf.is_dict(OmegaConf.select(config, key)) for key in swept):
-        for job in _begun(folder):
+        for job in _started(folder):
             check_same_settings(config, job, swept)
 
 
-def _begun(sweep: Path) -> Iterable[Path]:
+def _started(sweep: Path) -> Iterable[Path]:
     states = (RunState.FINISHED, RunState.INTERRUPTED, RunState.CRASHED)
-    return (run.path for run in begun_runs(sweep) if run.config.exists() and run_state(run.path) in states)
+    return (run.path for run in started_runs(sweep) if run.config.exists() and run_state(run.path) in states)
 
 
 def shown(settings: DictConfig, name: str) -> object:
-    """The value of a dotted key, what it refers to resolved where that can be; nothing from the environment."""
+    """The value of a dotted key, resolved if possible, without values from the environment."""
     try:
-        with _environment_unread():
+        with _unresolved_environment():
             return OmegaConf.select(settings, name)
-    except OmegaConfBaseException:  # it is made of what this config does not have
+    except OmegaConfBaseException:  # it refers to something that this config does not have
         return flat(as_dict(settings)).get(name)

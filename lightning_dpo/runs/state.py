@@ -1,4 +1,4 @@
-"""What a run's folder says of the run: how far it came, why it stopped, and whether a process is at work in it."""
+"""The state of a run according to its folder: progress, failure, and whether a process is running in it."""
 
 import json
 import shutil
@@ -14,32 +14,32 @@ from filelock import FileLock, Timeout
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import RunFolder
 
-# Made anew by Hydra, or held, before a job looks at its folder.
+# Created by Hydra, or locked, before a job starts, so they belong to the current attempt.
 _OF_THIS_ATTEMPT = (".hydra", ".lock", "*.log", "attempt_*")
-_ANEW = "An error that would repeat itself: a sweep restarts the job."
-_GOES_ON = "A crash: a sweep resumes the job from its last checkpoint, if there is one."
+_RESTARTS = "An error that would repeat itself: a sweep restarts the job."
+_RESUMES = "A crash: a sweep resumes the job from its last checkpoint, if there is one."
 _CRASHES = (
-    _GOES_ON,
+    _RESUMES,
     "Not a mistake: a sweep goes on from the job's last checkpoint, and a single run by ckpt_path=last.",
 )
 
 
 class RunState(StrEnum):
-    """How far a run came."""
+    """Progress of a run."""
 
     FINISHED = "finished"
     RUNNING = "running"
     INTERRUPTED = "interrupted"
     CRASHED = "crashed"
     FAILED = "failed"
-    NEW = "not begun"
+    NEW = "not started"
 
 
 def run_state(folder: Path) -> RunState:
-    """How far the run in `folder` came.
+    """Progress of the run in `folder`.
 
-    `config.yaml` is written when it begins, `metrics.json` last; `error.txt` says whether it failed by a mistake, which
-    it would make again, or crashed.
+    `config.yaml` is written at the start and `metrics.json` at the end. `error.txt` says whether the run failed with a
+    user error, which would occur again, or crashed.
     """
     if RunFolder(folder).metrics.exists():
         return RunState.FINISHED
@@ -51,7 +51,7 @@ def run_state(folder: Path) -> RunState:
 
 
 def state_now(folder: Path) -> RunState:
-    """The same for somebody else's run, which a process may be at work on."""
+    """Progress of a run that may belong to another, running process."""
     state = run_state(folder)
     if state is RunState.INTERRUPTED and RunFolder(folder).lock.exists():
         try:
@@ -63,60 +63,60 @@ def state_now(folder: Path) -> RunState:
 
 
 def record_failure(folder: Path, error: BaseException) -> None:
-    """Write `error.txt`: one sentence, what will be done about it, and how it came to it.
+    """Write `error.txt`: the reason in one sentence, what a sweep will do, and the traceback.
 
     The first rank to fail writes first; later ranks usually report only that they lost the connection.
     """
-    mistake = isinstance(error, UserError)
+    by_user = isinstance(error, UserError)
     sentence = " ".join(str(error).split())
-    sentence = sentence if mistake else f"{type(error).__name__}: {sentence}"
+    sentence = sentence if by_user else f"{type(error).__name__}: {sentence}"
     folder.mkdir(parents=True, exist_ok=True)
     with RunFolder(folder).error.open("a", encoding="utf-8") as file:
         trace = "".join(traceback.format_exception(error))
-        file.write(f"{sentence}\n{_ANEW if mistake else _GOES_ON}\n\n{trace}\n")
+        file.write(f"{sentence}\n{_RESTARTS if by_user else _RESUMES}\n\n{trace}\n")
 
 
 def failure(folder: Path) -> str:
-    """The sentence of `error.txt`; empty where there is none."""
+    """The first sentence of `error.txt`; empty if the file does not exist."""
     error = RunFolder(folder).error
     return error.read_text(encoding="utf-8").partition("\n")[0] if error.exists() else ""
 
 
 def saved(folder: Path) -> str:
-    """How much of the run in `folder` is on disk.
+    """What the run in `folder` has saved, as text.
 
     >>> saved(Path("nowhere"))
     'nothing saved yet'
     """
     if not RunFolder(folder).last.exists():
         return "nothing saved yet"
-    from torch import load  # a stop may come before anything has needed torch
+    from torch import load  # a run may be stopped before torch is imported
 
     try:
         return f"saved at step {load(RunFolder(folder).last, mmap=True, weights_only=True)['global_step']}"
-    except Exception:  # whatever is wrong with the file, it must not hide why the run ended
+    except Exception:  # a corrupt file must not hide the reason why the run ended
         return f"{RunFolder(folder).last} cannot be read"
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Within, no other process may work in `folder`.
+    """Context in which no other process can use `folder`.
 
     Raises:
-        UserError: Another one does.
+        UserError: Another process uses it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(RunFolder(folder).lock, timeout=0):
             yield
     except Timeout as error:
-        raise UserError(f"{folder}: another process is at work here; wait for it, or stop it") from error
+        raise UserError(f"{folder}: another process is running in this folder; wait for it, or stop it") from error
 
 
 def set_aside(folder: Path) -> None:
-    """Move what an earlier attempt left into `attempt_1/` (2, 3, ...), so that the next one begins anew.
+    """Move the files of an earlier attempt to `attempt_1/` (2, 3, ...) before a restart.
 
-    `error.txt` goes last: another process that looks meanwhile sees either a failed run or none.
+    `error.txt` is moved last, so that other processes see either a failed run or none.
     """
     stays = {path for pattern in _OF_THIS_ATTEMPT for path in folder.glob(pattern)}
     left = sorted(
@@ -130,10 +130,10 @@ def set_aside(folder: Path) -> None:
 
 
 def attempts(folder: Path) -> int:
-    """How many earlier attempts `set_aside` moved away."""
+    """Number of earlier attempts."""
     return len(list(folder.glob("attempt_*")))
 
 
 def final_metrics(folder: Path) -> dict[str, Any]:
-    """What `metrics.json` says."""
+    """The content of `metrics.json`."""
     return json.loads(RunFolder(folder).metrics.read_text(encoding="utf-8"))

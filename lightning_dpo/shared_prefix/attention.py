@@ -1,6 +1,6 @@
-"""Attention over a stream that holds each prompt once, registered with transformers; no model is patched.
+"""Attention for a stream that contains each prompt once, registered with transformers. No model is patched.
 
-Called with `segments` it attends as they say; without, in generation or in other people's code, it is sdpa.
+With `segments`, each stretch attends to itself and to its prefix. Without, as in generation, it is plain sdpa.
 """
 
 from typing import Any
@@ -29,45 +29,45 @@ def shared_prefix_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     dropout: float = 0.0,
-    position_ids: Tensor | None = None,  # rotated into query and key already
+    position_ids: Tensor | None = None,  # already applied to query and key by rotary embeddings
     use_cache: bool | None = None,
     output_router_logits: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as `segments` say, or sdpa where there are none.
+    """Attention within the stretches of `segments` and to their prefixes, or sdpa without `segments`.
 
     Args:
         module: The attention layer.
         query: Shape: (1, heads, tokens, dim).
         key: Shape: (1, heads of keys, tokens, dim).
         value: Shape: (1, heads of keys, tokens, dim).
-        attention_mask: Read only where there are no segments.
-        segments: Which stretch of the stream attends to what.
+        attention_mask: Read only without `segments`.
+        segments: The stretches of the stream.
         scaling: Factor of query · key; None: 1 / sqrt(dim).
-        sliding_window: Positions that a token attends to, its own included; None: all.
-        softcap: c of c · tanh(score / c), applied to scores; None: as they are.
+        sliding_window: Number of positions that a token attends to, itself included; None: all.
+        softcap: c of c · tanh(score / c), applied to scores; None: no soft-cap.
         dropout: Must be 0.
-        position_ids: Not read; nor are the next two.
+        position_ids: Not read.
         use_cache: Not read.
         output_router_logits: Not read.
-        others: Must be None: an argument that is not known here may change what attention means.
+        others: Must be None, because an unknown argument may change the result.
 
     Returns:
-        The output, shape (1, tokens, heads, dim), and None for the weights, which are never made.
+        The output, shape (1, tokens, heads, dim), and None instead of the attention weights, which are not computed.
 
     Raises:
-        ValueError: The layer asks for something that is not known here, or was not handed the stream's segments.
+        ValueError: The layer passes an argument that is not supported, or does not pass the segments.
     """
     if segments is None:
         if is_streaming():
-            raise ValueError("its attention layers are not handed the arguments of the model's forward pass")
+            raise ValueError("its attention layers do not receive the arguments of the model's forward pass")
         if softcap is not None:
             return _soft_capped(query, key, value, attention_mask, scaling, softcap), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     unknown = sorted(name for name, given in others.items() if given is not None)
     if unknown or dropout:
         raise ValueError(
-            f"its attention takes {', '.join(unknown) or 'dropout'}, which the shared layout does not know"
+            f"its attention uses {', '.join(unknown) or 'dropout'}, which the shared layout does not support"
         )
     if query.is_cuda:
         attend = by_varlen if varlen_can(query, value, softcap) else by_flex
@@ -92,13 +92,13 @@ def _by_stretch(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """One call of sdpa for every stretch."""
+    """One call of sdpa per stretch."""
     lengths = [stretch.length for stretch in segments.stretches]
     outputs: list[Tensor] = []
     opening: tuple[Tensor, ...] = ()
-    # Splits and not slices: the gradient of a slice is as long as the stream.
-    pieces = zip(segments.stretches, *(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
-    for stretch, queries, keys, values in pieces:
+    # `split` instead of slices: the gradient of each slice would be a tensor of the whole stream's size.
+    parts = zip(segments.stretches, *(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
+    for stretch, queries, keys, values in parts:
         if stretch.prefix:
             ahead = (tensor[:, :, : stretch.prefix] for tensor in opening)
             keys, values = (torch.cat(both, 2) for both in zip(ahead, (keys, values), strict=True))
@@ -137,14 +137,14 @@ def _bias(segments: Segments, queries: Tensor, keys: int, window: int | None) ->
 def _soft_capped(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float | None, softcap: float
 ) -> Tensor:
-    """Attention whose scores are soft-capped, which sdpa cannot do. Shape: (rows, tokens, heads, dim)."""
+    """Attention with soft-capped scores, which sdpa does not support. Shape: (rows, tokens, heads, dim)."""
     key, value = (tensor.repeat_interleave(query.shape[1] // tensor.shape[1], 1) for tensor in (key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = softcap * torch.tanh(scores / softcap)
     if bias is None:
         length, keys = scores.shape[2:]
         bias = torch.ones(length, keys, dtype=torch.bool, device=scores.device).tril(keys - length)
-    # The least number and not minus infinity, which makes NaN of a pad that may attend to nothing.
+    # The smallest finite number: with -inf, the softmax of a padding row that attends to nothing would be NaN.
     least = torch.finfo(scores.dtype).min
     scores = scores.masked_fill(~bias, least) if bias.dtype == torch.bool else scores + bias.clamp(min=least)
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)

@@ -1,4 +1,4 @@
-"""The stream's attention on CUDA: PyTorch's own flash kernels for unequal lengths, or FlexAttention."""
+"""Attention for a stream on CUDA: PyTorch's variable-length flash kernels, or FlexAttention."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,7 +14,7 @@ from lightning_dpo.batch import Segments
 
 
 class _Plan(NamedTuple):
-    """What `varlen_attn` is told: stretch by stretch, which tokens are keys, and where queries and keys begin."""
+    """Arguments of `varlen_attn`: for each stretch, its keys and the offsets of its queries and keys."""
 
     keys: Tensor
     query_starts: Tensor
@@ -40,10 +40,10 @@ def _plan(segments: Segments, device: torch.device) -> _Plan:
 
 
 def varlen_can(query: Tensor, value: Tensor, softcap: float | None) -> bool:
-    """Whether the flash kernels have what is asked.
+    """Whether the flash kernels support these inputs.
 
-    That is half precision on compute capability 8 or later, no soft-cap, and heads of one size, at most 256 and a
-    multiple of 8.
+    They need half precision, compute capability 8 or later, no soft-cap, and the same head size for keys and values, a
+    multiple of 8 up to 256.
     """
     half = _compute_dtype(query) in (torch.bfloat16, torch.float16)
     size = query.shape[-1]
@@ -52,7 +52,7 @@ def varlen_can(query: Tensor, value: Tensor, softcap: float | None) -> bool:
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    """Autocast's, which knows the kernels of sdpa, but not these."""
+    """The dtype to compute in. Autocast casts the inputs of sdpa, but not those of these kernels."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
@@ -66,7 +66,7 @@ def by_varlen(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """One call of the flash kernels for the whole stream; causality is aligned to the last key of each stretch."""
+    """One call of the flash kernels for the whole stream. The causal mask is aligned to the last key of a stretch."""
     plan = segments.made(("plan", query.device), lambda: _plan(segments, query.device))
     query, key, value = (tensor[0].transpose(0, 1).to(_compute_dtype(query)) for tensor in (query, key, value))
     attended = varlen_attn(
@@ -81,14 +81,14 @@ def by_varlen(
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return cast(Tensor, attended)[None]  # a tuple only if more is asked for
+    return cast(Tensor, attended)[None]  # a tuple only if the log-sum-exp is requested
 
 
 def _block_mask(segments: Segments, window: int | None, device: torch.device) -> BlockMask:
     rows, opening = [], 0
-    for number, (length, shared) in enumerate(segments.stretches):
-        opening = opening if shared else number
-        rows += [(number, opening, shared, shared + offset) for offset in range(length)]
+    for index, (length, shared) in enumerate(segments.stretches):
+        opening = opening if shared else index
+        rows += [(index, opening, shared, shared + offset) for offset in range(length)]
     stretch, group, prefix, position = torch.tensor(rows, device=device).unbind(1)
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def _block_mask(segments: Segments, window: int | None, device: torch.device) ->
         near = (behind >= 0) if window is None else (behind >= 0) & (behind < window)
         return ((stretch[key] == stretch[query]) | of_prompt) & near
 
-    # Compiled, for otherwise it holds a number for every query and key.
+    # Without compilation, it would create a tensor with an element per query and key.
     make = torch.compile(create_block_mask) if device.type == "cuda" else create_block_mask
     return make(seen, None, None, len(rows), len(rows), device=device)
 
@@ -112,7 +112,7 @@ def _capped(softcap: float) -> Callable[..., Tensor]:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    # Lengths become dynamic at the second shape; scale and soft-cap stay the constants that they are.
+    # Lengths become dynamic with the second shape. Scale and soft-cap are compiled as constants.
     return torch.compile(flex_attention)
 
 
@@ -125,7 +125,7 @@ def by_flex(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """FlexAttention, for what the flash kernels cannot."""
+    """FlexAttention, for inputs that the flash kernels do not support."""
     mask = segments.made(("blocks", window, query.device), lambda: _block_mask(segments, window, query.device))
     attend = cast(Callable[..., Tensor], _compiled() if query.is_cuda else flex_attention)
     query, key, value = (tensor.to(_compute_dtype(query)) for tensor in (query, key, value))

@@ -1,4 +1,4 @@
-"""Which layout a policy's batches have: the one that was asked for, or the shared one where it changes nothing."""
+"""The layout of a policy's batches: the configured one, or for `auto` the shared one if it gives the same results."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from lightning_dpo.shared_prefix.trial import share_prefixes
 
 log = logging.getLogger(__name__)
 
-TRIED = 2  # pairs by which layouts are compared: a single one would not show whether prompts see each other
+TRIED = 2  # pairs that layouts are compared on: a single one would not show whether prompts attend to each other
 
 
 def chosen_layout(
@@ -23,18 +23,18 @@ def chosen_layout(
     models: Sequence[PreTrainedModel],
     trainer: Trainer,
 ) -> Layout:
-    """The layout for batches of a policy. Called on all devices at once.
+    """The layout for batches of a policy. A collective call.
 
     Args:
         asked: `auto`, `shared` or `padded`.
         layouts: The two layouts.
-        longest: Makes a micro-batch of the longest pairs, on which the two are compared.
-        models: The policy, and its reference if that has weights of its own. Where the shared layout is chosen, they
-            get its attention.
-        trainer: Its device and precision are used.
+        longest: Returns a micro-batch of the longest pairs, on which the layouts are compared.
+        models: The policy, and the reference if it has its own weights. With the shared layout, their attention
+            implementation is replaced.
+        trainer: The Trainer, for its device and precision.
 
     Raises:
-        UserError: `shared` was asked for, and the policy cannot use it.
+        UserError: `shared` was requested, and the policy does not support it.
     """
     if asked == "padded":
         return layouts.padded
@@ -43,9 +43,9 @@ def chosen_layout(
     with trainer.precision_plugin.forward_context():
         reason = share_prefixes(models, padded, shared, str(trainer.precision))
     if reason is None:
-        log.info("Each prompt of a forward pass is computed once (data.layout=shared).")
+        log.info("Prompts are shared: each is computed once per forward pass (data.layout=shared).")
         return layouts.shared
     if asked == "shared":
         raise UserError(f"data.layout=shared: {reason}; use data.layout=padded")
-    log.warning("Each prompt is computed once per answer (data.layout=padded): %s.", reason)
+    log.warning("Prompts are not shared: each is computed once per answer (data.layout=padded). %s.", reason)
     return layouts.padded

@@ -1,4 +1,4 @@
-"""Whether a model's prompts can be shared, found out before training by trying it."""
+"""A test before training of whether a model supports the shared layout."""
 
 from collections.abc import Sequence
 
@@ -16,30 +16,30 @@ from lightning_dpo.logps.tolerance import tolerance
 from lightning_dpo.models.causal_lm import evaluating
 from lightning_dpo.training.rank_checks import on_all_devices
 
-_GRADIENTS = 0.1  # of its norm, which bf16 rounds to less than that
+_GRADIENTS = 0.1  # maximum relative difference of gradient norms; rounding in bf16 is smaller
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def share_prefixes(
     models: Sequence[PreTrainedModel], padded: PreferenceBatch, shared: PreferenceBatch, precision: str
 ) -> str | None:
-    """Give `models` the attention over shared prompts, unless it would change their log-probs.
+    """Switch `models` to the attention for shared prompts, unless it would change their log-probs.
 
     Args:
-        models: The policy, and its reference where that has weights of its own.
-        padded: Some pairs.
+        models: The policy, and the reference if it has its own weights.
+        padded: Some pairs in the padded layout.
         shared: The same pairs in the shared layout.
-        precision: The Trainer's; it decides how close the log-probs of the two must come.
+        precision: Precision of the Trainer; it decides how close the log-probs of the two must be.
 
     Returns:
-        None, or why the models were left as they are: a clause that begins with the architecture.
+        None, or the reason why the models are unchanged: a clause that starts with the architecture.
     """
     before = [attention_of(model) for model in models]
     agreed = False
     try:
         reasons = [_why_not(model) for model in models]
         if not any(reasons):
-            # Of every model, whatever the first one gave: on several devices, all take part in each forward pass.
+            # All models are tested even if the first one fails: with FSDP, all devices take part in each forward pass.
             reasons = [_difference(model, padded, shared, precision) for model in models]
         agreed = on_all_devices(torch.tensor(not any(reasons), device=padded.input_ids.device))
     finally:
@@ -53,14 +53,14 @@ def share_prefixes(
 
 
 def _why_not(model: PreTrainedModel) -> str | None:
-    """What can be told without a forward pass."""
+    """The reason that is known without a forward pass, or None."""
     config = model.config.get_text_config()
     attention = attention_of(model)
-    # transformers has no sdpa for some, Gemma 2 among them; for others, eager was asked for.
+    # Some architectures, such as Gemma 2, have no sdpa in transformers. For others, the user set eager.
     if attention not in ("sdpa", ATTENTION) and not (attention == "eager" and not base_model(model)._supports_sdpa):
-        return f"its attention is {attention}, and the shared layout brings its own: leave model.attention=sdpa"
+        return f"its attention is {attention}, and the shared layout replaces it: set model.attention=sdpa"
     if others := set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS:
-        return f"it has layers of {' and '.join(sorted(others))}, which would see other completions"
+        return f"it has layers of {' and '.join(sorted(others))}, which would mix completions"
     _set_attention(model, ATTENTION)
     if attention_of(model) != ATTENTION:
         return "its attention does not go through transformers' AttentionInterface"
@@ -68,17 +68,17 @@ def _why_not(model: PreTrainedModel) -> str | None:
 
 
 def _difference(model: PreTrainedModel, padded: PreferenceBatch, shared: PreferenceBatch, precision: str) -> str | None:
-    """Whether the two layouts give other log-probs or gradients, or the shared one an error."""
+    """How log-probs or gradients of the two layouts differ, or the error of the shared one; None if they agree."""
     try:
         with evaluating(model), torch.no_grad():
             found, wanted = completion_logps(model, shared), completion_logps(model, padded)
         norms = [_gradient_norm(model, batch) for batch in (shared, padded)]
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever an architecture makes of a layout that it was not written for
+    except Exception as error:  # an architecture may fail in any way with a layout that it was not written for
         inner: nn.Module = base_model(model)
         if isinstance(inner, FSDPModule):
-            inner.reset_iter_state()
+            inner.reset_iter_state()  # after an interrupted forward pass, FSDP would refuse the next one
         return " ".join(str(error).split())
     off = 0.0
     for side in ("chosen", "rejected"):
@@ -94,16 +94,15 @@ def _difference(model: PreTrainedModel, padded: PreferenceBatch, shared: Prefere
 
 
 def _worst(difference: Tensor, within: Tensor) -> float:
-    """The largest difference where one is too large, else 0; infinity for what is no number."""
+    """0 if all differences are within the tolerance, otherwise the largest; infinity for NaN."""
     return 0.0 if within.all() else float(difference.nan_to_num(torch.inf).max())
 
 
 def _gradient_norm(model: PreTrainedModel, batch: PreferenceBatch) -> float:
-    """Gradient norm of the summed log-probs with respect to one weight below all attention layers.
+    """Norm of the gradient of the summed log-probs with respect to the first trainable weight.
 
-    Checked separately, because fused kernels have their own backward pass.
-
-    0 where no gradient can be had without touching those of training: of a sharded or frozen model, in validation.
+    Log-probs alone are not enough, because fused kernels have their own backward pass. 0 if the gradient cannot be
+    computed without affecting training: for a sharded or frozen model, or in validation.
     """
     table = model.get_input_embeddings().weight
     weights = [weight for weight in model.parameters() if weight.requires_grad and weight is not table]
@@ -111,13 +110,15 @@ def _gradient_norm(model: PreTrainedModel, batch: PreferenceBatch) -> float:
         return 0.0
     with evaluating(model), torch.enable_grad():
         sums = completion_logps(model, batch).sums
-        of_pairs = sums[torch.cat([batch.chosen, batch.rejected])]  # as often as pairs have them, in either layout
+        of_pairs = sums[
+            torch.cat([batch.chosen, batch.rejected])
+        ]  # once per pair, so that both layouts sum the same terms
         (gradient,) = torch.autograd.grad(of_pairs.sum(), weights[0])
     return float(gradient.norm())
 
 
 def _set_attention(model: PreTrainedModel, attention: str) -> None:
-    """transformers warns where that is not possible; here it is asked for, and told in our own line."""
+    """Set the attention implementation without transformers' warning. The caller reports failures."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""What a checkpoint must have in common with the run that resumes from it."""
+"""The settings that a checkpoint and the run that resumes from it must have in common."""
 
 from collections.abc import Collection
 from typing import Any
@@ -15,21 +15,21 @@ from lightning_dpo.models.reference import Reference
 from lightning_dpo.training.schedules import Schedule, depends_on_length, describe
 
 _WEIGHTS, _ADAPTER = "starting weights (sha256)", "adapter"
-# How an optimizer computes its update, not which update it is.
+# These change how an update is computed, and not its result.
 _NO_RESULT = ("params", "initial_lr", "foreach", "fused", "capturable", "differentiable")
 
 
 class TrainedWith:
-    """The settings and weights that decide what a checkpoint means, and what its training would have become.
+    """The settings and weights that a training depends on. A checkpoint stores them.
 
-    Lightning restores optimizer and schedule over those of the config. The starting weights are the reference, or what
-    is under an adapter, and neither is in a checkpoint.
+    Lightning restores optimizer and schedule from the checkpoint and ignores those of the config, so a changed setting
+    would have no effect. The starting weights are the reference or the base of an adapter, and not in the checkpoint.
 
     Args:
         loss: The loss.
 
     Attributes:
-        settings: What is known so far, by name; a checkpoint holds it.
+        settings: The settings known so far, by name.
     """
 
     def __init__(self, loss: PreferenceLossFunction) -> None:
@@ -37,11 +37,11 @@ class TrainedWith:
         self._saved: dict[str, str] = {}
 
     def starts_from(self, policy: nn.Module) -> None:
-        """Note the policy's weights before an adapter is put on it."""
+        """Record the policy's weights before an adapter is added."""
         self.settings[_WEIGHTS] = weights_digest(policy)
 
     def trains(self, policy: nn.Module, reference: Reference | None) -> None:
-        """Note the adapter and the reference: by its weights where the policy did not start from them."""
+        """Record the adapter and the reference; a reference other than the starting weights, by its digest."""
         if isinstance(policy, PeftModel):
             self.settings[_ADAPTER] = describe_adapter(policy)
         if reference is None:
@@ -52,15 +52,15 @@ class TrainedWith:
             self.settings["reference"] = f"other weights (sha256 {weights_digest(reference.model)})"
 
     def optimizes_by(self, optimizer: Optimizer, schedule: Schedule, steps: int) -> None:
-        """Note optimizer and schedule, as they are made, and compare with the checkpoint where that is read already.
+        """Record optimizer and schedule, and compare them with the checkpoint if it has been read.
 
         Args:
-            optimizer: Before a schedule has changed its learning rates.
-            schedule: What makes the schedule.
-            steps: Optimizer steps of the run.
+            optimizer: The optimizer, before a schedule changes its learning rates.
+            schedule: Creates the schedule.
+            steps: Number of optimizer steps of the run.
 
         Raises:
-            UserError: Names what differs.
+            UserError: They differ; the message contains the difference.
         """
         self.settings |= optimizer_settings(optimizer) | {"scheduler": describe(schedule)}
         if depends_on_length(schedule):
@@ -68,21 +68,21 @@ class TrainedWith:
         self._check(self._saved)
 
     def resumes(self, saved: dict[str, str]) -> None:
-        """Compare with a checkpoint's settings: with all that are known now, and with others once they are.
+        """Compare with a checkpoint's settings: those that are known now, and the others as soon as they are.
 
         Raises:
-            UserError: Names what differs.
+            UserError: They differ; the message contains the difference.
         """
         self._saved = saved
         self._check(saved)
 
     def opens(self, saved: dict[str, str]) -> None:
-        """Compare with the settings of a checkpoint whose weights are wanted, to evaluate them or to start from them.
+        """Compare with the settings of a checkpoint of which only the weights are used.
 
-        How they were trained does not matter. What is under an adapter does: it is in no checkpoint.
+        How they were trained does not matter. The base model of an adapter does, because it is not in the checkpoint.
 
         Raises:
-            UserError: Names what differs.
+            UserError: They differ; the message contains the difference.
         """
         self._check(saved, {_ADAPTER, _WEIGHTS} if _ADAPTER in self.settings else {})
 
@@ -94,14 +94,16 @@ class TrainedWith:
             if saved[name] != self.settings[name]
         ]
         if changed:
-            raise UserError(f"the checkpoint was trained with {', '.join(changed)}: set it back, or start a new run")
+            raise UserError(
+                f"the checkpoint was trained with {', '.join(changed)}: restore the setting, or start a new run"
+            )
 
 
 def optimizer_settings(optimizer: Optimizer) -> dict[str, str]:
-    """The values that an optimizer was made with, by config key."""
+    """The settings of an optimizer, by config key."""
     settings = {"optimizer": type(optimizer).__name__}
-    for number, group in enumerate(optimizer.param_groups):
-        key = "optimizer" if len(optimizer.param_groups) == 1 else f"optimizer[{number}]"
+    for index, group in enumerate(optimizer.param_groups):
+        key = "optimizer" if len(optimizer.param_groups) == 1 else f"optimizer[{index}]"
         settings |= {f"{key}.{name}": _plain(value) for name, value in group.items() if name not in _NO_RESULT}
     return settings
 
@@ -112,17 +114,17 @@ def _plain(value: Any) -> str:
 
 
 def check_tensors(trained: Collection[str], found: Collection[str]) -> None:
-    """Refuse a checkpoint of another adapter.
+    """Check that a checkpoint has the tensors of the adapter.
 
     Args:
-        trained: Names of the tensors that are trained.
-        found: Those in the checkpoint.
+        trained: Names of the trained tensors.
+        found: Names of the tensors in the checkpoint.
 
     Raises:
         UserError: They differ.
     """
     if different := set(trained) ^ set(found):
         raise UserError(
-            f"the checkpoint is of another adapter: it differs in {len(different)} tensors, the first "
-            f"of them {min(different)}; give the adapter.* that it was trained with"
+            f"the checkpoint has another adapter: {len(different)} tensors differ, the first is {min(different)}; set "
+            "adapter.* to the values that it was trained with"
         )

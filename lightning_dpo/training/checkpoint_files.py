@@ -1,4 +1,4 @@
-"""How checkpoints reach the disk: atomically, and where the one before is kept."""
+"""Writing of checkpoints: atomically, and with a copy of the previous one."""
 
 import os
 from contextlib import suppress
@@ -14,19 +14,19 @@ from lightning_dpo.run_folder import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its destination and renames it.
+    """Writes a checkpoint to a temporary file in the same folder and renames it.
 
-    Lightning writes to TMPDIR and moves the file, which is a copy where TMPDIR is on another file system: a kill during
-    that copy leaves 0 bytes. It also ignores a folder without write permission.
+    Lightning writes to TMPDIR and moves the file. If TMPDIR is on another file system, that is a copy, and a kill
+    during the copy leaves a truncated file. Lightning also replaces files in a folder without write permission.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`.
 
         Raises:
-            OSError: The folder is not writable, or the disk is full. The file that was there is unchanged.
+            OSError: The folder is not writable, or the disk is full. An existing file is unchanged.
         """
-        if "://" in str(path):  # object storage: uploads are atomic there
+        if "://" in str(path):  # uploads to object storage are atomic
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
@@ -45,32 +45,32 @@ def previous(path: Path) -> Path:
 
 
 def keep_previous(path: Path) -> None:
-    """Keep the file at `path` as `previous(path)` before it is replaced. A hard link: no data is copied."""
+    """Keep the file at `path` as `previous(path)` before it is replaced, as a hard link, without copying data."""
     if not path.exists():
         return
     link = path.with_name(f".{path.name}.link")
     link.unlink(missing_ok=True)
-    with suppress(OSError):  # some file systems have no hard links: there, only the newest checkpoint is kept
+    with suppress(OSError):  # on file systems without hard links, only the newest checkpoint is kept
         os.link(path, link)
         link.replace(previous(path))
 
 
 def write_atomically(trainer: Trainer) -> None:
-    """Make `trainer` write its checkpoints with `AtomicCheckpointIO`, unless its user chose a `CheckpointIO`."""
+    """Make `trainer` write checkpoints with `AtomicCheckpointIO`, unless the user chose another `CheckpointIO`."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         checkpoint_io: CheckpointIO = AtomicCheckpointIO()
         trainer.strategy.checkpoint_io = checkpoint_io
 
 
 def check_writable(folder: Path, key: str) -> None:
-    """Refuse a folder in which no checkpoint can be written, before training.
+    """Check before training that checkpoints can be written.
 
     Args:
-        folder: Where checkpoints are written; created if it does not exist.
-        key: The config key that names it.
+        folder: Folder of the checkpoints; created if it does not exist.
+        key: Its config key.
 
     Raises:
-        UserError: It cannot be created, or no file can be written in it.
+        UserError: The folder cannot be created, or files cannot be written in it.
     """
     probe = folder / ".writable"
     try:
@@ -78,4 +78,4 @@ def check_writable(folder: Path, key: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{key}={folder}: no checkpoint can be written there ({error.strerror})") from error
+        raise UserError(f"{key}={folder}: checkpoints cannot be written there ({error.strerror})") from error

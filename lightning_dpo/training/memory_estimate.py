@@ -1,4 +1,4 @@
-"""What a training step will need of the device's memory, told before the step is tried."""
+"""An estimate of the memory that a training step needs."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -16,23 +16,23 @@ from lightning_dpo.logps.lm_head import CHUNK
 from lightning_dpo.models.reference import Reference
 
 _GB = 1e9
-# Bytes of activations per token, hidden unit and layer that a backward pass keeps, in units of one number, without the
-# attention matrix, which sdpa does not keep: 34 of 2 bytes, Table 2 of https://arxiv.org/abs/2205.05198.
+# Numbers per token, hidden unit and layer that are kept for the backward pass, without the attention matrix, which sdpa
+# does not keep: 34 bytes, so 17 numbers of 2 bytes, Table 2 of https://arxiv.org/abs/2205.05198.
 _KEPT = 17
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one device, for the largest micro-batch of the data; `activations` is rough, the rest is counted.
+    """Bytes on one device for the largest micro-batch of the data. `activations` is rough; the rest is counted.
 
     Attributes:
-        weights: The policy's.
-        gradients: Of what is trained.
-        optimizer: Its state.
-        reference: A reference with weights of its own.
-        logits: Of a chunk of scored positions, in the compute precision, in fp32, and the latter's gradient; of all
-            where the head cannot be run by chunks.
-        activations: What the backward pass needs of the forward pass.
+        weights: Weights of the policy.
+        gradients: Gradients of the trained weights.
+        optimizer: Optimizer state.
+        reference: Weights of the reference, if it has its own.
+        logits: Logits of a chunk of scored positions in the compute precision and in fp32, and the fp32 gradient. If
+            the head cannot be computed in chunks, of all scored positions.
+        activations: Activations that are kept for the backward pass.
     """
 
     weights: int
@@ -44,12 +44,12 @@ class MemoryEstimate:
 
     @property
     def certain(self) -> int:
-        """What is needed whatever a batch holds."""
+        """Bytes that do not depend on the batch."""
         return self.weights + self.gradients + self.optimizer + self.reference
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts, in bytes."""
         return self.certain + self.logits + self.activations
 
     def __str__(self) -> str:
@@ -57,14 +57,16 @@ class MemoryEstimate:
         return ", ".join(f"{name} {gigabytes(getattr(self, name))}" for name in parts)
 
     def advice(self, batch_size: int, checkpointing: bool, adapter: bool) -> str:
-        """The three settings that would save most, the largest saving first."""
+        """The three settings that would save the most memory, the largest saving first."""
         per_batch = self.logits + self.activations
         savings = {
             "adapter=lora (no gradients, optimizer state or reference for the model)": 0
             if adapter
             else self.gradients + self.optimizer + self.reference,
             "model.gradient_checkpointing=true": 0 if checkpointing else self.activations * 0.8,
-            f"data.batch_size={max(1, batch_size // 2)} (changes no result)": per_batch / 2 if batch_size > 1 else 0,
+            f"data.batch_size={max(1, batch_size // 2)} (does not change results)": per_batch / 2
+            if batch_size > 1
+            else 0,
             "a smaller data.max_length": per_batch / 2 - 1,
             "optimizer=rmsprop": self.optimizer / 2,
         }
@@ -80,15 +82,15 @@ def estimate(
     scored: int,
     itemsize: int,
 ) -> MemoryEstimate:
-    """Count what there is, and estimate what a step will add.
+    """Estimate the memory of a training step.
 
     Args:
-        policy: The policy, its trainable parameters marked.
-        reference: Its reference.
-        make_optimizer: Makes the optimizer; tried on a small matrix.
-        tokens: Of the largest micro-batch, pads included.
-        scored: Scored positions in it.
-        itemsize: Bytes of a number in a forward pass.
+        policy: The policy, with `requires_grad` set on its trainable parameters.
+        reference: The reference.
+        make_optimizer: Creates the optimizer; called with a small matrix to count its state.
+        tokens: Tokens of the largest micro-batch, padding included.
+        scored: Scored positions of that micro-batch.
+        itemsize: Bytes per number in a forward pass.
     """
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     config = policy.config.get_text_config()
@@ -106,19 +108,19 @@ def estimate(
 
 
 def checkpoints_activations(policy: PreTrainedModel) -> bool:
-    """Whether activations are computed again in the backward pass. transformers' own property warns of its renaming."""
+    """Whether activations are recomputed in the backward pass. transformers' own property is deprecated."""
     return any(getattr(module, "gradient_checkpointing", False) for module in policy.modules())
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes that the device has in all."""
+    """Total memory of the device, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def gigabytes(size: float) -> str:
-    """A number of bytes, for people.
+    """A number of bytes as text.
 
     >>> gigabytes(2_500_000_000), gigabytes(40_000)
     ('2.5 GB', '0.0 GB')
@@ -127,14 +129,14 @@ def gigabytes(size: float) -> str:
 
 
 def _size(tensors: Iterable[Tensor]) -> int:
-    """What this device holds of them."""
+    """Bytes of the tensors on this device; of a sharded tensor, its shard."""
     here = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
     return sum(tensor.numel() * tensor.element_size() for tensor in here)
 
 
 def _states(make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> float:
-    """Numbers that the optimizer keeps for each number it trains."""
-    # A matrix: some keep the sums of rows and columns alone.
+    """Numbers that the optimizer stores per trained number."""
+    # A matrix, because optimizers such as Adafactor store only sums over rows and columns.
     weights = nn.Parameter(torch.zeros(64, 64))
     weights.grad = torch.zeros(64, 64)
     optimizer = make_optimizer([weights])

@@ -1,4 +1,4 @@
-"""The optimizer of a module that is given none."""
+"""The default optimizer of `DPOModule`."""
 
 from collections.abc import Iterable
 
@@ -7,5 +7,5 @@ from torch.optim import AdamW, Optimizer
 
 
 def default_optimizer(parameters: Iterable[Parameter]) -> Optimizer:
-    """AdamW at a learning rate of 1e-6, without weight decay: a common choice for full fine-tuning by DPO."""
+    """AdamW with a learning rate of 1e-6 and no weight decay: a common choice for full fine-tuning with DPO."""
     return AdamW(parameters, lr=1e-6, weight_decay=0.0, fused=True)

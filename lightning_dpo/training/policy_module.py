@@ -1,4 +1,4 @@
-"""A policy and its frozen reference in a LightningModule: how they are opened, sharded and moved, and what is saved."""
+"""A LightningModule with a policy and its frozen reference: how they are opened, sharded, moved and saved."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,19 +19,19 @@ from lightning_dpo.training.step_checks import check_declared
 
 
 class PolicyModule(LightningModule):
-    """What `DPOModule` holds. A subclass trains it.
+    """Policy, reference and loss of `DPOModule`, without the training.
 
     Args:
         policy: A hub id or folder, a model, or a function that returns one. Models are opened in `configure_model`.
         loss: The loss; it decides which references are valid.
-        reference: Makes the reference from the untrained policy.
-        adapter: What of the policy is trained; None: whatever is trainable in it.
+        reference: Creates the reference from the untrained policy.
+        adapter: Selects what is trained; None: the parameters with `requires_grad`.
 
     Attributes:
         policy: The policy; None until `configure_model`.
-        reference: The reference, outside the module tree: no checkpoint, optimizer or strategy wrapper sees it. None
-            until `configure_model`, or if the loss needs none.
-        trained_with: The settings and weights that decide what a checkpoint means.
+        reference: The reference, outside the module tree, so that checkpoints, optimizers and strategy wrappers do not
+            include it. None until `configure_model`, or if the loss needs none.
+        trained_with: The settings and weights that the training depends on.
     """
 
     policy: PreTrainedModel
@@ -47,22 +47,22 @@ class PolicyModule(LightningModule):
         super().__init__()
         check_declared(loss)
         reference.check(loss, adapter)
-        self.policy = None  # type: ignore[assignment]  # strategy and device are known only in configure_model
-        self._untrained_policy = [policy]  # in a list, which hides a model from nn.Module until then
+        self.policy = None  # type: ignore[assignment]  # created in configure_model
+        self._untrained_policy = [policy]  # in a list, so that nn.Module does not register a model
         self.loss, self.make_reference, self.make_adapter = loss, reference, adapter
         self.trained_with = TrainedWith(loss)
         self._hold_reference(None)
 
     def configure_model(self) -> None:
-        """Open the policy and make its reference, once."""
+        """Open the policy and create its reference, once."""
         if self.policy is not None:
             return
         policy = ready_policy(opened_policy(self._untrained_policy.pop()))
         self.trained_with.starts_from(policy)
         opened = probe(policy) if self.make_adapter or isinstance(policy, PeftModel) else None
-        # After `ready_policy`, so that an adapter keeps its dropout.
+        # After `ready_policy`, which would remove the dropout of a new adapter.
         self.policy = self.make_adapter(policy).train() if self.make_adapter else policy
-        # The frozen weights under an adapter are in no checkpoint; `load_state_dict` checks the others.
+        # The frozen base weights of an adapter are not in checkpoints; `load_state_dict` checks all others.
         self.strict_loading = not isinstance(self.policy, PeftModel)
         self._hold_reference(self.make_reference(self.policy, self.loss))
         check_opened(opened, self.policy, self.reference)
@@ -73,40 +73,40 @@ class PolicyModule(LightningModule):
 
     @property
     def models(self) -> list[PreTrainedModel]:
-        """The policy, and its reference if that has weights of its own."""
+        """The policy, and the reference if it has its own weights."""
         own = self.reference.model if self.reference else None
         return [self.policy] if own is None else [self.policy, own]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what the weights mean and how they are trained: loss, starting weights, adapter, optimizer, schedule."""
+        """Store the settings of the training: loss, starting weights, adapter, optimizer, schedule."""
         checkpoint |= {"trained_with": dict(self.trained_with.settings), "has_rewards": self.loss.has_rewards}
         if isinstance(self.policy, PeftModel):
             checkpoint["tensors"] = self._trained()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume with other settings, or from other weights, than the checkpoint was trained with.
+        """Check that the run has the settings and starting weights of the checkpoint.
 
         Raises:
-            UserError: Names what differs.
+            UserError: It does not; the message contains the difference.
         """
         saved = checkpoint.get("trained_with", {})
-        # Otherwise, as in load_from_checkpoint, only the weights are needed, whatever loss is used on them.
+        # Outside `fit`, as in load_from_checkpoint, only the weights are used, with any loss.
         fits = self._trainer is not None and self.trainer.state.fn == "fit"
         (self.trained_with.resumes if fits else self.trained_with.opens)(saved)
-        # A sharded policy is not loaded through `load_state_dict`.
+        # The strategy loads a sharded policy without calling `load_state_dict`, so the names are checked here too.
         if "tensors" in checkpoint:
             check_tensors(self._trained(), checkpoint["tensors"])
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's overloads
-        """What a checkpoint holds: of a policy with an adapter, what is trained."""
+        """The state of the policy; with an adapter, only the trained tensors."""
         state = super().state_dict(*args, **kwargs)
         return {name: state[name] for name in self._trained()} if isinstance(self.policy, PeftModel) else state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load what `state_dict` gave.
+        """Load the result of `state_dict`.
 
         Raises:
-            UserError: The checkpoint is of another adapter.
+            UserError: The checkpoint has another adapter.
         """
         if not isinstance(self.policy, PeftModel):
             return super().load_state_dict(state_dict, strict, assign)
@@ -117,7 +117,7 @@ class PolicyModule(LightningModule):
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PolicyModule":
-        """Move or cast the reference along: it is not a submodule."""
+        """Move or cast the reference too, which is not a submodule."""
         super()._apply(fn, recurse)
         if self.reference and self.reference.model:
             self.reference.model._apply(fn, recurse)

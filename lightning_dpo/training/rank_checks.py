@@ -1,4 +1,4 @@
-"""What devices must agree on, and what must differ, before they train together."""
+"""Checks across devices: which values must be equal on all, and which must differ."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,49 +12,50 @@ from lightning_dpo.errors import UserError
 
 
 def check_dealt(batch: PreferenceBatch, strategy: Strategy, rank: int) -> None:
-    """Refuse devices that are given the same pairs. Called on all of them at once.
+    """Check that devices train on different pairs. A collective call.
 
     Args:
-        batch: This device's first.
-        strategy: The Trainer's.
-        rank: This device.
+        batch: The first micro-batch of this device.
+        strategy: The strategy of the Trainer.
+        rank: Rank of this device.
 
     Raises:
-        UserError: Two devices begin with the same pair.
+        UserError: Two devices start with the same pair.
     """
     rows = batch.pair_index[batch.counted]
-    # A device that only fills the step up has no pair of its own.
+    # If the step has fewer pairs than devices, some devices have none: their negative rank is unique.
     first = rows[0] if len(rows) else torch.tensor(-1 - rank, device=batch.pair_index.device)
     everywhere = strategy.all_gather(first).flatten().tolist()
     for device, row in enumerate(everywhere):
         if (other := everywhere.index(row)) != device:
             raise UserError(
-                f"devices {other} and {device} begin with the same pair (row {row}), so they would train on the same "
-                "data: use strategy=ddp or strategy=fsdp, in code lightning_dpo.training.FullySharded(), or deal the "
-                "pairs by trainer.strategy.distributed_sampler_kwargs"
+                f"devices {other} and {device} start with the same pair (row {row}), so they would train on duplicated "
+                "data: use strategy=ddp or strategy=fsdp, in Python lightning_dpo.training.FullySharded(), or "
+                "distribute the pairs according to trainer.strategy.distributed_sampler_kwargs"
             )
 
 
 def check_same(facts: Mapping[str, Any], strategy: Strategy) -> None:
-    """Refuse devices that differ from the first one in what should be the same. Called on all of them at once.
+    """Check that all devices have the same values as the first one. A collective call.
 
     Args:
-        facts: What should be, by name.
-        strategy: The Trainer's.
+        facts: The values, by name.
+        strategy: The strategy of the Trainer.
 
     Raises:
-        UserError: Names what differs, with a device's value and the first one's; the same on all devices.
+        UserError: A value differs; the message, the same on all devices, contains both values.
     """
     first = strategy.broadcast(dict(facts))
     names = sorted(name for name in facts.keys() | first.keys() if facts.get(name) != first.get(name))
     if strategy.reduce_boolean_decision(not names):
         return
-    here = ", ".join(f"{name} is {facts.get(name)!r} and there {first.get(name)!r}" for name in names[:8])
+    here = ", ".join(f"{name} is {facts.get(name)!r} instead of {first.get(name)!r}" for name in names[:8])
     everywhere: list[str] = [""] * distributed.get_world_size()
     distributed.all_gather_object(everywhere, here)
-    device, differs = next((device, said) for device, said in enumerate(everywhere) if said)
+    device, differs = next((device, text) for device, text in enumerate(everywhere) if text)
     raise UserError(
-        f"device {device} was not started like the first one: {differs}; give all nodes one command and one checkout"
+        f"device {device} was started with other settings than device 0: {differs}; use the same command and checkout "
+        "on all nodes"
     )
 
 
@@ -62,7 +63,7 @@ def on_all_devices(flag: Tensor) -> bool:
     """Whether `flag`, shape (), holds on every device."""
     agreed = flag.int()
     if distributed.is_available() and distributed.is_initialized():
-        # A device that continued by itself would wait for the others until the timeout.
+        # All devices must take the same decision: one that continued would wait for the others until the timeout.
         distributed.all_reduce(agreed, distributed.ReduceOp.MIN)
     return bool(agreed)
 
@@ -77,6 +78,6 @@ def of_all_devices(rows: list[int]) -> list[int]:
 
 
 def named(rows: list[int], place: Callable[[int], str], most: int = 16) -> str:
-    """The rows by name, at most `most` of them."""
+    """The names of rows, at most `most` of them."""
     more = f" and {len(rows) - most} more" if len(rows) > most else ""
     return ", ".join(place(row) for row in rows[:most]) + more

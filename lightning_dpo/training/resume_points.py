@@ -1,8 +1,8 @@
-"""Where a run resumes: the state of Lightning's loops at moments from which they continue without loss.
+"""The state of Lightning's loops at the points from which a run can resume exactly.
 
-Lightning keeps count of what each loop has begun and finished, and looks at these counts when it resumes. Between two
-optimizer steps, before a validation and after one, they describe the run completely. Elsewhere they do not: within a
-step they forget the gradients that were accumulated, and within a validation the pairs that were counted.
+Lightning counts the batches that each loop has started and finished, and resumes according to these counts. Between two
+optimizer steps, before a validation and after one, the counts describe the run completely. Within a step they lack the
+accumulated gradients, and within a validation the metrics of the batches so far.
 """
 
 from typing import Any
@@ -13,18 +13,18 @@ _VALIDATED = "epoch_loop.val_loop.batch_progress"
 
 
 def between_steps(trainer: Trainer) -> dict[str, Any]:
-    """The loops' state now, in `on_train_batch_end` of a micro-batch that ended an optimizer step."""
+    """The state of the loops. Call it in `on_train_batch_end` after the last micro-batch of an optimizer step."""
     return trainer.fit_loop.state_dict()
 
 
 def before_validation(trainer: Trainer) -> dict[str, Any]:
-    """The loops' state now, within a validation, such that the resumed run does all of it again.
+    """The state of the loops within a validation, changed so that the resumed run repeats the whole validation.
 
-    From `between_steps`, Lightning would resume after the validation, and the run would lack one.
+    With the state of `between_steps`, Lightning would skip this validation.
     """
     state = between_steps(trainer)
     validated = state[_VALIDATED]["total"]
-    # One batch was begun, and none of this validation is finished: that is how the loop knows that it was interrupted.
+    # One batch started and none finished: from this the loop infers that the validation was interrupted.
     validated |= {"ready": validated["completed"] + 1, "started": validated["completed"] + 1}
     validated["processed"] = validated["completed"]
     state[_VALIDATED]["current"] = dict.fromkeys(state[_VALIDATED]["current"], 0)
@@ -32,9 +32,10 @@ def before_validation(trainer: Trainer) -> dict[str, Any]:
 
 
 def after_validation(trainer: Trainer) -> dict[str, Any]:
-    """The loops' state now, in `on_validation_end`, such that the resumed run does not validate again.
+    """The state of the loops in `on_validation_end`, changed so that the resumed run does not repeat the validation.
 
-    After a resume within a validation, Lightning's counts stay one apart and would say that it was interrupted again.
+    After a resume within a validation, Lightning's counts of started and finished batches stay one apart, which would
+    mean another interruption.
     """
     state = between_steps(trainer)
     state[_VALIDATED]["total"] = dict.fromkeys(state[_VALIDATED]["total"], state[_VALIDATED]["total"]["completed"])

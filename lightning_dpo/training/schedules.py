@@ -1,4 +1,4 @@
-"""Learning-rate schedules by the optimizer step: `(optimizer, total_steps)` in, a PyTorch scheduler out."""
+"""Learning-rate schedules: functions of `(optimizer, total_steps)` that return a PyTorch scheduler."""
 
 import warnings
 from collections.abc import Callable
@@ -12,32 +12,32 @@ Schedule = Callable[[Optimizer, int], LRScheduler]
 
 
 def warmup_constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRScheduler:
-    """Up in a straight line, from `lr / (warmup_steps + 1)` in the first step, then constant (the DPO authors' code).
+    """Linear warm-up from `lr / (warmup_steps + 1)` in the first step, then constant (the DPO authors' code).
 
     Args:
-        optimizer: Whose learning rate it sets.
-        total_steps: Optimizer steps of the whole run.
-        warmup_steps: Steps before the full rate. A run that ends before them is warned about.
+        optimizer: The optimizer.
+        total_steps: Number of optimizer steps of the run.
+        warmup_steps: Number of warm-up steps. A run that ends before them logs a warning.
     """
     if warmup_steps < 0:
         raise UserError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
     if warmup_steps >= total_steps:
         warnings.warn(
-            f"scheduler.warmup_steps={warmup_steps} is not over when the run ends, after {total_steps} steps: the "
-            "learning rate never reaches optimizer.lr",
+            f"scheduler.warmup_steps={warmup_steps}: the run has only {total_steps} steps, so the learning rate never "
+            "reaches optimizer.lr",
             stacklevel=2,
         )
     return LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> LRScheduler:
-    """The same warm-up, then half a cosine down to `final` times the full rate at the end of the run.
+    """Linear warm-up as in `warmup_constant`, then cosine decay to `final` times the full rate at the end of the run.
 
     Args:
-        optimizer: Whose learning rate it sets.
-        total_steps: Optimizer steps of the whole run.
-        warmup_steps: Steps before the full rate. A run that ends before them is warned about, and has no cosine.
-        final: Share of the full rate that is left at the end, in [0, 1].
+        optimizer: The optimizer.
+        total_steps: Number of optimizer steps of the run.
+        warmup_steps: Number of warm-up steps. A run that ends before them logs a warning and does not decay.
+        final: Learning rate at the end of the run divided by the full rate, in [0, 1].
     """
     if not 0 <= final <= 1:
         raise UserError(f"scheduler.final must be in [0, 1], got {final!r}")
@@ -52,7 +52,7 @@ _ANY_LENGTH = (warmup_constant,)
 
 
 def depends_on_length(schedule: Schedule) -> bool:
-    """Whether a run of another length would have had other learning rates so far; of a foreign schedule, yes."""
+    """Whether the learning rates depend on the length of the run. True for a schedule of another package."""
     return getattr(schedule, "func", schedule) not in _ANY_LENGTH
 
 

@@ -1,4 +1,4 @@
-"""The right start: before the first update, the policy is its reference."""
+"""Checks before the first update: the loss reads the data's columns, and the policy equals its reference."""
 
 from collections.abc import Callable, Collection
 
@@ -29,20 +29,20 @@ def check_start(
     precision: str,
     place: Callable[[int], str],
 ) -> None:
-    """Before the first update, the policy is the reference: every log-ratio is 0, and the loss what follows from that.
+    """Check that before the first update all log-ratios are 0 and the loss has the value that follows from that.
 
-    What follows is computed by the loss itself from the reference's log-probs alone: ln 2 for DPO.
+    The loss itself computes this value from the reference's log-probs: ln 2 for DPO.
 
     Args:
         function: The loss.
-        loss: What it gave.
-        logps: What it was given.
-        batch: The micro-batch, for the pairs' rows.
-        precision: The Trainer's; it decides how close two forward passes of one model must come.
-        place: Names a row, for the message.
+        loss: The result of `function` for `logps`.
+        logps: Log-probs of the first micro-batch.
+        batch: The micro-batch, for the rows of its pairs.
+        precision: Precision of the Trainer; it decides how close two forward passes of one model are.
+        place: Returns the location of a row, for the message.
 
     Raises:
-        UserError: A log-ratio is not 0 within the precision's tolerance, or the loss not where it should be.
+        UserError: A log-ratio is not 0 within the precision's tolerance, or the loss has another value.
     """
     ratios = torch.stack([logps.chosen_logratio, logps.rejected_logratio]).detach()
     tokens = torch.stack([logps.chosen_length, needed(logps.rejected_length, "rejected completions")])
@@ -54,9 +54,9 @@ def check_start(
     worst = ratios.abs().max().item()
     bad = of_all_devices(batch.pair_index[off].tolist())
     raise UserError(
-        f"before the first update the policy is not its reference: the largest log-ratio is {worst:.3g} nats "
-        f"instead of 0, the mean loss {loss.losses.mean().item():.6f} instead of {start.mean().item():.6f} "
-        f"({named(bad, place)}). Likely causes: a module that was trained already (resume by ckpt_path, or make a new "
-        "one), dropout that is still on, a model whose forward pass is random, weights loaded after the reference was "
-        "copied, or another dtype or attention kernel for one of the two"
+        f"before the first update, the policy differs from its reference: the largest log-ratio is {worst:.3g} nats "
+        f"instead of 0, and the mean loss is {loss.losses.mean().item():.6f} instead of {start.mean().item():.6f} "
+        f"({named(bad, place)}). Likely causes: the module has been trained before (resume with ckpt_path, or create a "
+        "new one), dropout is active, the forward pass is random, weights were loaded after the reference was created, "
+        "or the two use different dtypes or attention kernels"
     )

@@ -1,4 +1,4 @@
-"""What is checked in every optimizer step of a fit, before weights change."""
+"""Checks of the loss and of every optimizer step, before weights change."""
 
 from collections.abc import Callable
 
@@ -39,31 +39,31 @@ def checked_loss(function: PreferenceLossFunction, pairs: PairLogps) -> Preferen
         loss = function(pairs)
     except (NotComputed, NotImplementedError) as error:
         raise UserError(f"loss: {name}: {error}") from error
-    values = {"losses()": loss.losses, "rewards()": loss.chosen_rewards, "rewards() ": loss.rejected_rewards}
-    for method, value in values.items():
+    values = (("losses", loss.losses), ("rewards", loss.chosen_rewards), ("rewards", loss.rejected_rewards))
+    for method, value in values:
         if value is not None and (not isinstance(value, Tensor) or value.shape != pairs.chosen.shape):
             shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise UserError(
-                f"loss: {name}.{method.strip()} must return one value per pair, shape {tuple(pairs.chosen.shape)}, not "
+                f"loss: {name}.{method}() must return one value per pair, shape {tuple(pairs.chosen.shape)}, not "
                 f"a mean over them; it returned {shape}"
             )
     return loss
 
 
 class StepRecord:
-    """The pairs of the optimizer step in progress and their losses, so that a bad one can be named."""
+    """The pairs and losses of the current optimizer step, so that an error can name the pairs."""
 
     def __init__(self) -> None:
         self._pairs: list[Tensor] = []
         self._losses: list[Tensor] = []
 
     def add(self, batch: PreferenceBatch, loss: PreferenceLoss) -> None:
-        """Remember a micro-batch."""
+        """Add a micro-batch."""
         self._pairs.append(batch.pair_index)
         self._losses.append(loss.losses.detach())
 
     def clear(self) -> None:
-        """Forget the step."""
+        """Start a new step."""
         self._pairs.clear()
         self._losses.clear()
 
@@ -81,7 +81,7 @@ class StepRecord:
 
 
 class StepChecks:
-    """The right pairs on every device, the right start, and finite numbers.
+    """Checks in `fit`: different pairs on every device, a policy that starts at its reference, and finite numbers.
 
     Args:
         function: The loss.
@@ -93,12 +93,12 @@ class StepChecks:
         self._dealt = False
 
     def new_fit(self) -> None:
-        """Forget an earlier fit."""
+        """Reset the state of an earlier `fit`."""
         self._record.clear()
         self._dealt = False
 
     def check_batch(self, trainer: Trainer, batch: PreferenceBatch) -> None:
-        """Check the first micro-batch of a fit, before its forward pass. Called on all devices at once.
+        """Check the first micro-batch of `fit` before its forward pass. A collective call.
 
         Raises:
             UserError: Two devices have the same pairs.
@@ -115,41 +115,41 @@ class StepChecks:
         logps: PairLogps,
         loss: PreferenceLoss,
     ) -> None:
-        """Check a micro-batch and remember it for `check_update`. Called on all devices at once.
+        """Check a micro-batch and record it for `check_update`. A collective call.
 
         Raises:
-            UserError: Before the first update the policy is not its reference.
+            UserError: Before the first update, the policy differs from its reference.
         """
         if trainer.global_step == 0 and reference is not None and reference.starts_equal:
             check_start(self._function, loss, logps, batch, str(trainer.precision), where(trainer))
         self._record.add(batch, loss)
 
     def check_update(self, trainer: Trainer, norm: Tensor) -> None:
-        """Check the gradient of the step. Called on all devices at once.
+        """Check the gradient of the step. A collective call.
 
         Args:
             trainer: The Trainer.
-            norm: The gradient's norm over all parameters. Shape: ().
+            norm: Norm of the gradient of all parameters. Shape: ().
 
         Raises:
             UserError: A loss or the gradient is not finite.
         """
-        # With fp16, the loss scaler skips an update whose gradients are infinite, and then scales less.
+        # With fp16, infinite gradients are expected: the loss scaler skips the update and reduces the scale.
         scaled = trainer.precision == "16-mixed"
         check_finite(torch.zeros_like(norm) if scaled else norm, self._record, where(trainer))
         self._record.clear()
 
 
 def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) -> None:
-    """Stop before the update when a loss or the gradient of the step is not finite: on all devices, or on none.
+    """Stop before the update if a loss or the gradient is not finite: on all devices, or on none.
 
     Args:
-        norm: The gradient's norm over all parameters.
-        record: The step's pairs.
-        place: Names a row, for the message.
+        norm: Norm of the gradient of all parameters.
+        record: The pairs of the step.
+        place: Returns the location of a row, for the message.
 
     Raises:
-        UserError: It is not finite; the message names the pairs.
+        UserError: It is not finite; the message contains the pairs.
     """
     finite = norm.isfinite() & record.finite().to(norm.device)
     if on_all_devices(finite):
@@ -157,11 +157,11 @@ def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) 
     bad, every = of_all_devices(record.non_finite()), of_all_devices(record.all())
     what = f"the loss of {named(bad, place)}" if bad else f"the gradient of {named(every, place)}"
     raise UserError(
-        f"{what} is not finite, so the update was not made and the last checkpoint is whole. Likely causes: a learning "
-        "rate that is too large, fp16 (use bf16-mixed or 32-true), or a broken row"
+        f"{what} is not finite, so the update was not applied and the last checkpoint is valid. Likely causes: a too "
+        "large learning rate, fp16 (use bf16-mixed or 32-true), or a corrupt row"
     )
 
 
 def where(trainer: Trainer) -> Callable[[int], str]:
-    """Names a training pair by its row: `file:line` if the data module knows it."""
+    """A function that returns the location of a training pair by its row: `file:line` if the data module knows it."""
     return getattr(datamodule_of(trainer), "place", "row {}".format)

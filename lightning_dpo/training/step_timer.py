@@ -1,4 +1,4 @@
-"""How long the parts of a training step take: `+profile=true`."""
+"""Duration of the parts of a training step: `+profile=true`."""
 
 import time
 
@@ -10,7 +10,7 @@ from lightning_dpo.training.trainer_attributes import profiler_of
 
 PARTS = ("forward", "reference", "backward", "optimizer", "data")
 REFERENCE = "reference"
-"""The action that `DPOModule` profiles itself."""
+"""The profiler action that `DPOModule` adds to Lightning's."""
 
 _ACTIONS = {
     ".training_step": "forward",
@@ -23,11 +23,11 @@ _ACTIONS = {
 
 
 class PartTimes(Profiler):
-    """Seconds that each part took, those of parts within it taken off. A Trainer's `profiler`.
+    """A `profiler` for the Trainer: seconds of each part, without the parts nested in it.
 
-    `forward` is the policy's forward pass and the loss; `reference`, the reference's; `optimizer`, clipping, checks and
-    the update; `data`, waiting for a batch and its way to the device. On a GPU the parts wait for each other, so a step
-    takes a little longer than without.
+    `forward` is the policy's forward pass and the loss; `reference` is the reference's forward pass; `optimizer` is
+    clipping, checks and the update; `data` is waiting for a batch and its transfer to the device. On a GPU, timing
+    synchronizes the device after each part, so a step takes a little longer.
     """
 
     def __init__(self) -> None:
@@ -36,13 +36,13 @@ class PartTimes(Profiler):
         self._running: list[tuple[str, float]] = []
 
     def start(self, action_name: str) -> None:
-        """Begin to count for the part that the action belongs to, if any, in place of the one it is in."""
+        """Start timing the part that the action belongs to, and pause the part around it."""
         if part := _part(action_name):
             self._count()
             self._running.append((part, self._now()))
 
     def stop(self, action_name: str) -> None:
-        """Go on with the part that it is in."""
+        """Stop timing the part, and resume the part around it."""
         if _part(action_name) and self._running:
             self._count()
             self._running.pop()
@@ -50,7 +50,7 @@ class PartTimes(Profiler):
                 self._running[-1] = (self._running[-1][0], self._now())
 
     def take(self) -> dict[str, float]:
-        """Seconds of every part since the last call."""
+        """Seconds of each part since the last call."""
         taken, self.seconds = self.seconds, dict.fromkeys(PARTS, 0.0)
         return taken
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as exceptions, with the exit status that shells and schedulers expect."""
+"""SIGTERM and SIGINT as exceptions with the exit status that shells and schedulers expect."""
 
 import os
 import signal
@@ -24,12 +24,12 @@ class Stopped(SystemExit):
 
 @contextmanager
 def handling(handle: Callable[[int], None]) -> Iterator[None]:
-    """Within, `handle(signal number)` is called for SIGTERM and SIGINT; on exit, the previous handlers are restored.
+    """Context in which `handle(signal number)` is called for SIGTERM and SIGINT. It restores the previous handlers.
 
-    It is not called in forked processes, such as workers of a DataLoader: SIGTERM ends them, and they ignore SIGINT. A
-    terminal sends SIGINT to all processes; the main process ends its workers.
+    `handle` is not called in forked processes, such as DataLoader workers. SIGTERM ends them, and they ignore SIGINT: a
+    terminal sends SIGINT to all processes, and the main process ends its workers.
     """
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers only there
         yield
         return
     process = os.getpid()
@@ -50,5 +50,5 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 def stop(number: int) -> None:
-    """Raise `Stopped`: a handler for programs that have nothing to save."""
+    """Raise `Stopped`: a handler for programs without state to save."""
     raise Stopped(number)

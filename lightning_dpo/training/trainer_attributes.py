@@ -10,7 +10,7 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 def profiler_of(trainer: Trainer) -> Profiler:
-    """The Trainer's profiler; one that does nothing by default."""
+    """The Trainer's profiler. The default one does nothing."""
     return trainer.profiler  # type: ignore[attr-defined]  # set by a connector
 
 
@@ -20,7 +20,7 @@ def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
 
 
 def loaders_of(trainer: Trainer) -> list[object]:
-    """The training and validation loaders that exist by now."""
+    """The training and validation loaders that have been created."""
     given = (trainer.train_dataloader, trainer.val_dataloaders)
     lists = [[*one.values()] if isinstance(one, dict) else one if isinstance(one, list) else [one] for one in given]
     return [loader for found in lists for loader in found if loader is not None]

@@ -94,8 +94,8 @@ class Clock(Callback):
         self.last = now
         self.tokens += batch.input_ids.numel()
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
-        if "train/matrix_rate_share" in trainer.callback_metrics:
-            self.shares.append(float(trainer.callback_metrics["train/matrix_rate_share"]))
+        if "train/measured_rate_share" in trainer.callback_metrics:
+            self.shares.append(float(trainer.callback_metrics["train/measured_rate_share"]))
 
 
 def arguments() -> argparse.Namespace:
@@ -152,7 +152,7 @@ def main() -> None:
         "peak_bytes": int(peak),
         "tokens": clock.tokens,
         "matrix_rate": throughput.rate,
-        "matrix_rate_share": sum(clock.shares[1:]) / max(len(clock.shares[1:]), 1),
+        "measured_rate_share": sum(clock.shares[1:]) / max(len(clock.shares[1:]), 1),
         "optimizer": OPTIMIZER,
         "losses": clock.losses,
     }

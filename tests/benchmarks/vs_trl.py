@@ -130,7 +130,7 @@ def main_table(args: argparse.Namespace, record: list) -> None:
             for title, runs in zip(titles, sides, strict=True):
                 own, imports_of = median(runs, "peak_bytes"), imports["trl" if "TRL" in title else "ours"]
                 less = (own - imports_of) / (peak - imports["trl"])
-                limit = f"{median(runs, 'matrix_rate_share'):.0%}" if "matrix_rate_share" in runs[0] else ""
+                limit = f"{median(runs, 'measured_rate_share'):.0%}" if "measured_rate_share" in runs[0] else ""
                 print(
                     f"| {precision} | {title} | {median(runs, RATE):.3f} | {median(runs, RATE) / rate:.2f} | "
                     f"{own / 1e9:.2f} GB | {own / peak:.2f} | {less:.2f} | {limit} |",

@@ -141,7 +141,7 @@ def test_a_folder_that_is_not_writable_is_refused_before_training(tmp_path, pair
     folder = tmp_path / "checkpoints"
     folder.mkdir(mode=0o555)
     (message,) = on_ranks(1, _refused, folder, pairs_file, tokenizer)
-    assert message == f"callbacks.last.folder={folder}: no checkpoint can be written there (Permission denied)"
+    assert message == f"callbacks.last.folder={folder}: checkpoints cannot be written there (Permission denied)"
 
 
 def _refused(folder: Path, pairs_file: Path, tokenizer) -> str:

@@ -20,13 +20,13 @@ def test_the_estimate_is_logged_and_what_will_not_fit_is_warned_of(
 ):
     with caplog.at_level("INFO"):
         data = fit(tmp_path, pairs_file, tokenizer)
-    assert "Memory, estimated: weights 0.0 GB, gradients 0.0 GB" in caplog.text
+    assert "Memory estimate: weights 0.0 GB, gradients 0.0 GB" in caplog.text
     assert "may not fit" not in caplog.text
     streams = sorted(len(row["prompt_ids"] + row["chosen_ids"] + row["rejected_ids"]) for row in data.train_pairs)
     assert data.largest_batch()[0] == sum(streams[-6:])
     monkeypatch.setattr(memory, "device_memory", lambda device: 1000)
     fit(tmp_path, pairs_file, tokenizer)
-    assert "A step may not fit into memory; what helps most: " in caplog.text
+    assert "A step may not fit into memory. What reduces it most: " in caplog.text
 
 
 class Exhausted(torch.optim.SGD):
@@ -42,7 +42,7 @@ def test_an_out_of_memory_error_says_what_helps(tmp_path, pairs_file, tokenizer)
     with pytest.raises(torch.OutOfMemoryError) as caught:
         fit(tmp_path, pairs_file, tokenizer, lambda weights: Exhausted(weights, lr=0.1))
     (note,) = caught.value.__notes__
-    assert "the device is out of memory (estimated: weights" in note
+    assert "the device is out of memory (estimate: weights" in note
     assert note.count("data.") + note.count("model.") + note.count("adapter=") + note.count("optimizer=") == 3
 
 

@@ -30,13 +30,13 @@ def test_metrics_that_a_run_has(monitor):
     ],
 )
 def test_metrics_that_no_part_of_a_run_logs(monitor, loss, near):
-    with pytest.raises(UserError, match=rf"EarlyStopping: monitor={monitor}: this run has no such metric; {near}"):
+    with pytest.raises(UserError, match=rf"EarlyStopping: monitor={monitor}: this run does not log it; {near}"):
         check(monitor, loss)
 
 
 def test_callbacks_name_what_they_log(tmp_path):
     check("val/kl", callbacks=[Samples(str(tmp_path))])
-    with pytest.raises(UserError, match="no such metric"):
+    with pytest.raises(UserError, match="does not log it"):
         check("val/kl", callbacks=[Samples(str(tmp_path), greedy=True)])
 
 

@@ -83,7 +83,7 @@ def test_answers_are_as_long_as_there_is_room_for(tmp_path, pairs_file, tokenize
         trainer = run(tmp_path, pairs_file, tokenizer, epochs=1, max_new_tokens=2000)
     (callback,) = (one for one in trainer.callbacks if isinstance(one, Samples))
     assert callback.max_new_tokens == 512
-    assert "Sampled answers end after 512 tokens: data.max_length leaves no room for more" in caplog.text
+    assert "Sampled answers have at most 512 tokens, because of data.max_length" in caplog.text
 
 
 @pytest.mark.parametrize(("length", "wanted", "given"), [(100, 20, 20), (100, 90, 50), (40, 90, 20)])
@@ -112,5 +112,5 @@ def test_devices_share_the_prompts_and_what_fills_up_is_not_counted(devices):
 
 def test_prompts_come_from_our_data_module(tmp_path):
     trainer = trainer_for(tmp_path, callbacks=[Samples(str(tmp_path))])
-    with pytest.raises(UserError, match="Samples needs a PreferenceDataModule: give one"):
+    with pytest.raises(UserError, match="Samples needs a PreferenceDataModule: pass one"):
         trainer.fit(DPOModule(make_llama()), [])

@@ -66,7 +66,7 @@ def test_it_is_tried_once_for_a_policy(tmp_path, pairs_file, tokenizer, caplog):
     with caplog.at_level("INFO"):
         trainer.fit(module, data)
         trainer.validate(module, data, verbose=False)
-    assert sum("Each prompt of a forward pass is computed once" in line for line in caplog.messages) == 1
+    assert sum("Prompts are shared: each is computed once per forward pass" in line for line in caplog.messages) == 1
     assert sum(isinstance(callback, SharedPrefix) for callback in callbacks_of(trainer)) == 1
     assert "will override existing callbacks" not in caplog.text
 
@@ -124,5 +124,5 @@ def test_callbacks_of_a_subclass_come_in_addition(tmp_path, pairs_file, tokenize
         def configure_callbacks(self):
             return []
 
-    with pytest.raises(UserError, match=r"must also return super\(\).configure_callbacks\(\)"):
+    with pytest.raises(UserError, match=r"must include the callbacks of super\(\).configure_callbacks\(\)"):
         trainer_for(tmp_path).fit(Forgetful(make_llama(), optimizer=sgd), data_of(pairs_file, tokenizer))

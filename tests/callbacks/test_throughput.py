@@ -44,5 +44,5 @@ def test_rates_are_pairs_and_tokens_over_the_time_of_a_step(tmp_path, pairs_file
     assert (max(pads) > 0) == (layout == "padded")
     # Policy forward, reference forward and backward, of a machine that multiplies a million numbers in a second.
     shares = [sum(work[step]) / 1e6 for step in steps]
-    assert [rate["train/matrix_rate_share"] for rate in rates] == pytest.approx(shares)
+    assert [rate["train/measured_rate_share"] for rate in rates] == pytest.approx(shares)
     assert 0.05 < rates[-1]["train/peak_memory_gb"] < 100

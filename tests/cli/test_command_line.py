@@ -52,7 +52,7 @@ def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path, mistake):
         ),
         (
             "job_logging: {filters: {x: {'()': os.getcwd}}}",
-            "hydra.job_logging: a logging config may not name a function",
+            "hydra.job_logging: a logging config must not call a function",
         ),
     ],
 )

@@ -47,7 +47,7 @@ def check(folder: Path, text: str, *flags: str, overrides: tuple[str, ...] = ())
         ("hydra: {job_logging: {handlers: {file: {filename: metrics.csv}}}}", "filename=metrics.csv is not allowed"),
         (
             "hydra: {job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/../x'}}}}",
-            "filename=.* is not allowed: what it refers to may change",
+            "filename=.* is not allowed: its value may change",
         ),
         ("hydra: {sweeper: {params: {model.trust_remote_code: true}}}", "trust_remote_code is allowed only on the com"),
         ("hydra: {launcher: {_target_: os.system}}", "hydra.launcher._target_=os.system is not allowed"),
@@ -77,7 +77,7 @@ def test_a_group_that_is_swept_over_is_checked_for_each_of_its_jobs(tmp_path):
     (tmp_path / "own" / "b.yaml").write_text(
         "# @package _global_\nhydra: {job_logging: {formatters: {x: {(): os.getcwd}}}}\n"
     )
-    with pytest.raises(UserError, match="may not name a function to call"):
+    with pytest.raises(UserError, match="must not call a function"):
         check(tmp_path, "hydra: {mode: MULTIRUN, sweeper: {params: {+own: 'a,b'}}}")
 
 

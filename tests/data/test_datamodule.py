@@ -33,7 +33,7 @@ def test_with_a_validation_file_training_gives_up_the_prompts_they_share(tmp_pat
     data = PreferenceDataModule(train, tokenizer=tokenizer, val_path=val)
     data.setup()
     assert (len(data.train_pairs), len(data.val_pairs)) == (8, 3)
-    assert data.counts["training_pairs_whose_prompt_is_in_validation_left_out"] == 2
+    assert data.counts["train_prompt_in_validation"] == 2
     data = PreferenceDataModule(train, tokenizer=tokenizer, val_path=val, drop_seen_prompts=False)
     data.setup()
     assert len(data.train_pairs) == 10
@@ -45,12 +45,12 @@ def test_overlong_pairs_are_left_out_and_counted(tmp_path, tokenizer):
     val = write(tmp_path / "val.jsonl", rows(99))
     data = PreferenceDataModule(path, tokenizer=tokenizer, val_path=val, max_length=30)
     data.setup()
-    assert (data.counts["train"], data.counts["train_overlong_left_out"]) == (10, 1)
+    assert (data.counts["train"], data.counts["train_overlong"]) == (10, 1)
 
 
 def test_nothing_short_enough_is_an_error_that_says_what_to_do(pairs_file, tokenizer):
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, max_length=3, val_fraction=0.2)
-    with pytest.raises(UserError, match=r"no train pairs are left; 19 were longer than data.max_length=3"):
+    with pytest.raises(UserError, match=r"no train pairs are left; 19 are longer than data.max_length=3"):
         data.setup()
 
 
@@ -61,7 +61,7 @@ def test_invalid_rows_stop_or_are_listed(tmp_path, tokenizer):
     options = {"on_invalid": "drop", "max_invalid_fraction": 0.2, "folder": str(tmp_path)}
     data = PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2, **options)
     data.setup()
-    assert data.counts["invalid_left_out"] == 1
+    assert data.counts["invalid"] == 1
     listed = json.loads((tmp_path / "invalid_rows.jsonl").read_text())
     assert listed == {"where": "pairs.jsonl:10", "reason": "an answer is empty"}
 
@@ -107,7 +107,9 @@ def test_rows_may_be_in_memory(tmp_path, tokenizer):
 
 def test_the_training_file_cannot_validate(pairs_file, tokenizer):
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_path=str(pairs_file))
-    with pytest.raises(UserError, match=r"every training prompt stands in validation: is data.val_path the training"):
+    with pytest.raises(
+        UserError, match=r"all training prompts are also in the validation set; is data.val_path the training"
+    ):
         data.setup()
 
 
@@ -119,7 +121,7 @@ def test_a_checkpoint_of_another_order_is_refused(pairs_file, tokenizer):
 
     state = module(batch_size=4, seed=1).state_dict()
     module(batch_size=4, seed=1).load_state_dict(state)
-    with pytest.raises(UserError, match="another order of pairs: batch_size was 4 and is 2; set it back"):
+    with pytest.raises(UserError, match="another order of pairs: batch_size was 4 and is 2; restore the setting"):
         module(batch_size=2, seed=1).load_state_dict(state)
 
 
@@ -143,7 +145,7 @@ def test_a_forward_pass_of_more_than_max_tokens_is_refused_with_the_batch_size_t
     most, fits, least = (max(largest(rows, size) for rows in sides) for size in (6, 4, 1))
     module(most).setup()
     # Five would fit as well, but does not divide the step.
-    with pytest.raises(UserError, match=rf"max_tokens={fits}: .* in one forward pass; set data.batch_size=4$"):
+    with pytest.raises(UserError, match=rf"max_tokens={fits}: .* pairs has up to \d+; set data.batch_size=4$"):
         module(fits).setup()
     with pytest.raises(UserError, match=r"no batch size would fit: lower data.max_length"):
         module(least - 1).setup()

@@ -34,7 +34,7 @@ def test_a_mixture_takes_each_source_as_often_as_its_weight_says(tokenizer):
     assert {name: data.counts[f"val_of_{name}"] for name in "ab"} == {"a": 2, "b": 3}
     for pairs in (data.train_pairs, data.val_pairs):
         assert ["ab".index(prompt[0]) for prompt in pairs["prompt"]] == pairs["source"][:]
-    assert data.counts["training_pairs_whose_prompt_is_in_validation_left_out"] == 2
+    assert data.counts["train_prompt_in_validation"] == 2
 
 
 def test_no_training_prompt_stands_in_the_validation_of_another_source(tokenizer):

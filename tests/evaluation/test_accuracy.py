@@ -34,7 +34,7 @@ def test_parts_by_source_and_by_length():
         "a": (2, 1.0), "b": (2, 0.5), "all": (1, 0.5),
     }  # fmt: skip
     buckets = {name: part.value for name, part in by_length_difference(pairs).items()}
-    expected = {"64 or more shorter": 0, "16 to 63 shorter": 1, "about as long": 0.5, "16 to 63 longer": 1}
+    expected = {"64 or more shorter": 0, "16 to 63 shorter": 1, "about equally long": 0.5, "16 to 63 longer": 1}
     assert buckets == expected | {"64 or more longer": 1}
     assert list(buckets) == [*expected, "64 or more longer"]
     assert length_baseline(pairs) == pytest.approx(2 / 5)

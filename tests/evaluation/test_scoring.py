@@ -78,8 +78,8 @@ def test_messages_are_scored_and_what_cannot_be_is_named(tmp_path, tokenizer):
     known = sum(float(logits[place - 1, ids[place]]) for place in range(start, len(ids)))
     assert messages == pytest.approx(0.1 * known, abs=1e-4)
     for row, message in (
-        ({"prompt": "Hi?"}, r"answers.jsonl:1: a row to be scored has answers \(a list\), answer, or chosen"),
-        ({"prompt": "Hi?", "answers": "No way"}, r"answers.jsonl:1: a row to be scored has answers \(a list\)"),
+        ({"prompt": "Hi?"}, r"answers.jsonl:1: the row must have answers \(a list\), answer, or chosen"),
+        ({"prompt": "Hi?", "answers": "No way"}, r"answers.jsonl:1: the row must have answers \(a list\)"),
         ({"answer": "No"}, r"answers.jsonl:1: column 'prompt' is missing; there are answer"),
         ({"prompt": "Hi?", "answer": 3}, r"answers.jsonl:1: an answer must be text or messages, not int"),
         (
@@ -96,5 +96,5 @@ def test_messages_are_scored_and_what_cannot_be_is_named(tmp_path, tokenizer):
 def test_scoring_a_model_against_itself_says_nothing(tmp_path, trained, model_folder):
     path = tmp_path / "answers.jsonl"
     path.write_text(json.dumps({"prompt": "Hi", "answer": " yes"}))
-    with pytest.raises(UserError, match=r"every reward would be 0: policy and reference are one model"):
+    with pytest.raises(UserError, match=r"every reward would be 0: policy and reference are the same model"):
         evaluated(tmp_path, "model=llama", f"model.name={model_folder}", f"score={path}")

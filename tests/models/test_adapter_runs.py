@@ -94,7 +94,7 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path, pairs_fil
 def test_a_checkpoint_of_another_adapter_is_refused(tmp_path, pairs_file, tokenizer):
     fit(tmp_path, pairs_file, tokenizer, adapter=LoRA(r=4), callbacks=[LastCheckpoint(str(tmp_path))])
     others = {
-        r"the checkpoint is of another adapter: it differs in \d+ tensors": LoRA(r=4, target_modules=["q_proj"]),
+        r"the checkpoint has another adapter: \d+ tensors differ": LoRA(r=4, target_modules=["q_proj"]),
         r"trained with adapter LORA r=4 lora_alpha=32 .* instead of LORA r=8 ": LoRA(r=8),
         r"lora_alpha=32 .* instead of LORA r=4 lora_alpha=64 ": LoRA(r=4, alpha=64),
     }
@@ -177,5 +177,5 @@ def test_an_adapter_of_another_name_or_kind(tmp_path, pairs_file, tokenizer):
 
 
 def test_a_policy_of_which_nothing_is_trained(tmp_path, pairs_file, tokenizer):
-    with pytest.raises(UserError, match=r"nothing of the policy is trainable; .* adapter=Continue\(\)"):
+    with pytest.raises(UserError, match=r"the policy has no trainable parameter; .* adapter=Continue\(\)"):
         fit(tmp_path, pairs_file, tokenizer, policy=make_llama().requires_grad_(False))

@@ -64,9 +64,9 @@ def test_dtypes_must_agree():
 
 
 def test_a_reference_nobody_reads_and_one_that_is_missing():
-    with pytest.raises(UserError, match=r"SFT\(\) reads no reference"):
+    with pytest.raises(UserError, match=r"SFT\(\) does not read one"):
         Frozen().check(SFT())
-    with pytest.raises(UserError, match=r"reference=none: DPO\(.*\) compares with a reference"):
+    with pytest.raises(UserError, match=r"reference=none: DPO\(.*\) needs a reference"):
         NoReference().check(DPO())
     Auto().check(SFT())
     NoReference().check(SFT())

@@ -14,7 +14,7 @@ def test_a_model_card_says_what_was_done(tmp_path):
     assert "Trained from meta-llama/Llama-3.2-1B" in card
     assert "base_model: meta-llama/Llama-3.2-1B" in card
     assert "library_name: transformers" in card
-    assert "the weights are those of step 7" in card
+    assert "The weights are those of optimizer step 7" in card
     assert "- train: 10" in card
     assert "| val/loss | 0.5000 |" in card
     assert "train/loss" not in card
@@ -47,7 +47,7 @@ def test_a_merged_export_that_is_another_model_is_removed_and_refused(tmp_path, 
         if "lora_B" in name:
             parameter.data.fill_(0.1)
     monkeypatch.setattr(exports, "merged", lambda policy: policy.get_base_model())
-    with pytest.raises(UserError, match=r"export: the merged model is not the model with its adapter: .* nats"):
+    with pytest.raises(UserError, match=r"export: the merged model differs from the model with its adapter: .* nats"):
         export_run(policy, tokenizer, tmp_path, "card", {}, merge=True)
     assert not (tmp_path / "export").exists()
 

@@ -39,7 +39,7 @@ def test_of_several_processes_the_first_word_stands_first(tmp_path):
 def test_two_processes_cannot_work_in_one_folder(tmp_path):
     with claimed(tmp_path):
         assert on_ranks(1, refused, tmp_path) == [
-            f"{tmp_path}: another process is at work here; wait for it, or stop it"
+            f"{tmp_path}: another process is running in this folder; wait for it, or stop it"
         ]
     assert on_ranks(1, refused, tmp_path) == [""]
 

@@ -81,7 +81,8 @@ def test_a_job_that_fails_leaves_its_error_and_no_memory(tmp_path):
     )
     (tmp_path / "0").mkdir()
     with pytest.raises(
-        UserError, match=r"0 failed: RuntimeError: no memory for Model \(given again with sweep_folder="
+        UserError,
+        match=r"0 failed: RuntimeError: no memory for Model \(to repeat failed jobs, start the sweep again",
     ) as failed:
         run_in_sweep(train, unreported, config)
     assert failed.value.__context__ is None

@@ -23,7 +23,7 @@ def test_a_sweep_that_was_killed_between_jobs_is_finished_by_the_same_command(tm
     finished = first.stat().st_mtime_ns
     status, output = command(tmp_path, *overrides)
     assert status == 0
-    assert output.count("is finished; skipped") == 1
+    assert output.count("is finished, and is skipped") == 1
     assert first.stat().st_mtime_ns == finished
     assert jobs(tmp_path / "sweep") == ["0_beta-0.1", "1_beta-0.5", "2_beta-1"]
     for name in jobs(tmp_path / "sweep"):
@@ -46,10 +46,10 @@ def test_a_failed_job_is_recorded_and_alone_repeated(tmp_path, model_folder, hh_
     status, output = command(tmp_path, *overrides)
     assert status == 1
     assert output.splitlines()[-1].startswith("Error: ")
-    assert "1_path-late.jsonl failed: late.jsonl: there is no such file" in output.splitlines()[-1]
+    assert "1_path-late.jsonl failed: late.jsonl: the file does not exist" in output.splitlines()[-1]
     assert "sweep_folder=" in output.splitlines()[-1]
     failed, last = tmp_path / "sweep" / "1_path-late.jsonl", tmp_path / "sweep" / "2_path-last.jsonl"
-    assert (failed / "error.txt").read_text().startswith("late.jsonl: there is no such file")
+    assert (failed / "error.txt").read_text().startswith("late.jsonl: the file does not exist")
     assert (last / "metrics.json").exists()
     assert "3 runs: 2 finished, 1 failed." in (tmp_path / "sweep" / "report.md").read_text()
 
@@ -57,7 +57,7 @@ def test_a_failed_job_is_recorded_and_alone_repeated(tmp_path, model_folder, hh_
     finished = (last / "metrics.json").stat().st_mtime_ns
     status, output = command(tmp_path, *overrides)
     assert status == 0
-    assert output.count("is finished; skipped") == 2
+    assert output.count("is finished, and is skipped") == 2
     assert (last / "metrics.json").stat().st_mtime_ns == finished
     assert (failed / "metrics.json").exists()
     assert not (failed / "error.txt").exists()
@@ -69,7 +69,7 @@ def test_a_finished_job_of_other_settings_is_not_taken_for_this_one(tmp_path):
     assert command(tmp_path, *overrides)[0] == 0
     status, output = command(tmp_path, *overrides, "optimizer.lr=1e-3")
     assert status == 1
-    assert "holds a job of other settings: optimizer.lr was 0.0005 and is 0.001; give another" in output
+    assert "contains a job with other settings: optimizer.lr was 0.0005 and is 0.001; use another" in output
     assert "Launching" not in output
     assert "optimizer.lr" not in (tmp_path / "sweep" / "0_beta-0.1" / "command.txt").read_text()
 
@@ -129,7 +129,7 @@ def test_jobs_by_submitit(tmp_path):
 def test_slurm_is_asked_for_where_it_is(tmp_path, monkeypatch):
     status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "hydra/launcher=submitit_slurm", path=tmp_path)
     assert status == 1
-    assert output.startswith("Error: hydra.launcher starts jobs by SLURM, and there is no srun here")
+    assert output.startswith("Error: hydra.launcher starts jobs with SLURM, and srun is not installed")
 
 
 @pytest.mark.extended
@@ -140,7 +140,7 @@ def test_a_job_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     assert status == -9
     status, output = command(tmp_path, *overrides, "sweep_folder=killed")
     assert status == 0
-    assert output.count("0_beta-0.1 was interrupted; it goes on from its last checkpoint.") == 1
+    assert output.count("0_beta-0.1 was interrupted; it resumes from its last checkpoint.") == 1
     assert command(tmp_path, *overrides, "sweep_folder=undisturbed")[0] == 0
     weights = [
         (tmp_path / sweep / "0_beta-0.1" / "export" / "model.safetensors").read_bytes()
@@ -154,18 +154,18 @@ def test_a_job_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     [
         (
             ("-m", "loss.beta=0.1,0.5", "ckpt_path=last"),
-            "ckpt_path has no effect in a sweep: its jobs go on by sweep_folder",
+            "ckpt_path has no effect in a sweep: to resume it, set sweep_folder",
         ),
         (("-m", "loss.beta=0.1,0.5", "sweep_folder=run"), "sweep_folder=run is the folder of a single run"),
         (
             ("-m", "loss.beta=0.1,0.5", "sweep_folder=other"),
-            "sweep_folder=other is no folder of a sweep: give that of one",
+            "sweep_folder=other is not the folder of a sweep: set it to outputs/NAME/TIME",
         ),
         (
             ("-m", "loss.beta=0.1,0.5", "sweep_folder=file"),
-            "sweep_folder=file is no folder of a sweep: give that of one",
+            "sweep_folder=file is not the folder of a sweep: set it to outputs/NAME/TIME",
         ),
-        (("sweep_folder=new",), "sweep_folder has no effect without a sweep: choose one by sweep=..., or give values"),
+        (("sweep_folder=new",), "sweep_folder has no effect without a sweep: choose one with sweep=..., or set values"),
     ],
 )
 def test_what_is_no_sweep_is_told_before_its_first_job(tmp_path, arguments, message):

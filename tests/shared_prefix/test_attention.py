@@ -108,17 +108,15 @@ def test_an_exported_config_does_not_name_it(llama, tmp_path):
 def test_arguments_that_it_does_not_know_are_refused():
     q = torch.randn(1, 2, 4, 8)
     segments = Segments([Stretch(4, 0)])
-    with pytest.raises(ValueError, match="its attention takes s_aux, which the shared layout does not know"):
+    with pytest.raises(ValueError, match="its attention uses s_aux, which the shared layout does not support"):
         shared_prefix_attention(None, q, q, q, None, segments=segments, s_aux=torch.ones(2))
-    with pytest.raises(ValueError, match="takes dropout"):
+    with pytest.raises(ValueError, match="uses dropout"):
         shared_prefix_attention(None, q, q, q, None, segments=segments, dropout=0.1)
     shared_prefix_attention(None, q, q, q, None, segments=segments, position_bias=None)
 
 
 def test_a_stream_is_refused_by_a_policy_with_another_attention(llama):
-    with pytest.raises(
-        UserError, match=r"policy whose attention is sdpa: .*set_attn_implementation\('shared_prefix'\)"
-    ):
+    with pytest.raises(UserError, match=r"the policy has 'sdpa': .*set_attn_implementation\('shared_prefix'\)"):
         completion_logps(llama, shared_batch(random_pairs(2)))
 
 

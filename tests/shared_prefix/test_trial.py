@@ -17,11 +17,11 @@ from tests.support.pairs import HH_FILE, padded_batch, pairs_of_shared_prompts, 
 
 PAIRS = pairs_of_shared_prompts()
 REASONS = {
-    "gpt_oss": "GptOssForCausalLM: its attention takes s_aux, which the shared layout does not know",
+    "gpt_oss": "GptOssForCausalLM: its attention uses s_aux, which the shared layout does not support",
     "bloom": "BloomForCausalLM: its attention does not go through transformers' AttentionInterface",
     "falcon": "FalconForCausalLM: its attention does not go through transformers' AttentionInterface",
-    "stablelm": "StableLmForCausalLM: its attention layers are not handed the arguments of the model's forward pass",
-    "llama4_text": "Llama4ForCausalLM: it has layers of chunked_attention, which would see other completions",
+    "stablelm": "StableLmForCausalLM: its attention layers do not receive the arguments of the model's forward pass",
+    "llama4_text": "Llama4ForCausalLM: it has layers of chunked_attention, which would mix completions",
 }
 
 
@@ -47,9 +47,7 @@ def test_architectures_that_do_not_say_why_and_stay_as_they_are(architecture):
 
 def test_an_attention_that_was_asked_for_is_kept(llama):
     llama.set_attn_implementation("eager")
-    reason = (
-        "LlamaForCausalLM: its attention is eager, and the shared layout brings its own: leave model.attention=sdpa"
-    )
+    reason = "LlamaForCausalLM: its attention is eager, and the shared layout replaces it: set model.attention=sdpa"
     assert why_not(llama) == reason
     assert llama.config._attn_implementation == "eager"
 
@@ -145,7 +143,7 @@ def test_auto_goes_on_padded_with_one_line_and_shared_is_an_error(tmp_path, pair
     *_, data = run(tmp_path, pairs_file, tokenizer, make("falcon"), "auto")
     assert not shares_prompts(data)
     assert [line for line in caplog.messages if "layout" in line] == [
-        f"Each prompt is computed once per answer (data.layout=padded): {REASONS['falcon']}."
+        f"Prompts are not shared: each is computed once per answer (data.layout=padded). {REASONS['falcon']}."
     ]
     with pytest.raises(UserError, match=r"^data.layout=shared: FalconForCausalLM: .*; use data.layout=padded$"):
         run(tmp_path, pairs_file, tokenizer, make("falcon"), "shared")

@@ -36,7 +36,7 @@ def fit(folder: Path, policy, pairs, tokenizer, resumed: bool = False, epochs: i
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"adamw": {"lr": 1e-5}}, r"optimizer\.lr 0\.001 instead of 1e-05: set it back, or start a new run"),
+        ({"adamw": {"lr": 1e-5}}, r"optimizer\.lr 0\.001 instead of 1e-05: restore the setting, or start a new run"),
         ({"adamw": {"weight_decay": 0.5}}, r"optimizer\.weight_decay 0\.01 instead of 0\.5"),
         ({"adamw": {"betas": (0.5, 0.9)}}, r"optimizer\.betas \[0\.9, 0\.999\] instead of \[0\.5, 0\.9\]"),
         ({"optimizer": partial(torch.optim.RMSprop, lr=1e-3)}, "optimizer AdamW instead of RMSprop"),
@@ -66,7 +66,7 @@ def test_other_weights_in_the_same_folder(tmp_path, model_folder, pairs_file, to
     fit(tmp_path, str(model_folder), pairs_file, tokenizer, adapter=adapter)
     fit(tmp_path, str(model_folder), pairs_file, tokenizer, resumed=True, adapter=adapter)
     make_llama(seed=1).save_pretrained(model_folder)
-    with pytest.raises(UserError, match=r"trained with starting weights \(sha256\) \w{12} instead of \w{12}: set it"):
+    with pytest.raises(UserError, match=r"trained with starting weights \(sha256\) \w{12} instead of \w{12}: restore"):
         fit(tmp_path, str(model_folder), pairs_file, tokenizer, resumed=True, adapter=adapter)
 
 

@@ -69,6 +69,6 @@ def test_advice_begins_with_what_saves_most():
     wide = MemoryEstimate(10, 1, 2, 0, logits=400, activations=800)
     first, second, third = wide.advice(8, checkpointing=False, adapter=True).split("; ")
     assert first == "model.gradient_checkpointing=true"
-    assert second == "data.batch_size=4 (changes no result)"
+    assert second == "data.batch_size=4 (does not change results)"
     assert third == "a smaller data.max_length"
     assert "batch_size" not in wide.advice(1, checkpointing=False, adapter=True)

@@ -36,7 +36,7 @@ def test_without_warmup():
 
 def test_warns_of_a_warmup_that_never_ends():
     for schedule in (warmup_constant, warmup_cosine):
-        with pytest.warns(UserWarning, match="warmup_steps=5 is not over when the run ends, after 3 steps"):
+        with pytest.warns(UserWarning, match="warmup_steps=5: the run has only 3 steps"):
             assert rates(schedule, 3, warmup_steps=5) == pytest.approx([2 / 6, 4 / 6, 6 / 6])
 
 

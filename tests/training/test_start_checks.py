@@ -23,13 +23,13 @@ def test_a_policy_that_is_its_reference_may_start(function):
 
 
 def test_a_reference_with_dropout_is_found():
-    with pytest.raises(UserError, match=r"before the first update the policy is not its reference: .* dropout"):
+    with pytest.raises(UserError, match=r"before the first update, the policy differs from its reference: .* dropout"):
         start(DPO(0.1), make_llama().eval(), make_llama(attention_dropout=0.1).train())
 
 
 def test_another_reference_is_found():
     with pytest.raises(
-        UserError, match=r"instead of 0, the mean loss .* instead of 0.693147 \(file:0, file:1, file:2, file:3\)"
+        UserError, match=r"instead of 0, and the mean loss is .* instead of 0.693147 \(file:0, file:1, file:2, file:3\)"
     ):
         start(DPO(0.1), make_llama(), make_llama(seed=1))
 
@@ -38,7 +38,7 @@ def test_rounding_is_no_difference_below_fp32():
     sdpa, eager = make_llama(initializer_range=0.05), make_llama(initializer_range=0.05, attn_implementation="eager")
     with torch.autocast("cpu", torch.bfloat16):
         start(DPO(0.1), sdpa, eager, "bf16-mixed")
-        with pytest.raises(UserError, match="the policy is not its reference"):
+        with pytest.raises(UserError, match="the policy differs from its reference"):
             start(DPO(0.1), sdpa, eager, "32-true")  # what fp32 would have to answer for
 
 
@@ -48,5 +48,5 @@ def test_a_loss_that_does_not_start_where_it_says_is_found():
             self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
             return super().losses(pairs) + self.calls
 
-    with pytest.raises(UserError, match=r"the mean loss 1\.69"):
+    with pytest.raises(UserError, match=r"the mean loss is 1\.69"):
         start(Restless(0.1), make_llama(), make_llama())

@@ -130,7 +130,7 @@ def test_fit_validate_fit_when_sharded(run):
 
 
 def test_ranks_with_the_same_pairs_stop(run):
-    with pytest.raises(AssertionError, match=r"devices 0 and 1 begin with the same pair \(row \d+\)"):
+    with pytest.raises(AssertionError, match=r"devices 0 and 1 start with the same pair \(row \d+\)"):
         run(2, strategy="lightning's default")
 
 
@@ -139,7 +139,7 @@ def test_a_loss_that_is_infinite_on_one_rank_stops_both_and_names_the_pair(run):
     with pytest.raises(AssertionError) as stopped:
         run(2, strategy="ddp", broken_row=row)
     assert str(stopped.value).count("the loss of pairs.jsonl:") == 2
-    assert str(stopped.value).count("is not finite, so the update was not made") == 2
+    assert str(stopped.value).count("is not finite, so the update was not applied") == 2
 
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}

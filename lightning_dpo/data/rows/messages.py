@@ -1,4 +1,4 @@
-"""The forms in which data sets write a pair, made into one: an explicit prompt and two answers, as text or messages."""
+"""Conversion of the forms of pairs in data sets to one: a prompt and two answers, as text or messages."""
 
 import json
 from itertools import takewhile
@@ -7,33 +7,33 @@ from typing import Any
 from lightning_dpo.data.rows.pairs import Message
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow
 
-# ShareGPT's names for the roles that chat templates know.
+# ShareGPT's names of roles, and those of chat templates.
 _ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_response": "tool"}
 
 Dialogue = list[Message]
 
 
 def explicit_pair(prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
-    """A pair with the prompt apart and the answers without it, whichever way the row has them.
+    """A pair with a separate prompt and answers without it.
 
-    | prompt | answers | form |
+    | prompt | answers | result |
     |---|---|---|
-    | text | text | taken as they are |
-    | none | text | whole texts; they part where they differ, at the start of a word |
-    | messages | text, or messages | answers that begin with the prompt's messages lose them |
-    | none | messages | whole dialogues; they part at the first message that differs |
-    | text | messages | the question is one of the dialogue's messages (UltraFeedback), or becomes its first |
+    | text | text | unchanged |
+    | none | text | whole texts, split at the start of the first word that differs |
+    | messages | text, or messages | the prompt's messages are removed from answers that begin with them |
+    | none | messages | whole dialogues, split at the first message that differs |
+    | text | messages | the prompt is one of the dialogue's messages (UltraFeedback), or becomes its first |
 
-    A message is `{role, content, ...}` or ShareGPT's `{from, value}`; one message may stand for a list of one.
+    A message is `{role, content, ...}` or ShareGPT's `{from, value}`. A single message is accepted instead of a list.
 
     Raises:
-        InvalidRow: It is none of these.
+        InvalidRow: The row has none of these forms.
     """
     if isinstance(chosen, str) and isinstance(rejected, str):
         if isinstance(prompt, str):
             return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
         if prompt is None:
-            return _parted_texts(chosen, rejected)
+            return _split_texts(chosen, rejected)
         chosen, rejected = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
     chosen, rejected = dialogue(chosen), dialogue(rejected)
     if prompt is None:
@@ -49,13 +49,13 @@ def explicit_pair(prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
 
 
 def dialogue(messages: Any) -> Dialogue:
-    """Messages with `role` and `content`, empty fields left out.
+    """Messages with `role` and `content`, without empty fields.
 
     >>> dialogue({"from": "gpt", "value": "Hello."})
     [{'role': 'assistant', 'content': 'Hello.'}]
 
     Raises:
-        InvalidRow: They are no messages.
+        InvalidRow: They are not messages.
     """
     if isinstance(messages, dict):
         messages = [messages]
@@ -65,7 +65,7 @@ def dialogue(messages: Any) -> Dialogue:
 
 
 def without_null(value: Any) -> Any:
-    """`value` without the fields that are null: Arrow gives every row the fields of all others.
+    """`value` without null fields. Arrow gives every row the fields of all rows.
 
     >>> without_null({"a": {"b": None, "c": [1]}, "d": None})
     {'a': {'c': [1]}}
@@ -76,7 +76,7 @@ def without_null(value: Any) -> Any:
 
 
 def as_chat(pair: dict[str, Any], system: str | None = None) -> dict[str, Any]:
-    """A pair of texts as one question and its answers; `system` is put before the first message."""
+    """A pair of texts as messages. `system` becomes the first message, unless there is a system message already."""
     prompt, chosen, rejected = pair["prompt"], pair["chosen"], pair["rejected"]
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
@@ -91,14 +91,14 @@ def _message(message: dict[str, Any]) -> Message:
     if "from" in message:
         message = _from_sharegpt(message)
     role, content = message.pop("role", None), message.pop("content", None)
-    # Parts of a message, as multimodal data sets have them: those of text are what a language model can read.
+    # Multimodal data sets split the content into parts. Only text parts are supported.
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part["text"]) for part in content)
     if not isinstance(role, str):
         raise InvalidRow("a message has no role")
     if not isinstance(content, str | None):
         raise InvalidRow(f"the content of a message must be text, not {_kind(content)}")
-    # Role and content first, so that equal messages are equal as JSON.
+    # Role and content first, so that equal messages have equal JSON.
     return {"role": role} | ({} if content is None else {"content": content}) | message
 
 
@@ -116,8 +116,8 @@ def _from_sharegpt(message: dict[str, Any]) -> Message:
         raise InvalidRow("the value of a function_call must be JSON") from error
 
 
-def _parted_texts(chosen: str, rejected: str) -> dict[str, Any]:
-    """Cut where the texts begin to differ, but within no word, before a space, and leaving something of each."""
+def _split_texts(chosen: str, rejected: str) -> dict[str, Any]:
+    """Split where the texts start to differ, but not within a word, before a space, and with both answers non-empty."""
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
     same = max(0, min(same, len(chosen) - 1, len(rejected) - 1))
     while same and chosen[same - 1].isalnum() and (chosen[same].isalnum() or rejected[same].isalnum()):
@@ -131,7 +131,7 @@ def _shared(chosen: Dialogue, rejected: Dialogue) -> Dialogue:
 
 
 def _around(question: str, chosen: Dialogue, rejected: Dialogue) -> Dialogue:
-    """The messages of which `question` is one; where the answers are answers alone, it is the only one."""
+    """The shared messages, of which `question` must be one. If answers have no user message, only `question`."""
     shared = _shared(chosen, rejected)
     if any(message["role"] == "user" for message in (*chosen[:2], *rejected[:2])):
         if not any(message.get("content", "").strip() == question.strip() for message in shared):

@@ -1,4 +1,4 @@
-"""Which pairs train and which validate: no prompt on both sides."""
+"""Splits into training and validation pairs without a common prompt, samples, and repetitions."""
 
 import hashlib
 import random
@@ -10,30 +10,30 @@ from lightning_dpo.errors import UserError
 
 
 def sample(pairs: Dataset, max_pairs: int | None, seed: int) -> Dataset:
-    """At most `max_pairs` of `pairs`, drawn by `seed`, in their order."""
+    """A random sample of at most `max_pairs` of `pairs`, in their order."""
     if max_pairs is None or len(pairs) <= max_pairs:
         return pairs
     return pairs.select(sorted(random.Random(seed).sample(range(len(pairs)), max_pairs)))
 
 
 def repeat(pairs: Dataset, times: float, seed: int) -> Dataset:
-    """`pairs` so many times over; a fraction is drawn by `seed`."""
+    """`pairs`, repeated `times` times. The fractional part is a random sample."""
     whole, rest = divmod(times, 1)
     drawn = sorted(random.Random(seed).sample(range(len(pairs)), round(rest * len(pairs))))
     return pairs if times == 1 else pairs.select([*range(len(pairs))] * int(whole) + drawn)
 
 
 def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Training and validation pairs: whole prompts, in an order drawn by `seed`, until `fraction` of the pairs.
+    """Training and validation pairs. Prompts are held out in random order until they have `fraction` of the pairs.
 
     Raises:
-        UserError: There are no two prompts to part.
+        UserError: There are fewer than two prompts.
     """
     counts = Counter(pairs["prompt"])
     wanted, held_out, taken = fraction * len(pairs), set(), 0
     if len(counts) < 2:
         raise UserError(f"data.val_fraction={fraction}: {len(pairs)} pairs over {len(counts)} prompts cannot be split")
-    # The last prompt of the order always trains, were it to hold most of the pairs.
+    # The last prompt is always used for training, even if it has most of the pairs.
     *order, _ = sorted(counts, key=lambda text: hashlib.sha256(f"{seed} {text}".encode()).digest())
     for prompt in order:
         if taken >= wanted:
@@ -44,5 +44,5 @@ def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset
 
 
 def without_prompts(pairs: Dataset, prompts: set[str]) -> Dataset:
-    """The rows of `pairs` whose prompt is none of `prompts`."""
+    """The rows of `pairs` whose prompt is not in `prompts`."""
     return pairs.select([row for row, prompt in enumerate(pairs["prompt"]) if prompt not in prompts])

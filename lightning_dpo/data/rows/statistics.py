@@ -1,4 +1,4 @@
-"""What can be said of preference pairs without a model: doubles, contradictions, and how far length alone decides."""
+"""Statistics of preference pairs: duplicates, contradictions, and the accuracy of preferring the longer answer."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ Pair = tuple[str, str, str]
 
 
 def duplicates(pairs: Iterable[Pair]) -> tuple[int, int]:
-    """How many pairs stand there before, and how many stand there with their answers exchanged.
+    """The number of duplicate pairs, and the number of pairs that also occur with exchanged answers.
 
     >>> duplicates([("p", "a", "b"), ("p", "a", "b"), ("p", "b", "a")])
     (1, 3)
@@ -20,7 +20,7 @@ def duplicates(pairs: Iterable[Pair]) -> tuple[int, int]:
 
 
 def longer_wins(chosen_lengths: Sequence[float], rejected_lengths: Sequence[float]) -> float:
-    """Accuracy of a judge that prefers the longer answer; of equally long ones, either, so that they count one half.
+    """Accuracy of always preferring the longer answer. Answers of equal length count one half.
 
     >>> longer_wins([3, 1, 2, 2], [1, 3, 2, 1])
     0.625

@@ -1,1 +1,1 @@
-"""Which pairs form an optimizer step and a micro-batch, and the loader that draws them."""
+"""The pairs of each optimizer step and micro-batch, and the loader that batches them."""

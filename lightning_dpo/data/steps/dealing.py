@@ -1,54 +1,57 @@
-"""Things of unequal size into equally many parts of nearly equal sums."""
+"""Partition of items with sizes into parts with equal counts and nearly equal sums."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
 
 
 def deal(sizes: Sequence[int], parts: int) -> list[list[int]]:
-    """Places of `sizes`, dealt one by one: see `deal_together`.
+    """Indices of `sizes`, partitioned one by one: see `deal_together`.
 
     >>> deal([9, 1, 8, 2], parts=2)
     [[0, 1], [2, 3]]
     """
-    return deal_together([[place] for place in range(len(sizes))], lambda unit: sum(sizes[one] for one in unit), parts)
+    return deal_together(
+        [[index] for index in range(len(sizes))], lambda group: sum(sizes[one] for one in group), parts
+    )
 
 
-def deal_together(units: Sequence[Sequence[int]], size: Callable[[Sequence[int]], int], parts: int) -> list[list[int]]:
-    """Deal `units` so that the parts' sizes are as even as a greedy choice gets them.
+def deal_together(groups: Sequence[Sequence[int]], size: Callable[[Sequence[int]], int], parts: int) -> list[list[int]]:
+    """Partition groups of items greedily into parts of nearly equal size.
 
-    The largest first, each to the smallest part that still has room for it (Graham's LPT rule,
-    https://doi.org/10.1137/0117039, with parts of bounded length). A unit that no part has room for is cut. The same
-    units are always dealt the same way.
+    Groups are assigned from the largest to the smallest, each to the smallest part that has room for it (Graham's LPT
+    rule, https://doi.org/10.1137/0117039, with a maximum number of items per part). If no part has room, the group is
+    split. The result is deterministic: resumed runs and all devices compute the same partition.
 
     Args:
-        units: What should stay together, each a sequence of numbers.
-        size: Of one unit, or of a piece of one; positive.
-        parts: How many; the longest has ⌈numbers / parts⌉ numbers.
+        groups: Groups of items that should stay in one part.
+        size: Size of a group or of a part of it; positive.
+        parts: Number of parts. Each has at most ⌈items / parts⌉ items.
 
     >>> deal_together([[0, 1, 2], [3], [4], [5]], size=len, parts=2)
     [[0, 1, 2], [3, 4, 5]]
     """
-    numbers = sum(map(len, units))
-    room = -(-numbers // parts)
-    dealt: list[list[int]] = [[] for _ in range(parts)]
+    items = sum(map(len, groups))
+    capacity = -(-items // parts)
+    assigned: list[list[int]] = [[] for _ in range(parts)]
     sums = [0] * parts
-    waiting = deque(sorted(units, key=size, reverse=True))
+    waiting = deque(sorted(groups, key=size, reverse=True))
     while waiting:
-        unit = waiting.popleft()
-        fits = [part for part in range(parts) if len(dealt[part]) + len(unit) <= room]
+        group = waiting.popleft()
+        fits = [part for part in range(parts) if len(assigned[part]) + len(group) <= capacity]
         if not fits:
-            fits = [min(range(parts), key=lambda part: len(dealt[part]))]
-            cut = room - len(dealt[fits[0]])
-            waiting.appendleft(unit[cut:])
-            unit = unit[:cut]
+            # Split the group: fill the part with the most room, and put the rest back to the front.
+            fits = [min(range(parts), key=lambda part: len(assigned[part]))]
+            split = capacity - len(assigned[fits[0]])
+            waiting.appendleft(group[split:])
+            group = group[:split]
         smallest = min(fits, key=lambda part: sums[part])
-        dealt[smallest] += unit
-        sums[smallest] += size(unit)
-    return dealt
+        assigned[smallest] += group
+        sums[smallest] += size(group)
+    return assigned
 
 
 def unevenness(sums: Sequence[int]) -> float:
-    """The largest of the parts' sums over their mean: 1 when they are even.
+    """The largest sum divided by the mean: 1 if all are equal.
 
     >>> unevenness([10, 10]), unevenness([30, 10])
     (1.0, 1.5)

@@ -1,4 +1,4 @@
-"""How many tokens a forward pass of pairs has, and whether that is allowed."""
+"""The number of tokens of a forward pass, and the check of its limit."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from lightning_dpo.errors import UserError
 
 
 class StreamTokens:
-    """Tokens of some pairs laid out with each prompt once: what their forward pass costs.
+    """Number of tokens of some pairs in the shared layout: the cost of their forward pass.
 
     Args:
-        tokens: All pairs.
-        chosen_only: Whether rejected completions are left out.
+        tokens: All tokenized pairs.
+        chosen_only: Whether rejected completions are excluded.
     """
 
     def __init__(self, tokens: Dataset, chosen_only: bool) -> None:
@@ -22,25 +22,25 @@ class StreamTokens:
         self.answer_lengths = np.sum([lengths(tokens, f"{side}_ids") for side in _sides(chosen_only)], axis=0)
 
     def __call__(self, rows: Sequence[int]) -> int:
-        """Tokens of the pairs in `rows`, together."""
+        """Number of tokens of the pairs in `rows`."""
         chosen = np.asarray(rows)
         _, first = np.unique(self.prompts[chosen], return_index=True)
         return int(self.answer_lengths[chosen].sum() + self.prompt_lengths[chosen[first]].sum())
 
 
 def longest_rows(tokens: Dataset, count: int, chosen_only: bool) -> list[int]:
-    """The `count` pairs with the most tokens, the longest first."""
+    """Rows of the `count` pairs with the most tokens, the longest first."""
     return np.argsort(-_pair_tokens(tokens, chosen_only, shared=True), kind="stable")[:count].tolist()
 
 
 def largest_forward(tokens: Dataset, batch_size: int, chosen_only: bool, shared: bool) -> tuple[int, int]:
-    """Tokens, pads included, and scored positions of a micro-batch of the longest pairs.
+    """Tokens, padding included, and scored positions of a micro-batch of the longest pairs.
 
     Args:
-        tokens: The pairs.
+        tokens: The tokenized pairs.
         batch_size: Pairs in a forward pass.
-        chosen_only: Whether rejected completions are left out.
-        shared: Whether each prompt is laid out once, without pads; or for each completion, padded.
+        chosen_only: Whether rejected completions are excluded.
+        shared: Whether the layout is `shared` or `padded`.
     """
     scored = np.sort(sum(scored_lengths(tokens, side) for side in _sides(chosen_only)))
     return _largest(_pair_tokens(tokens, chosen_only, shared), batch_size, shared), int(scored[-batch_size:].sum())
@@ -49,18 +49,18 @@ def largest_forward(tokens: Dataset, batch_size: int, chosen_only: bool, shared:
 def check_max_tokens(
     tokens: Dataset, batch_size: int, max_tokens: int, pairs_per_step: int, chosen_only: bool, shared: bool
 ) -> None:
-    """Refuse a batch size at which a forward pass may have more tokens than `max_tokens`, pads included.
+    """Check that no forward pass can have more than `max_tokens` tokens, padding included.
 
     Args:
-        tokens: The pairs.
+        tokens: The tokenized pairs.
         batch_size: Pairs in a forward pass.
-        max_tokens: What it may have.
-        pairs_per_step: Of an optimizer step, which the batch size must divide.
-        chosen_only: Whether rejected completions are left out.
+        max_tokens: Maximum number of tokens.
+        pairs_per_step: Pairs in an optimizer step, which the batch size must divide.
+        chosen_only: Whether rejected completions are excluded.
         shared: See `largest_forward`.
 
     Raises:
-        UserError: Names the longest pair and the batch size that would fit.
+        UserError: One can; the message contains the longest pair and a batch size that fits.
     """
     sizes = _pair_tokens(tokens, chosen_only, shared)
     largest = _largest(sizes, batch_size, shared)
@@ -71,16 +71,16 @@ def check_max_tokens(
         for size in range(1, batch_size)
         if pairs_per_step % size == 0 and _largest(sizes, size, shared) <= max_tokens
     ]
-    remedy = f"set data.batch_size={fits[-1]}" if fits else "no batch size would fit: lower data.max_length"
+    remedy = f"set data.batch_size={fits[-1]}" if fits else "no batch size fits: reduce data.max_length"
     raise UserError(
         f"data.max_tokens={max_tokens}: the longest pair ({tokens['where'][int(sizes.argmax())]}) has "
-        f"{int(sizes.max())} tokens, and data.batch_size={batch_size} of the longest {largest} in one forward pass; "
+        f"{int(sizes.max())} tokens, and a forward pass of data.batch_size={batch_size} pairs has up to {largest}; "
         f"{remedy}"
     )
 
 
 def _largest(sizes: np.ndarray, batch_size: int, shared: bool) -> int:
-    """Of the stream, the longest pairs one after the other; of rows, each as long as the longest."""
+    """Tokens of the longest micro-batch: in the stream a sum, in padded rows a multiple of the longest."""
     return int(np.sort(sizes)[-batch_size:].sum()) if shared else int(sizes.max()) * batch_size
 
 
@@ -89,7 +89,7 @@ def _sides(chosen_only: bool) -> tuple[str, ...]:
 
 
 def _pair_tokens(tokens: Dataset, chosen_only: bool, shared: bool) -> np.ndarray:
-    """Tokens of every pair: its prompt once, or rows of which each is as long as the longer one. Shape: (rows,)."""
+    """Tokens of each pair: with its prompt once, or as rows padded to the longer one. Shape: (rows,)."""
     answers = [lengths(tokens, f"{side}_ids") for side in _sides(chosen_only)]
     prompts = lengths(tokens, "prompt_ids")
     return prompts + sum(answers) if shared else (prompts + np.max(answers, axis=0)) * len(answers)

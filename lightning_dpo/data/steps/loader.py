@@ -1,4 +1,4 @@
-"""Micro-batches from tokenized pairs, and where a resumed run goes on."""
+"""Batches from tokenized pairs, and the position from which a resumed run continues."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from lightning_dpo.layouts import Layout
 
 
 class DrawnPairs(Dataset[MicroBatch]):
-    """Tokenized pairs, fetched a micro-batch at a time.
+    """Tokenized pairs, read one micro-batch at a time.
 
     Args:
         tokens: Rows with the fields of `TokenizedPair`.
@@ -33,17 +33,17 @@ class DrawnPairs(Dataset[MicroBatch]):
     def __getitem__(self, draw: Draw) -> MicroBatch:
         columns = self.tokens[list(draw.rows)]
         pairs = [
-            TokenizedPair(row, **{name: values[place] for name, values in columns.items()})
-            for place, row in enumerate(draw.rows)
+            TokenizedPair(row, **{name: values[index] for name, values in columns.items()})
+            for index, row in enumerate(draw.rows)
         ]
         return MicroBatch(pairs, draw.counted, draw.step_pairs, draw.step_chosen_tokens)
 
 
 class Collator:
-    """Lays micro-batches out in the layout that is set when a batch is drawn.
+    """Converts micro-batches to batches in the layout that is set at that time.
 
     Args:
-        layout: The layout until another one is set.
+        layout: The layout, which can be changed later.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -55,15 +55,15 @@ class Collator:
 
 
 class StepLoader(DataLoader[PreferenceBatch]):
-    """Batches as `sampler` draws them; in a resumed run, from behind those that were trained on.
+    """Batches in the order of `sampler`. A resumed run skips the batches that were already trained on.
 
     Args:
-        pairs: What is drawn from.
-        sampler: What is drawn.
-        collate: Makes a batch of a micro-batch.
-        made_by: The data module, for callbacks that meet only its loader.
-        num_workers: Processes that do so ahead of time; 0: none.
-        steps_done: Optimizer steps of the epoch that were done when it begins: 0 but in a resumed epoch.
+        pairs: The data set.
+        sampler: The micro-batches of this device.
+        collate: Converts a micro-batch to a batch.
+        made_by: The data module, for callbacks that know only its loader.
+        num_workers: Worker processes; 0: none.
+        steps_done: Returns the number of optimizer steps to skip at the start of the epoch: 0 except after a resume.
     """
 
     def __init__(
@@ -76,45 +76,45 @@ class StepLoader(DataLoader[PreferenceBatch]):
         steps_done: Callable[[], int] = int,
     ) -> None:
         super().__init__(
-            pairs,  # type: ignore[arg-type]  # without automatic batching, items become batches in `collate`
+            pairs,  # type: ignore[arg-type]  # with batch_size=None, items are micro-batches
             batch_size=None,
             sampler=sampler,
             collate_fn=collate,  # type: ignore[arg-type]  # the same
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            # A loader without one of its own draws its workers' seeds from the global generator.
+            # Without its own generator, a loader takes random numbers from the global one for its workers' seeds.
             generator=torch.Generator().manual_seed(sampler.seed),
         )
         self.made_by, self.steps_done, self._step_sampler = made_by, steps_done, sampler
 
     def __iter__(self) -> Iterator[PreferenceBatch]:  # type: ignore[override]  # DataLoader names a private class
-        """The batches of an epoch; where it begins is asked when the first is wanted.
+        """The batches of an epoch. The start position is read when the first batch is requested.
 
-        Lightning makes this iterator while it sets the optimizer up, before it restores where a checkpoint was taken
-        and before it tells the sampler the epoch; workers would have drawn by then.
+        Lightning creates this iterator while it sets up the optimizer, before it restores the loops' state and sets the
+        sampler's epoch. A plain iterator's workers would have read the first batches by then.
         """
         self._step_sampler.steps = self.steps_done()
         yield from super().__iter__()
 
 
 def devices_of(trainer: Trainer | None) -> dict[str, int]:
-    """Over how many devices pairs are dealt, `num_replicas`, and which of them this is, `rank`."""
-    alone = {"num_replicas": 1, "rank": 0}
-    return alone if trainer is None else getattr(trainer.strategy, "distributed_sampler_kwargs", alone)
+    """The number of devices that share the pairs, `num_replicas`, and the index of this one, `rank`."""
+    single = {"num_replicas": 1, "rank": 0}
+    return single if trainer is None else getattr(trainer.strategy, "distributed_sampler_kwargs", single)
 
 
 def steps_done(trainer: Trainer) -> int:
-    """Optimizer steps of the epoch that were done when it begins: 0 but in a resumed epoch.
+    """Optimizer steps of the current epoch that were already trained: 0 except after a resume.
 
     Raises:
-        UserError: The checkpoint was taken between two micro-batches of one step.
+        UserError: The checkpoint was written between two micro-batches of one step.
     """
     loop, accumulate = trainer.fit_loop, trainer.accumulate_grad_batches
     trained = loop.epoch_loop.batch_progress.current.ready
     if trained % accumulate and trained < loop.max_batches:
         raise UserError(
-            "the checkpoint was taken in the middle of an optimizer step, whose gradients it does not hold: go on from "
-            "last.ckpt, which is taken between two steps"
+            "the checkpoint was written in the middle of an optimizer step and lacks its accumulated gradients: resume "
+            "from last.ckpt, which is written between two steps"
         )
     return math.ceil(trained / accumulate)

@@ -1,4 +1,4 @@
-"""Which pairs form a step, a micro-batch, a validation pass: a pure function of seed and epoch."""
+"""The pairs of each optimizer step, micro-batch and device: a pure function of seed and epoch."""
 
 import hashlib
 import itertools
@@ -21,7 +21,7 @@ _MEASURED_STEPS = 100
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The rows of one micro-batch; see `MicroBatch` for the rest."""
+    """The rows of one micro-batch. `MicroBatch` documents the other fields."""
 
     rows: Sequence[int]
     counted: Sequence[bool]
@@ -30,30 +30,31 @@ class Draw:
 
 
 class StepSampler(DistributedSampler[Draw]):
-    """Deals the pairs of every optimizer step over devices and micro-batches; for a DataLoader with batch_size=None.
+    """Assigns the pairs of every optimizer step to micro-batches and devices, for a DataLoader with batch_size=None.
 
-    A step is `pairs_per_step` pairs on any number of devices; the last of an epoch has what is left. Its pairs are
-    dealt over micro-batches, and these over devices, so that both have even token counts. The micro-batches of a step
+    A step has `pairs_per_step` pairs on any number of devices; the last step of an epoch has the rest. Its pairs are
+    partitioned into micro-batches, and these into devices, with nearly equal token counts. The micro-batches of a step
     are the same on any number of devices. If they do not divide evenly, the remaining devices get a filler pair with
-    `counted=False`, because every device must run the same number of steps. The state of the order is `(epoch, steps)`.
+    `counted=False`, because every device must run the same number of micro-batches. The state is `(epoch, steps)`.
 
-    It subclasses `DistributedSampler` because that is the one sampler which Lightning leaves alone and tells the epoch.
+    A subclass of `DistributedSampler`, because Lightning replaces other samplers and sets the epoch only of this one.
 
     Args:
-        chosen_lengths: Scored tokens of every pair's chosen completion.
-        pairs_per_step: Pairs in one optimizer step, all devices together.
+        chosen_lengths: Number of scored tokens of each pair's chosen completion.
+        pairs_per_step: Pairs in one optimizer step on all devices.
         batch_size: Pairs in one forward pass on one device.
-        tokens: Tokens of a forward pass of some pairs; None: nothing is made even, pairs keep their order.
-        prompts: A number for the prompt of every pair. Pairs of one prompt then follow each other, and are in one
-            micro-batch where a step's end or the batch size does not part them. None: prompts make no difference.
-        num_replicas: Devices.
-        rank: This one.
-        shuffle: Another order every epoch, by `seed`; otherwise the data's own.
-        seed: Of the order.
+        tokens: Returns the number of tokens of a forward pass of some pairs; None: pairs keep their order, and token
+            counts are not balanced.
+        prompts: An id of each pair's prompt. Pairs with the same prompt are then adjacent, and in one micro-batch
+            unless the end of a step or the batch size separates them. None: prompts are ignored.
+        num_replicas: Number of devices.
+        rank: Index of this device.
+        shuffle: Use another random order every epoch; otherwise the order of the data.
+        seed: Random seed of the order.
 
     Attributes:
-        steps: Optimizer steps of the epoch that were done when it begins, after a resume; `len` counts them all the
-            same, and the next epoch is whole again.
+        steps: Optimizer steps to skip at the start of the epoch, after a resume. `len` includes them, and the next
+            epoch is complete.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class StepSampler(DistributedSampler[Draw]):
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
-        # It reads only the length of a data set.
+        # DistributedSampler needs only the length of the data set.
         rows = cast(Dataset[int], chosen_lengths)
         super().__init__(rows, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self.chosen_lengths, self.tokens, self.prompts = chosen_lengths, tokens, prompts
@@ -76,21 +77,21 @@ class StepSampler(DistributedSampler[Draw]):
         self.steps = 0
 
     def __len__(self) -> int:
-        """Micro-batches of one epoch on this device."""
+        """Number of micro-batches of one epoch on this device."""
         whole, rest = divmod(len(self.chosen_lengths), self.pairs_per_step)
         return whole * self._per_device(self.pairs_per_step) + self._per_device(rest)
 
     def __iter__(self) -> Iterator[Draw]:
-        """The micro-batches of one epoch on this device, step after step."""
-        done, self.steps = self.steps, 0
-        for step in itertools.islice(self._steps(), done, None):
+        """The micro-batches of one epoch on this device."""
+        skipped, self.steps = self.steps, 0
+        for step in itertools.islice(self._steps(), skipped, None):
             yield from self._mine(step)
 
     def unevenness(self) -> dict[str, float]:
-        """How even the token counts of a step are: the largest over the mean, 1 at best.
+        """Balance of the token counts of a step: the largest count divided by the mean, 1 at best.
 
-        Of its `micro-batches`, of its `devices`, and of micro-batches filled `in order`, to compare with. The mean over
-        the epoch's first whole steps, 100 at the most.
+        For its `micro-batches`, its `devices`, and for comparison for micro-batches filled `in order`. The mean over
+        the first full steps of the epoch, at most 100.
         """
         if self.tokens is None:
             raise ValueError("token counts need `tokens`")
@@ -98,7 +99,7 @@ class StepSampler(DistributedSampler[Draw]):
         whole = len(self.chosen_lengths) // self.pairs_per_step
         for step in itertools.islice(self._steps(), min(_MEASURED_STEPS, whole)):
             sizes = [self.tokens(rows) for rows in self._micro_batches(step)]
-            devices = [sum(sizes[place] for place in part) for part in deal(sizes, self.num_replicas)]
+            devices = [sum(sizes[index] for index in part) for part in deal(sizes, self.num_replicas)]
             ways = (sizes, devices, [self.tokens(rows) for rows in self._in_order(step)])
             for ratios, sums in zip(found.values(), ways, strict=True):
                 ratios.append(unevenness(sums))
@@ -114,42 +115,43 @@ class StepSampler(DistributedSampler[Draw]):
         return (order[start : start + self.pairs_per_step] for start in range(0, len(order), self.pairs_per_step))
 
     def _order(self) -> list[int]:
-        units = self._together(range(len(self.chosen_lengths)))
-        return [row for place in self._permutation(len(units)) for row in units[place]]
+        groups = self._grouped(range(len(self.chosen_lengths)))
+        return [row for index in self._permutation(len(groups)) for row in groups[index]]
 
-    def _together(self, rows: Iterable[int]) -> list[list[int]]:
-        """What of `rows` stays together: pairs of one prompt, or each by itself."""
+    def _grouped(self, rows: Iterable[int]) -> list[list[int]]:
+        """`rows` by prompt; without `prompts`, each row separately."""
         if self.prompts is None:
             return [[row] for row in rows]
-        units: dict[int, list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for row in rows:
-            units.setdefault(self.prompts[row], []).append(row)
-        return list(units.values())
+            groups.setdefault(self.prompts[row], []).append(row)
+        return list(groups.values())
 
     def _permutation(self, count: int) -> list[int]:
         if not self.shuffle:
             return list(range(count))
-        # Hashed, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
+        # A hash of both, because with seed + epoch, epoch 1 of seed 0 would have the order of epoch 0 of seed 1.
         digest = hashlib.sha256(f"{self.seed} {self.epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
         return torch.randperm(count, generator=generator).tolist()
 
     def _mine(self, step: list[int]) -> Iterator[Draw]:
-        """This device's micro-batches of a step."""
+        """The micro-batches of a step on this device."""
         pairs, tokens = len(step), sum(self.chosen_lengths[row] for row in step)
         micro_batches = self._micro_batches(step)
         if self.tokens is None:
             mine = micro_batches[self.rank :: self.num_replicas]
         else:
             sizes = [self.tokens(rows) for rows in micro_batches]
-            mine = [micro_batches[place] for place in deal(sizes, self.num_replicas)[self.rank]]
+            mine = [micro_batches[index] for index in deal(sizes, self.num_replicas)[self.rank]]
         yield from (Draw(rows, [True] * len(rows), pairs, tokens) for rows in mine)
+        # Fillers: all devices must call their collectives equally often.
         yield from [Draw(step[:1], [False], pairs, tokens)] * (self._per_device(pairs) - len(mine))
 
     def _micro_batches(self, step: list[int]) -> list[list[int]]:
         if self.tokens is None:
             return self._in_order(step)
-        return deal_together(self._together(step), self.tokens, math.ceil(len(step) / self.batch_size))
+        return deal_together(self._grouped(step), self.tokens, math.ceil(len(step) / self.batch_size))
 
     def _in_order(self, step: list[int]) -> list[list[int]]:
         return [step[start : start + self.batch_size] for start in range(0, len(step), self.batch_size)]
@@ -159,10 +161,10 @@ class StepSampler(DistributedSampler[Draw]):
 
 
 def pairs_of_step(pairs_per_step: int | None, batch_size: int, devices: int, accumulate: int) -> int:
-    """Pairs in one optimizer step; None: what the Trainer's accumulation gives.
+    """Pairs in one optimizer step; with `pairs_per_step=None`, according to the Trainer's accumulation.
 
     Raises:
-        UserError: The Trainer accumulates another number of micro-batches than `pairs_per_step` needs.
+        UserError: `pairs_per_step` needs another accumulation than the Trainer's.
     """
     if pairs_per_step is None:
         return accumulate * batch_size * devices
@@ -175,19 +177,19 @@ def pairs_of_step(pairs_per_step: int | None, batch_size: int, devices: int, acc
 
 
 def fitting_batch_size(pairs_per_step: int, batch_size: int, devices: int) -> int:
-    """The largest size of a micro-batch, at most `batch_size`, that divides each device's share of a step; logged.
+    """The largest batch size, at most `batch_size`, that divides each device's share of a step.
 
     >>> fitting_batch_size(pairs_per_step=64, batch_size=8, devices=16)
     4
 
     Raises:
-        UserError: The devices' shares do not come out whole.
+        UserError: `pairs_per_step` is not a multiple of the number of devices.
     """
     share, left = divmod(pairs_per_step, devices)
     if left or not share:
         nearest = " or ".join(str(number) for number in (share * devices, (share + 1) * devices) if number)
         raise UserError(
-            f"data.pairs_per_step={pairs_per_step} is not a multiple of the {devices} devices: set it to {nearest}"
+            f"data.pairs_per_step={pairs_per_step} is not a multiple of {devices} devices: set it to {nearest}"
         )
     fitting = next(size for size in range(min(batch_size, share), 0, -1) if share % size == 0)
     if fitting != batch_size:

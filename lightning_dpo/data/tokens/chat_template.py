@@ -1,4 +1,4 @@
-"""Messages to text by the tokenizer's chat template, and where in it the answers stand."""
+"""Messages as text, rendered by the tokenizer's chat template, and the positions of the answers in it."""
 
 import json
 import logging
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChatPair:
-    """One side of a pair, as the chat template writes it.
+    """One side of a pair, rendered by the chat template.
 
     Attributes:
-        prompt: The prompt with what introduces an answer.
-        whole: The prompt's messages and the answer's.
-        turns: Texts that `whole` begins with, two per scored turn of an assistant: up to where the turn begins, and up
-            to where it ends. None: all that follows the prompt is one scored turn.
+        prompt: The prompt with the generation prompt, which introduces an answer.
+        whole: The messages of the prompt and the answer.
+        turns: For each scored turn of the assistant, two prefixes of `whole`: up to the start and up to the end of the
+            turn. None: everything after the prompt is one scored turn.
     """
 
     prompt: str
@@ -39,9 +39,9 @@ class ChatTemplate:
     """A tokenizer's chat template.
 
     Args:
-        tokenizer: Whose template it is.
-        score: `last`: the last turn of an answer is scored; `all`: every turn of the assistant is, the prompt's too.
-        options: Further arguments of the template, where a row does not set them.
+        tokenizer: The tokenizer.
+        score: `last` scores the last turn of an answer; `all` every turn of the assistant, also those of the prompt.
+        options: Further arguments of the template. Those of a row take precedence.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -49,39 +49,39 @@ class ChatTemplate:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Try the template on a question and its answer.
+        """Test the template on a question and its answer.
 
         Raises:
-            UserError: There is no template, or it writes nothing that ends an answer.
+            UserError: There is no template, or it does not end answers with a special token.
         """
         name = self.tokenizer.name_or_path or "the model"
         if not self.tokenizer.chat_template:
             raise UserError(
-                f"the data are messages, and the tokenizer of {name} has no chat template to write them with: choose "
-                "an instruction-tuned model, set tokenizer.chat_template and save it, or give the data as text"
+                f"the data are messages, and the tokenizer of {name} has no chat template: use an instruction-tuned "
+                "model, set tokenizer.chat_template and save the tokenizer, or provide the data as text"
             )
         whole = self.probe()
         if whole and not self.ends(whole.rpartition("b")[2]):
             raise UserError(
-                f"the chat template of {name} writes no special token after an answer ({whole!r}), so the model would "
-                "never learn to stop: let it end an assistant's turn with the end of sequence"
+                f"the chat template of {name} does not end an answer with a special token ({whole!r}), so the model "
+                "would not learn to stop: change the template so that assistant turns end with the EOS token"
             )
         if "strftime_now" in self.tokenizer.chat_template and "date_string" not in self.options:
             log.warning(
-                "The chat template of %s writes today's date, so tokens differ from day to day; fix it by "
+                "The chat template of %s contains today's date, so tokens differ from day to day; to set a date, use "
                 "data.chat_template_kwargs={date_string: 26 Jul 2024}.",
                 name,
             )
 
     def ends(self, text: str) -> bool:
-        """Whether `text`, what follows an answer, holds a token that can end it."""
+        """Whether `text`, which follows an answer, contains a token that can end it."""
         return any(token in text for token in self.special_tokens)
 
     def pair(self, prompt: list[Message], answer: list[Message], options: dict[str, Any]) -> ChatPair:
         """One side of a pair.
 
         Raises:
-            InvalidRow: The template refuses the messages, or writes prompt or turn otherwise when others follow.
+            InvalidRow: The template rejects the messages, or renders them differently when others follow.
         """
         messages = [*prompt, *answer]
         start, whole = self.render(prompt, options, introduce=True), self.render(messages, options)
@@ -90,56 +90,56 @@ class ChatTemplate:
             raise InvalidRow("the chat template renders the prompt differently when an answer follows")
         if self.score == "last" and len(answer) == 1:
             return ChatPair(start, whole, None)
-        scored = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        scored = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         turns = [
-            self._turn(messages, place, whole, options) for place in (scored[-1:] if self.score == "last" else scored)
+            self._turn(messages, index, whole, options) for index in (scored[-1:] if self.score == "last" else scored)
         ]
         return ChatPair(turns[0][0] if self.score == "all" else start, whole, turns)
 
-    def _turn(self, messages: list[Message], place: int, whole: str, options: dict[str, Any]) -> tuple[str, str]:
-        """What `whole` begins with, up to where a turn begins and up to where it ends."""
-        before = self.render(messages[:place], options, introduce=True)
-        after = self.render(messages[: place + 1], options)
+    def _turn(self, messages: list[Message], index: int, whole: str, options: dict[str, Any]) -> tuple[str, str]:
+        """The prefixes of `whole` up to the start and up to the end of a turn."""
+        before = self.render(messages[:index], options, introduce=True)
+        after = self.render(messages[: index + 1], options)
         start, end = common_prefix(before, whole), common_prefix(after, whole)
-        if _text(messages[place]) not in whole[start:end]:
+        if _text(messages[index]) not in whole[start:end]:
             raise InvalidRow("the chat template renders an assistant turn differently when other messages follow")
         return whole[:start], whole[:end]
 
     def probe(self) -> str:
-        """What the template writes for one question and its answer; for a template that wants others, nothing."""
+        """The text of a question and its answer; empty if the template rejects them."""
         try:
             return self.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], {})
         except InvalidRow:
             return ""
 
     def render(self, messages: list[Message], options: dict[str, Any], introduce: bool = False) -> str:
-        """What the template writes.
+        """The text of messages.
 
         Args:
             messages: The dialogue.
             options: `tools` and other arguments of the template.
-            introduce: Add what introduces an answer.
+            introduce: Add the generation prompt, which introduces an answer.
 
         Raises:
-            InvalidRow: The template refuses them.
+            InvalidRow: The template rejects them.
         """
         try:
-            written = self.tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=introduce, **{**self.options, **options}
             )
-            return str(written)
+            return str(text)
         except (TemplateError, TypeError, KeyError, ValueError) as error:
             raise InvalidRow(f"the chat template rejects the messages ({' '.join(str(error).split())})") from error
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
-        """Control tokens as text, which no message may hold."""
+        """Special tokens as text, which messages must not contain."""
         return tuple(sorted({*special_tokens(self.tokenizer).values(), *self.tokenizer.all_special_tokens}))
 
     def holds_special(self, *texts: Any) -> bool:
-        """Whether a message, a tool or an option holds the text of a control token, which would become one."""
-        written = json.dumps(texts, ensure_ascii=False)
-        return any(token in written for token in self.special_tokens)
+        """Whether a message, tool or option contains the text of a special token, which would be tokenized as one."""
+        text = json.dumps(texts, ensure_ascii=False)
+        return any(token in text for token in self.special_tokens)
 
 
 def _text(message: Message) -> str:
@@ -147,11 +147,11 @@ def _text(message: Message) -> str:
 
 
 def common_prefix(start: Sequence[Any], whole: Sequence[Any]) -> int:
-    """How many of the first elements, or characters, are equal.
+    """The number of equal elements or characters at the start.
 
     >>> common_prefix([1, 2, 3], [1, 2, 4, 5]), common_prefix("abc", "ab")
     (2, 2)
     """
     if whole[: len(start)] == start:
         return len(start)
-    return next((place for place, (a, b) in enumerate(zip(start, whole, strict=False)) if a != b), len(whole))
+    return next((index for index, (a, b) in enumerate(zip(start, whole, strict=False)) if a != b), len(whole))

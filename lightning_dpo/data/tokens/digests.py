@@ -1,4 +1,4 @@
-"""Digests (sha256) of tokenizer and training pairs, which a resume compares: different files can have the same name."""
+"""Digests (sha256) of tokenizer and training pairs. A resumed run compares them, because files can change."""
 
 import json
 from collections.abc import Iterable
@@ -17,19 +17,19 @@ _COLUMNS = (
 
 
 def pairs_digest(tokens: Dataset) -> str:
-    """Of the token ids of all pairs, in their order: which of them are scored, weights and offsets included."""
+    """Digest of all pairs in order: token ids, scored tokens, weights, offsets and sources."""
     columns = tokens.select_columns([name for name in _COLUMNS if name in tokens.column_names])
     batches = columns.with_format("arrow").iter(batch_size=1000)
     return digest_of(part for batch in batches for name in batch.column_names for part in _column(batch[name]))
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of what decides how text and messages become ids: vocabulary, rules, special tokens, chat template."""
+    """Digest of the tokenizer: vocabulary, rules, special tokens and chat template."""
     return digest_of(fact.encode() for fact in tokenizer_facts(tokenizer))
 
 
 def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
-    """The state of a fast tokenizer, padding and truncation aside, which every call sets; of others the vocabulary."""
+    """The state of a fast tokenizer without padding and truncation, which calls set; of others, the vocabulary."""
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         yield json.dumps(state | {"padding": None, "truncation": None})
@@ -39,7 +39,7 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
 
 
 def _column(column: pa.ChunkedArray) -> Iterable[bytes]:
-    """Bytes that do not depend on how Arrow has cut the column."""
+    """The bytes of a column, independent of its chunks."""
     array = column.combine_chunks()
     if not pa.types.is_list(array.type):
         yield array.to_numpy(zero_copy_only=False).tobytes()

@@ -1,4 +1,4 @@
-"""Text and messages to token ids, before anything is cut: what is prompt, what is scored, what is invalid."""
+"""Text and messages as token ids before truncation: prompt, answers, scored tokens, and reasons for invalid rows."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ Mask = list[bool] | None
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A pair as token ids, or why it is none."""
+    """A pair as token ids, or the reason why it is invalid."""
 
     prompt: Ids
     chosen: tuple[Ids, Mask]
@@ -30,7 +30,7 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Plain text: encoded as wholes by the tokenizer's own rules, ended by the end of sequence."""
+    """Plain text: prompt and answer are encoded together by the tokenizer's rules, and an EOS token is appended."""
 
     tokenizer: PreTrainedTokenizerBase
 
@@ -51,7 +51,7 @@ class TextEncoder:
             yield EncodedPair(prompt, (chosen, None), (rejected, None), reason)
 
     def split(self, prompt: Ids, chosen: Ids, rejected: Ids) -> tuple[Ids, Ids, Ids]:
-        """Encoded wholes to prompt and ended completions."""
+        """Split encoded texts into the prompt and completions that end with EOS."""
         prompt, chosen, rejected = split(prompt, chosen, rejected)
         return prompt, self._ended(chosen), self._ended(rejected)
 
@@ -64,26 +64,26 @@ class TextEncoder:
 
     @cached_property
     def _lead(self) -> Ids:
-        """What the tokenizer writes before any text: a beginning of sequence, or nothing."""
+        """The tokens that the tokenizer adds before any text: BOS, or none."""
         return self.tokenizer("").input_ids
 
     @cached_property
     def _special_ids(self) -> set[int]:
-        """Control tokens that no text may contain."""
+        """Special tokens that texts must not contain."""
         every = {*special_tokens(self.tokenizer), *self.tokenizer.all_special_ids}
         return {token for token in every if token != unknown_id(self.tokenizer)}
 
 
 @dataclass(frozen=True)
 class ChatEncoder:
-    """Messages: written by the chat template, which also begins and ends them."""
+    """Messages: rendered by the chat template, which also adds BOS and end-of-turn tokens."""
 
     template: ChatTemplate
 
     def __call__(self, rows: list[dict[str, Any]]) -> Iterator[EncodedPair]:
         """The pairs of `rows`, in order."""
-        written = [self._written(row) for row in rows]
-        good = [sides for sides in written if not isinstance(sides, str)]
+        rendered = [self._rendered(row) for row in rows]
+        good = [sides for sides in rendered if not isinstance(sides, str)]
         prompts, chosen, rejected = (
             self._ids(texts)
             for texts in (
@@ -91,14 +91,14 @@ class ChatEncoder:
             )
         )  # fmt: skip
         encoded = zip(prompts, chosen, rejected, strict=True)
-        for sides in written:
+        for sides in rendered:
             if isinstance(sides, str):
                 yield EncodedPair([], ([], None), ([], None), sides)
             else:
                 yield self._encoded(sides, *split(*next(encoded)))
 
-    def _written(self, row: dict[str, Any]) -> tuple[ChatPair, ChatPair] | str:
-        """Both sides as the template writes them, or why it cannot."""
+    def _rendered(self, row: dict[str, Any]) -> tuple[ChatPair, ChatPair] | str:
+        """Both sides rendered by the template, or the reason why it rejects them."""
         prompt, chosen, rejected = (json.loads(row[name]) for name in ("prompt", "chosen", "rejected"))
         options = json.loads(row.get("chat_template_kwargs") or "{}")
         if row.get("tools"):
@@ -117,7 +117,7 @@ class ChatEncoder:
             self._mask(side, [*prompt, *ids], len(prompt)) for side, ids in zip(sides, (chosen, rejected), strict=True)
         ]
         tokenizer, reason = self.template.tokenizer, ""
-        # Some templates begin every turn with it; none should write it twice.
+        # Some templates begin every turn with BOS. Two in a row are an error: the tokenizer adds one too.
         twice = (tokenizer.bos_token_id,) * 2
         if any(twice in itertools.pairwise([*prompt, *ids]) for ids in (chosen, rejected)):
             reason = "the chat template writes two BOS tokens in a row"
@@ -126,7 +126,7 @@ class ChatEncoder:
         return EncodedPair(prompt, (chosen, masks[0]), (rejected, masks[1]), reason)
 
     def _mask(self, side: ChatPair, whole: Ids, start: int) -> Mask:
-        """Which tokens of a completion stand within its scored turns."""
+        """Whether each token of a completion is in a scored turn."""
         if side.turns is None:
             return None
         scored = [False] * len(whole)
@@ -140,15 +140,15 @@ class ChatEncoder:
 
 
 def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token for what has none; some tokenizers reuse their end of sequence, which says nothing."""
+    """The unknown token, or None. Some tokenizers use BOS or EOS for it, and then it does not indicate anything."""
     token = tokenizer.unk_token_id
     return None if token in (None, tokenizer.bos_token_id, tokenizer.eos_token_id) else token
 
 
 def split(prompt: Ids, chosen: Ids, rejected: Ids) -> tuple[Ids, Ids, Ids]:
-    """Encoded wholes to prompt and completions: the prompt is the longest prefix that all three have in common.
+    """Split encoded texts into prompt and completions. The prompt is the longest common prefix of all three.
 
-    Where a tokenizer merges across the boundary, the merged tokens belong to the completions.
+    If the tokenizer merges characters across the boundary, the merged tokens belong to the completions.
     """
     common = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
     return prompt[:common], chosen[common:], rejected[common:]

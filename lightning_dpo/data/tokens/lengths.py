@@ -1,4 +1,4 @@
-"""Lengths of tokenized pairs and which share a prompt, read off Arrow's own lists: no token becomes a Python number."""
+"""Lengths of tokenized pairs and ids of prompts, computed in Arrow without converting tokens to Python numbers."""
 
 import numpy as np
 import pyarrow.compute as compute
@@ -6,13 +6,13 @@ from datasets import Dataset
 
 
 def lengths(tokens: Dataset, column: str) -> np.ndarray:
-    """Elements of the list in every row of `column`; -1 where there is none. Shape: (rows,), int64."""
+    """Length of the list in each row of `column`; -1 for null. Shape: (rows,), int64."""
     lists = tokens.select_columns([column]).with_format("arrow")[:][column]
     return compute.fill_null(compute.list_value_length(lists), -1).to_numpy().astype(np.int64)
 
 
 def prompt_numbers(tokens: Dataset) -> np.ndarray:
-    """A number for the prompt of every row; rows of the same prompt have the same one. Shape: (rows,), int64."""
+    """An id per row that is equal for rows with the same prompt. Shape: (rows,), int64."""
     column = tokens.select_columns(["prompt_ids"]).with_format("arrow")[:]["prompt_ids"].combine_chunks()
     ids, ends = column.flatten().to_numpy(), np.cumsum(column.value_lengths().to_numpy())
     numbers: dict[bytes, int] = {}
@@ -21,7 +21,7 @@ def prompt_numbers(tokens: Dataset) -> np.ndarray:
 
 
 def scored_lengths(tokens: Dataset, side: str) -> np.ndarray:
-    """Scored tokens of the `chosen` or `rejected` completion of every row. Shape: (rows,), int64."""
+    """Number of scored tokens of each row's `chosen` or `rejected` completion. Shape: (rows,), int64."""
     counts = lengths(tokens, f"{side}_ids").copy()
     (masked,) = (lengths(tokens, f"{side}_scored") >= 0).nonzero()
     if len(masked):

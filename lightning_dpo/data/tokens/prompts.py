@@ -1,4 +1,4 @@
-"""Validation prompts that the policy answers, and how its answers may end."""
+"""Validation prompts for sampling, and the tokens that end an answer."""
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -7,29 +7,29 @@ from lightning_dpo.data.tokens.special_tokens import special_tokens
 
 
 def sample_prompts(tokens: Dataset, count: int, max_length: int, max_new_tokens: int) -> tuple[list[list[int]], int]:
-    """`count` prompts as token ids, spread over the data; again from the first where there are fewer.
+    """`count` prompts as token ids, evenly spaced in the data, and repeated if there are fewer.
 
     Args:
-        tokens: Pairs.
-        count: How many.
-        max_length: Tokens that prompt and answer may have together.
-        max_new_tokens: Tokens that an answer should have room for.
+        tokens: Tokenized pairs.
+        count: Number of prompts.
+        max_length: Maximum number of tokens of prompt and answer together.
+        max_new_tokens: Maximum number of tokens of an answer.
 
     Returns:
-        The prompts, and how many tokens may follow: `max_new_tokens`, or what `max_length` leaves room for.
+        The prompts, and the maximum number of tokens of an answer: `max_new_tokens`, or less because of `max_length`.
     """
     prompts = list(dict.fromkeys(map(tuple, tokens["prompt_ids"][:])))
     room = max(max_length - min(map(len, prompts)), 1)
-    # Half of the room, where all of it would leave the shortest prompts alone.
+    # At most half of max_length: otherwise only the shortest prompts would leave enough room.
     following = min(max_new_tokens, max(max_length // 2, 1), room)
     short = [list(prompt) for prompt in prompts if len(prompt) + following <= max_length]
     few = min(count, len(short))
-    spread = [short[place * len(short) // few] for place in range(few)]
-    return [spread[place % few] for place in range(count)], following
+    spread = [short[index * len(short) // few] for index in range(few)]
+    return [spread[index % few] for index in range(count)], following
 
 
 def answer_ends(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end an answer: the end of sequence, and what ends the answers that are trained on."""
+    """Tokens that end an answer: EOS, and the special tokens at the end of training answers."""
     special = special_tokens(tokenizer)
     rows = tokens[: min(100, len(tokens))]
     answers = [ids for ids, cut in zip(rows["chosen_ids"], rows["truncated"], strict=True) if not cut]

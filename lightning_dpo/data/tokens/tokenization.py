@@ -1,4 +1,4 @@
-"""Pairs to token ids, cached on disk: what is encoded, what is too long and what is cut off."""
+"""Pairs as token ids, with truncation, cached on disk."""
 
 import hashlib
 import json
@@ -19,28 +19,28 @@ from lightning_dpo.data.tokens.digests import tokenizer_digest, tokenizer_facts
 from lightning_dpo.data.tokens.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder
 from lightning_dpo.errors import UserError
 
-# Part of the cache's key: raise it with every change of what becomes of a row.
+# Part of the cache key: increase it whenever the result for a row changes.
 _VERSION = 5
 _COLUMNS = Features(
     {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
     | {"invalid": Value("string"), "overlong": Value("bool"), "truncated": Value("bool")}
-    # Before anything was cut off.
+    # Lengths before truncation.
     | {name: Value("int64") for name in ("prompt_length", "chosen_length", "rejected_length")}
 )
 
 
 @dataclass(frozen=True)
 class Tokenization:
-    """How pairs become token ids.
+    """Converts pairs to token ids.
 
     Args:
-        tokenizer: Its own rules decide about a beginning-of-sequence token; in messages its chat template does.
-        max_length: Tokens that prompt and longer completion may have together.
-        on_overlong: `drop` marks a longer pair as overlong. `truncate` cuts the prompt from the left, keeping a
-            beginning-of-sequence token, and then the completions from the right, which then get no end of sequence.
-        score: Of messages: `last`, the answer's last turn; `all`, every turn of the assistant.
-        chat_template_kwargs: Arguments of the chat template, where a row does not set them.
+        tokenizer: The tokenizer. It adds a BOS token to text; for messages, its chat template does.
+        max_length: Maximum number of tokens of the prompt and the longer completion together.
+        on_overlong: `drop` marks longer pairs as overlong. `truncate` removes tokens from the start of the prompt,
+            except BOS, and then from the end of the completions, which then have no EOS token.
+        score: For messages: `last` scores the last turn of the answer, `all` every turn of the assistant.
+        chat_template_kwargs: Arguments of the chat template. Those of a row take precedence.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -50,24 +50,24 @@ class Tokenization:
     chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
 
     def tokenize(self, pairs: Dataset) -> Dataset:
-        """Columns of `TokenizedPair`, `invalid`, `overlong`, `truncated` and lengths beside the columns of `pairs`.
+        """Add the columns of `TokenizedPair`, `invalid`, `overlong`, `truncated` and lengths to `pairs`.
 
         Fast tokenizers use all cores. The result is cached on disk by content: rows, tokenizer and settings.
 
         Raises:
-            UserError: There are messages that the tokenizer's chat template cannot write, or none for `score=all`.
+            UserError: The chat template is missing or invalid, or an option for messages has no effect.
         """
         chat = "chat" in pairs.column_names and any(pairs["chat"][:])
         if chat:
             self._template.check()
         elif self.score == "all":
-            raise UserError("data.score=all is about the turns of messages, and the data are text: leave it out")
+            raise UserError("data.score=all has no effect: the data are text, and it applies to messages")
         elif self.chat_template_kwargs:
-            raise UserError("data.chat_template_kwargs has no effect: the data are text")
+            raise UserError("data.chat_template_kwargs has no effect: the data are text, and it applies to messages")
         key = self.cache_key(pairs, self._template.probe() if chat else "")
         folder = Path(datasets.config.HF_DATASETS_CACHE, "lightning_dpo")
         folder.mkdir(parents=True, exist_ok=True)
-        # Processes that start together, one for each device, encode once: the others wait and read.
+        # The processes of a run start together. One tokenizes, and the others wait and read the cache.
         with FileLock(folder / f"{key}.lock"):
             return pairs.map(
                 self._batch,
@@ -75,25 +75,25 @@ class Tokenization:
                 cache_file_name=str(folder / f"{key}.arrow"),
                 new_fingerprint=key,
                 desc="Tokenizing",
-                # Said beforehand: a first batch in which everything is scored would not tell the type of the masks.
+                # Without explicit types, a first batch without masks would give the mask columns the type null.
                 features=Features(pairs.features | _COLUMNS),
             )
 
     def encode(self, prompt: str, chosen: str, rejected: str) -> tuple[Ids, Ids, Ids]:
-        """Ids of one pair of texts before any truncation."""
+        """Ids of one pair of texts before truncation."""
         return self._text.split(*self.tokenizer([prompt, prompt + chosen, prompt + rejected]).input_ids)
 
     def _batch(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         results: list[dict[str, Any]] = [{}] * len(rows)
         for chat, encoder in ((False, self._text), (True, ChatEncoder(self._template))):
-            places = [place for place, row in enumerate(rows) if bool(row.get("chat")) is chat]
-            for place, pair in zip(places, encoder([rows[place] for place in places]), strict=True):
-                results[place] = self._fitted(pair)
+            indices = [index for index, row in enumerate(rows) if bool(row.get("chat")) is chat]
+            for index, pair in zip(indices, encoder([rows[index] for index in indices]), strict=True):
+                results[index] = self._fitted(pair)
         return {name: [result[name] for result in results] for name in _COLUMNS}
 
     def _fitted(self, pair: EncodedPair) -> dict[str, Any]:
-        """The row of a pair, cut to length if that is wanted."""
+        """The columns of a pair, truncated if `on_overlong` says so."""
         prompt, chosen, rejected, invalid = pair.prompt, pair.chosen, pair.rejected, pair.invalid
         lengths = (len(prompt), len(chosen[0]), len(rejected[0]))
         longest = max(len(chosen[0]), len(rejected[0]))
@@ -111,7 +111,7 @@ class Tokenization:
         return dict(zip((*names, "invalid", "overlong", "truncated", *whole), values, strict=True))
 
     def _cut(self, prompt: Ids, room: int) -> Ids:
-        """The prompt's end, and its beginning of sequence."""
+        """The end of the prompt, with its BOS token."""
         if len(prompt) <= room:
             return prompt
         start = [prompt[0]] if prompt[0] == self.tokenizer.bos_token_id else []
@@ -119,7 +119,7 @@ class Tokenization:
 
     @cached_property
     def digest(self) -> str:
-        """Of the tokenizer, as `tokenizer_digest` gives it."""
+        """Digest of the tokenizer."""
         return tokenizer_digest(self.tokenizer)
 
     @cached_property
@@ -131,7 +131,7 @@ class Tokenization:
         return ChatTemplate(self.tokenizer, self.score, self.chat_template_kwargs)
 
     def cache_key(self, pairs: Dataset, probe: str = "") -> str:
-        """A digest of everything that decides the result; of a template what it writes now, which may hold the date."""
+        """Digest of everything that the result depends on. `probe`: output of the template, with its date."""
         settings = [_VERSION, self.max_length, self.on_overlong, self.score, probe, *tokenizer_facts(self.tokenizer)]
         settings.append(json.dumps(dict(self.chat_template_kwargs), sort_keys=True))
         digest = hashlib.sha256(json.dumps(settings).encode())

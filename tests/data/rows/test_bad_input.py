@@ -75,7 +75,7 @@ def test_an_empty_file(tmp_path, tokenizer):
 
 def test_a_prompt_that_leaves_no_room(tmp_path, tokenizer):
     (tmp_path / "bad.jsonl").write_bytes(bytes_of(GOOD | {"prompt": "Q" * 99}, OTHER | {"prompt": "R" * 99}))
-    with pytest.raises(UserError, match=r"no train pairs are left; 1 were longer than data.max_length=20: raise it"):
+    with pytest.raises(UserError, match=r"no train pairs are left; 1 are longer than data.max_length=20: increase it"):
         PreferenceDataModule(str(tmp_path / "bad.jsonl"), tokenizer=tokenizer, max_length=20, val_fraction=0.5).setup()
 
 

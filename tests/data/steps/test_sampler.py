@@ -115,7 +115,7 @@ def test_the_batch_size_is_the_largest_that_divides_a_devices_share():
     assert fitting_batch_size(64, 8, 16) == 4  # two nodes of eight GPUs with the defaults
     assert fitting_batch_size(128, 128, 2) == 64  # the default run on two devices
     assert fitting_batch_size(20, 8, 1) == 5
-    with pytest.raises(UserError, match=r"pairs_per_step=20 is not a multiple of the 3 devices: set it to 18 or 21"):
+    with pytest.raises(UserError, match=r"pairs_per_step=20 is not a multiple of 3 devices: set it to 18 or 21"):
         fitting_batch_size(20, 8, 3)
-    with pytest.raises(UserError, match=r"pairs_per_step=3 is not a multiple of the 4 devices: set it to 4$"):
+    with pytest.raises(UserError, match=r"pairs_per_step=3 is not a multiple of 4 devices: set it to 4$"):
         fitting_batch_size(3, 1, 4)

@@ -106,7 +106,7 @@ def test_all_turns_of_the_assistant_are_scored_on_request(tokenizer):
     assert decoded(chat, row, "chosen") == "1<|im_end|>\n2<|im_end|>\nyes<|im_end|>\n"
     assert decoded(chat, row, "rejected") == "1<|im_end|>\n3<|im_end|>\n"
     assert chat.decode(row["prompt_ids"]).endswith("One?<|im_end|>\n<|im_start|>assistant\n")
-    with pytest.raises(UserError, match=r"data.score=all is about the turns of messages, and the data are text"):
+    with pytest.raises(UserError, match=r"data.score=all has no effect: the data are text"):
         tokens(chat, [{"prompt": "a", "chosen": " b", "rejected": " c"}], score="all")
 
 
@@ -132,7 +132,9 @@ def test_messages_need_a_template(tokenizer):
 
 
 def test_a_template_must_end_an_answer(tokenizer):
-    with pytest.raises(UserError, match=r"writes no special token after an answer \('.*b'\).* never learn to stop"):
+    with pytest.raises(
+        UserError, match=r"does not end an answer with a special token \('.*b'\).* would not learn to stop"
+    ):
         tokens(chat_tokenizer(tokenizer, CHATML.replace("<|im_end|>", "")), EXPLICIT)
     picky = CHATML.replace("<|im_end|>", "{% if message.content != 'no' %}<|im_end|>{% endif %}")
     (row,) = tokens(chat_tokenizer(tokenizer, picky), EXPLICIT[:1])
