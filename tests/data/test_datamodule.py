@@ -147,7 +147,7 @@ def test_a_forward_pass_of_more_than_max_tokens_is_refused_with_the_batch_size_t
     # Five would fit as well, but does not divide the step.
     with pytest.raises(UserError, match=rf"max_tokens={fits}: .* pairs has up to \d+; set data.batch_size=4$"):
         module(fits).setup()
-    with pytest.raises(UserError, match=r"no batch size would fit: lower data.max_length"):
+    with pytest.raises(UserError, match=r"no batch size fits: reduce data.max_length"):
         module(least - 1).setup()
 
 
