@@ -116,6 +116,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """After an optimizer step, not after each micro-batch, record where the run would resume."""
+        # Lightning calls this hook after every micro-batch.
         if trainer.global_step == self._step:
             return
         self._step, self._loops = trainer.global_step, between_steps(trainer)
@@ -187,6 +188,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_step, self._saved_at = self._step, time.monotonic()
 
     def _signal(self, number: int) -> None:
+        # During a step or while a file is written, only record the signal. A second signal stops at once.
         if self._requested is None and (self._in_step or self._between or self._saving):
             self._requested = number
         else:

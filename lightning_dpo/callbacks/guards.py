@@ -113,6 +113,7 @@ class Guards(Callback):
         if self.max_kl is not None and kl is not None and not kl <= self.max_kl:  # true for NaN too
             self._warn(trainer, "kl", now=kl, most=self.max_kl)
         now = {name: metrics[f"val/samples/{name}"] for name in _SAMPLES if f"val/samples/{name}" in metrics}
+        # The baseline: samples of the reference or, without one, of the first validation.
         self._start = self._start or {
             name: metrics.get(f"val/samples/reference/{name}", value) for name, value in now.items()
         }

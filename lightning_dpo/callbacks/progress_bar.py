@@ -15,6 +15,6 @@ class PreferenceProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The metrics beside the bar, under short names."""
+        """The metrics of the bar, under short names."""
         values = trainer.progress_bar_metrics
         return {short: f"{values[name]:.3f}" for name, short in PROGRESS_BAR.items() if name in values}

@@ -92,6 +92,7 @@ class Samples(Callback):
         if trainer.sanity_checking:
             return
         module, data = cast("DPOModule", pl_module), PreferenceDataModule.of(trainer, self)
+        # The seed depends on the rank, because all devices sample answers to different prompts.
         writer = Writer(
             answer_ends(data.val_pairs, data.tokenizer), data.tokenizer.pad_token_id, self.max_new_tokens, self.greedy,
             self.batch_size, self.seed + trainer.global_rank, trainer.world_size,
@@ -152,6 +153,7 @@ class Samples(Callback):
     def _write(self, rows: list[dict[str, Any]]) -> None:
         """Append the answers. A resumed run replaces the answers of steps that it repeats."""
         old = [json.loads(line) for line in self.path.open(encoding="utf-8")] if self.path.exists() else []
+        # A resumed run repeats the validations after its checkpoint.
         kept = [row for row in old if row["step"] < rows[0]["step"]]
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows))
         write_atomically(self.path, "".join(lines))

@@ -75,6 +75,7 @@ class Throughput(Callback):
         # The sum stays on the device: reading it would wait for the GPU to finish.
         self._real = batch.tokens if self._real is None else self._real + batch.tokens
         self._flops += sum(one(batch) for one in self._passes)
+        # The last step of an epoch may have fewer micro-batches.
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
         seconds = time.perf_counter() - self._start
@@ -100,6 +101,7 @@ class Throughput(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Resume the clock, without the time of the validation."""
+        # Move the start forward instead of subtracting later.
         self._start += time.perf_counter() - self._paused
         if (timer := part_times_of(trainer)) is not None:
             timer.seconds = self._kept

@@ -27,6 +27,7 @@ def check_arguments(key: str, node: dict[str, Any]) -> None:
             raise UserError(
                 f"{key}.{name}: {node['_target_']} has no argument {name!r}{nearest(name, set(parameters))}"
             )
+    # A partial gets its remaining arguments from the program.
     if not node.get("_partial_"):
         for name, parameter in parameters.items():
             optional = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)

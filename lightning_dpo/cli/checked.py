@@ -100,6 +100,7 @@ def _import_cost(node: tuple[str, dict[str, Any]]) -> int:
 
 def _check_effects(nodes: list[tuple[str, dict[str, Any]]], overrides: Sequence[str]) -> None:
     """Reject an override of an argument that has no effect, as the target's own `without_effect` reports it."""
+    # A choice of a group, such as data/source=hh, becomes data.source.
     keys = [override.partition("=")[0].lstrip("+~").replace("/", ".") for override in overrides]
     for node_key, node in nodes:
         without_effect = getattr(resolved(node_key, node["_target_"]), "without_effect", None)

@@ -60,6 +60,7 @@ def check_hydra(arguments: list[str], config_name: str) -> None:
         # The options of a swept group may change Hydra's own config for their jobs.
         for job in _jobs(parsed.overrides, params, config):
             _check(compose(parsed.config_name or config_name, [*job, *folder], return_hydra_config=True), job)
+    # `hydra.main` initializes Hydra itself, and must find it uninitialized.
     GlobalHydra.instance().clear()
     if (parsed.multirun or config.hydra.mode == RunMode.MULTIRUN) and "sweep_folder" in config:
         check_sweep(config, swept)

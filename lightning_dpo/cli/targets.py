@@ -145,6 +145,7 @@ def check_trust(settings: Any, overrides: Sequence[str]) -> None:
     """
     asked = {override.lstrip("+").lower() for override in overrides}
     for key, value in flat(settings).items():
+        # Also as a nested key, such as reference.trust_remote_code.
         if key.rpartition(".")[2] == TRUST and value and f"{key.lower()}=true" not in asked:
             raise UserError(
                 f"{key}={value} is set in a file; the code of a model is executed only if the command line sets "

@@ -34,6 +34,7 @@ class Part:
     @property
     def columns(self) -> frozenset[str]:
         """Numeric columns that the options of `to_pair` map, as `partial(jsonl_pair, offset="gap")` does."""
+        # Configs create a functools.partial. A column that a function adds itself is known only after reading.
         options = getattr(self.to_pair, "keywords", {})
         return frozenset(name for name in NUMBERS if options.get(name) is not None)
 

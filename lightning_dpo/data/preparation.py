@@ -82,6 +82,7 @@ class Preparation:
             sides = {name: (self._unseen(train, seen), val) for name, (train, val) in sides.items()}
         train = [] if validation_only else [self._repeated(name, train) for name, (train, _) in sides.items()]
         pairs = concatenate_datasets([*train, val])
+        # Rows without a value in the source column get the name `other`, if any row has one.
         names = [name or "other" for name in pairs["source"]] if any(pairs["source"]) else pairs["source"][:]
         sources = list(dict.fromkeys(names))
         trained, val, overlong = self._tokenized(pairs, sum(map(len, train)), [sources.index(name) for name in names])

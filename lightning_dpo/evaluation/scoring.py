@@ -68,6 +68,7 @@ class AnswersFile:
         Returns:
             Number of scored answers.
         """
+        # The Trainer runs no loop: only its device and precision are used.
         module.trainer = trainer
         module.to(trainer.strategy.root_device).eval()
         layouts = Layouts(PaddedLayout(self.pad_token_id, chosen_only=True), SharedLayout(chosen_only=True))

@@ -33,6 +33,7 @@ class PaddedLayout:
             answer = slice(len(prompt), len(prompt) + len(ids))
             input_ids[row, : answer.stop] = torch.tensor([*prompt, *ids])
             scored[row, answer] = True if mask is None else torch.tensor(mask)
+        # Flat positions of scored tokens, in the order of rows.
         targets = scored.flatten().nonzero()[:, 0]
         index = torch.arange(len(pairs))
         return PreferenceBatch(

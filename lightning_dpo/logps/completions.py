@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def completion_logps(policy: "PreTrainedModel", batch: PreferenceBatch) -> CompletionLogps:
     """log π(y|x) of every completion of `batch`: one forward pass, and logits of scored positions only."""
     logps = token_logps(policy, batch).logps
+    # `index_add` sums the tokens of each completion, in fp32 because `logps` is. It replaces a loop over completions.
     sums = logps.new_zeros(len(batch.completion_lengths)).index_add(0, batch.completion_index, logps)
     return CompletionLogps(sums, batch.completion_lengths)
 
@@ -35,6 +36,7 @@ def token_logps(policy: "PreTrainedModel", batch: PreferenceBatch, statistics: b
         logits = at_least_float32(scored_logits(policy, batch))
         return TokenLogps(*token_statistics(logits, batch.target_ids, statistics))
     head, transform = lm_head(policy), logit_transform(policy.config.get_text_config())
+    # The hook below has no return value for its caller, so it appends its result to this list.
     found: list[TokenLogps] = []
 
     def to_logps(hidden: Tensor) -> Tensor:

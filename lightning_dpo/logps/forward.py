@@ -69,6 +69,7 @@ def scored_logits(policy: "PreTrainedModel", batch: PreferenceBatch) -> Tensor:
     Raises:
         UserError: The model has no LM head, or it cannot be found.
     """
+    # (rows, length, hidden) becomes (rows · length, hidden), of which the scored positions are selected.
     with replaced_head_input(lm_head(policy), lambda hidden: hidden.flatten(0, -2)[batch.score_index][None]):
         logits = call(policy, batch).logits
     if logits.shape[:-1] != (1, len(batch.score_index)):
@@ -85,6 +86,7 @@ def call(policy: "PreTrainedModel", batch: PreferenceBatch) -> Any:
     Raises:
         UserError: The batch has the shared layout, and the policy's attention does not support it.
     """
+    # No attention mask is needed in the padded layout: padding is on the right, and causal attention ignores it.
     if batch.segments is None:
         return policy(input_ids=batch.input_ids, use_cache=False)
     if attention_of(policy) != ATTENTION:
@@ -92,6 +94,7 @@ def call(policy: "PreTrainedModel", batch: PreferenceBatch) -> Any:
             f"a batch of the shared layout needs attention {ATTENTION!r}, and the policy has {attention_of(policy)!r}: "
             f"import lightning_dpo.shared_prefix.attention and call policy.set_attn_implementation({ATTENTION!r})"
         )
+    # Attention layers read this flag, because transformers does not pass `segments` to the creation of masks.
     token = _STREAMING.set(True)
     try:
         return policy(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHECKED = 16  # positions
+# By model, so that the test runs once per model and does not keep models in memory.
 _fusable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -37,6 +38,7 @@ def can_fuse(policy: "PreTrainedModel") -> bool:
 def _fuses(policy: "PreTrainedModel") -> bool:
     device = next(policy.parameters()).device
     ids = [index % vocabulary(policy) for index in range(_CHECKED + 1)]
+    # One pair in the padded layout, with any tokens: only the relation of hidden states and logits matters.
     pair = TokenizedPair(0, ids[:1], ids[1:], [])
     batch = PaddedLayout(0, chosen_only=True)(MicroBatch([pair], [True], 1, _CHECKED)).to(device)
     raw: list[Tensor] = []
@@ -45,5 +47,6 @@ def _fuses(policy: "PreTrainedModel") -> bool:
     with removed_on_exit(hook), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         own = scored_logits(policy, batch)
     made = logit_transform(policy.config.get_text_config())(at_least_float32(raw[0][0]))
+    # Both sides use the same hidden states, so they differ only by rounding after the head.
     tolerance = 4 * torch.finfo(own.dtype).eps
     return torch.allclose(made, at_least_float32(own), rtol=tolerance, atol=tolerance * float(own.abs().max()))

@@ -56,6 +56,7 @@ def head_logps(
 
     chunks = list(zip(hidden.split(CHUNK), target_ids.split(CHUNK), strict=True))
     if torch.is_grad_enabled():
+        # Checkpointing keeps only hidden states and targets of a chunk. Its logits are recomputed in the backward pass.
         found = [checkpoint(of_chunk, *chunk, use_reentrant=False) for chunk in chunks]
     else:
         found = [of_chunk(*chunk) for chunk in chunks]
@@ -86,6 +87,7 @@ class _TargetLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, factors: Tensor) -> tuple[Tensor, None]:
         logps, target_ids = ctx.saved_tensors
+        # In place, because this is the largest tensor of the backward pass: g · (onehot − p) = −g · (p − onehot).
         negative = logps.exp()
         negative.scatter_add_(1, target_ids[:, None], negative.new_full((len(target_ids), 1), -1.0))
         return negative.mul_(-factors[:, None]), None
@@ -102,6 +104,7 @@ def logit_transform(config: "PreTrainedConfig") -> Callable[[Tensor], Tensor]:
     A scale (Granite, Cohere, Falcon-H1), a soft-cap (Gemma 2 and 3), or the identity. `fusion.py` checks the result
     against the model's own logits.
     """
+    # The names that transformers uses: Cohere multiplies by logit_scale, Granite divides by logits_scaling.
     scale = getattr(config, "logit_scale", None) or 1.0
     scale *= getattr(config, "lm_head_multiplier", None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0

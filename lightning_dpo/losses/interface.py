@@ -151,6 +151,7 @@ class PreferenceLossFunction(ABC):
         losses = self.losses(pairs)
         if not (self.has_rewards and pairs.rejected is not None and pairs.rejected_length is not None):
             return PreferenceLoss(losses)
+        # Rewards are only reported, so they need no gradient.
         with torch.no_grad():
             chosen = self._pair_rewards(pairs.chosen, pairs.chosen_length, pairs.reference_chosen)
             rejected = self._pair_rewards(pairs.rejected, pairs.rejected_length, pairs.reference_rejected)

@@ -81,6 +81,7 @@ class CausalLM:
         except _CANNOT_OPEN as error:
             raise UserError(f"{named} {_reason(error)}") from error
         if self.gradient_checkpointing:
+            # The reentrant variant needs inputs with gradients, which frozen embeddings under an adapter do not give.
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if base == self.name:
             return model
@@ -159,8 +160,11 @@ def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:
     only the policy has. Many architectures do not train the embedding of the pad token (`padding_idx`), which is wrong
     if the pad token is also used as another token.
     """
+    # The key-value cache is useless in training, and incompatible with gradient checkpointing.
     policy.config.use_cache = False
+    # Dropout modules of LoRA layers, which keep their probability.
     own = {id(dropout) for layer in policy.modules() for dropout in getattr(layer, "lora_dropout", {}).values()}
+    # Some architectures read dropout from the config, others from module attributes, in each forward pass.
     for holder in (policy.config, *policy.modules()):
         for name, value in list(vars(holder).items()):
             if ("drop" in name or "pdrop" in name) and isinstance(value, float) and "lora" not in name:

@@ -48,6 +48,7 @@ class Writer:
         """One answer per prompt, including its end token. The model's own generation config is not used."""
         inner = base_model(model)
         answers: list[Ids] = []
+        # Training must not depend on how many answers are sampled in between.
         with _generating(inner), torch.random.fork_rng(_devices(inner)):
             torch.manual_seed(self.seed)
             for start in range(0, len(prompts), self.batch_size):
@@ -56,6 +57,7 @@ class Writer:
 
     def _batch(self, model: PreTrainedModel, prompts: Sequence[Ids]) -> list[Ids]:
         width = max(map(len, prompts))
+        # Generation needs padding on the left, so that new tokens follow the prompt directly.
         pads = [width - len(prompt) for prompt in prompts]
         rows = [[self.pad_token_id] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
         input_ids = torch.tensor(rows, device=model.device)
@@ -93,6 +95,7 @@ class Writer:
         layout, sums = PaddedLayout(self.pad_token_id, chosen_only=True), []
         pairs = [TokenizedPair(0, *both, [self.pad_token_id]) for both in zip(prompts, answers, strict=True)]
         chunks = list(_chunks(pairs))
+        # A device without chunks left repeats its last one, because collectives of FSDP need all devices.
         for turn in range(self._turns(len(chunks), policy.device)):
             chunk = chunks[min(turn, len(chunks) - 1)]
             batch = layout(MicroBatch(chunk, [True] * len(chunk), len(chunk), 1)).to(policy.device)

@@ -27,6 +27,7 @@ def probe(model: PreTrainedModel) -> Tensor:
     flash = "flash" in attention_of(model)
     with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=flash):
         logits = model(input_ids=ids, use_cache=False).logits
+    # Logits at a position predict the next token.
     logps = logits[:, :-1].float().log_softmax(-1)
     return logps.gather(-1, ids[:, 1:, None]).sum((1, 2)).cpu()
 

@@ -35,6 +35,7 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, precision: str) -> None:
         raise UserError(
             f"strategy=fsdp shards decoder layers of transformers, and {type(inner).__name__} has none: use ddp"
         )
+    # Gradients are reduced in fp32: a sum over many devices in bf16 would lose small gradients.
     mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = mixed if precision == "bf16-mixed" else MixedPrecisionPolicy()
     for part in (*reversed(layers), inner):  # inner layers before the layers that contain them
@@ -56,6 +57,7 @@ def make_whole(model: PreTrainedModel, keep: bool) -> None:
     whole: dict[int, nn.Parameter] = {}  # by id, so that tied weights stay tied
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
+            # `full` is a collective call, so all devices must reach it, also those that do not keep the result.
             if id(parameter) not in whole:
                 values = full(parameter.detach()).cpu()
                 whole[id(parameter)] = nn.Parameter(values if keep else values[:0], parameter.requires_grad)

@@ -41,6 +41,7 @@ class ClosedForm:
     def frontier_reward(self, kl: float) -> float:
         """The largest expected reward of any policy at most `kl` nats from the reference."""
         low, high = -12.0, 12.0  # bounds of log β: the KL decreases in β
+        # Bisection on log β. 60 halvings of an interval of 24 reach the precision of float64.
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if self._kl_and_reward(math.exp(middle))[0] > kl else (low, middle)

@@ -61,7 +61,7 @@ class TinyReviewer:
                     attn_implementation=self.attention,  # type: ignore[call-arg]  # taken by every config
                 )
             )
-            _teach(model, _all_reviews(tokenizer), self.teaching_steps)
+            _pretrain(model, _all_reviews(tokenizer), self.teaching_steps)
         return model
 
 
@@ -75,16 +75,17 @@ def _all_reviews(tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
     ]
 
 
-def _teach(model: LlamaForCausalLM, reviews_of_films: list[torch.Tensor], steps: int) -> None:
+def _pretrain(model: LlamaForCausalLM, reviews_of_films: list[torch.Tensor], steps: int) -> None:
     """Maximum likelihood on reviews with independently sampled words. Word frequencies are random per film."""
     frequencies = (0.5 * torch.randn(len(reviews_of_films), len(world.WORDS))).log_softmax(-1)
+    # The probability of a review is the product of the frequencies of its words.
     odds = frequencies[:, torch.tensor(world.REVIEWS)].sum(-1).exp()
     prompt_length = reviews_of_films[0].shape[1] - world.REVIEW_LENGTH - 1
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in track(range(steps), description="Pretraining the reference", transient=True):
-        drawn = odds.multinomial(256 // len(reviews_of_films), replacement=True)
-        rows = torch.cat([lesson[reviews] for lesson, reviews in zip(reviews_of_films, drawn, strict=True)])
+        sampled = odds.multinomial(256 // len(reviews_of_films), replacement=True)
+        rows = torch.cat([ids[reviews] for ids, reviews in zip(reviews_of_films, sampled, strict=True)])
         logits = model(rows[:, :-1]).logits[:, prompt_length - 1 :]
         loss = F.cross_entropy(logits.flatten(0, 1), rows[:, prompt_length:].flatten())
         optimizer.zero_grad()

@@ -79,6 +79,7 @@ def export(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
         folder: The folder; created if it does not exist.
         card: The model card, in Markdown.
     """
+    # Training disabled it, and the config is saved with the model.
     policy.config.use_cache = True
     if isinstance(policy, PeftModel):
         policy.peft_config[own_adapter(policy)].base_model_name_or_path = base_name(policy)

@@ -35,6 +35,7 @@ def csv_logger(folder: str, flush_every_n_steps: int = 20) -> CSVLogger:
     checkpoint = RunFolder(folder).last
     if checkpoint.exists():
         done = torch.load(checkpoint, mmap=True, weights_only=True)["global_step"]
+        # Steps are logged from 0, so step `done` is the first one after the checkpoint.
         rows = [row for row in rows if int(row["step"]) < done]
     logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps)
     with warnings.catch_warnings():

@@ -12,6 +12,7 @@ _FORMAT = "%Y-%m-%d_%H-%M-%S"
 
 def process_rank() -> int:
     """Rank of this process among all processes of the run; 0 for a single process."""
+    # torchrun sets RANK; SLURM sets SLURM_PROCID; Lightning sets LOCAL_RANK for processes that it starts.
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         if name in os.environ and (name != "SLURM_PROCID" or _by_slurm()):
             return int(os.environ[name])

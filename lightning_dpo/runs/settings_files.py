@@ -82,13 +82,13 @@ def check_same_settings(config: DictConfig, folder: Path, swept: Sequence[str] =
     Raises:
         UserError: They differ; the message contains the difference.
     """
-    noted = loaded(RunFolder(folder).config)
-    now, before = (flat(compared(without_secrets(as_dict(one)))) for one in (config, noted))
+    saved = loaded(RunFolder(folder).config)
+    now, before = (flat(compared(without_secrets(as_dict(one)))) for one in (config, saved))
     ignored = _NO_RESULT if run_state(folder) is RunState.FINISHED else _NO_RESULT[1:]
     names = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
     names = [name for name in names if name not in (*ignored, *swept)]
     if names:
-        changed = ", ".join(f"{name} was {shown(noted, name)} and is {shown(config, name)}" for name in names[:5])
+        changed = ", ".join(f"{name} was {shown(saved, name)} and is {shown(config, name)}" for name in names[:5])
         raise UserError(f"{folder} contains a job with other settings: {changed}; use another sweep_folder")
 
 

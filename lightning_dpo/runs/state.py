@@ -18,6 +18,7 @@ from lightning_dpo.run_folder import RunFolder
 _OF_THIS_ATTEMPT = (".hydra", ".lock", "*.log", "attempt_*")
 _RESTARTS = "An error that would repeat itself: a sweep restarts the job."
 _RESUMES = "A crash: a sweep resumes the job from its last checkpoint, if there is one."
+# The second line of error.txt after a crash. The second text is that of earlier versions.
 _CRASHES = (
     _RESUMES,
     "Not a mistake: a sweep goes on from the job's last checkpoint, and a single run by ckpt_path=last.",

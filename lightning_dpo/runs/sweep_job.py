@@ -89,6 +89,7 @@ def run_in_sweep(train: Callable[[DictConfig], float], report: Report, config: D
         finally:  # if the first rank rejects the job, the others must reject it too, instead of waiting
             report_done(f"ready {folder}")
         value = None if needs_processes(config) else _attempted(train, config, folder, report)
+    # Outside the lock, because the separate program locks the folder itself.
     if needs_processes(config):
         value = _attempted(run_separately, config, folder, report)
     if value is not None:

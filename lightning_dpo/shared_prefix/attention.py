@@ -64,17 +64,20 @@ def shared_prefix_attention(
         if softcap is not None:
             return _soft_capped(query, key, value, attention_mask, scaling, softcap), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
+    # An argument that this function ignores would silently change the model, so it must be unset.
     unknown = sorted(name for name, given in others.items() if given is not None)
     if unknown or dropout:
         raise ValueError(
             f"its attention uses {', '.join(unknown) or 'dropout'}, which the shared layout does not support"
         )
+    # On CUDA, one kernel call for the whole stream. On other devices, one call per stretch.
     if query.is_cuda:
         attend = by_varlen if varlen_can(query, value, softcap) else by_flex
         return attend(query, key, value, segments, scaling, sliding_window, softcap), None
     return _by_stretch(query, key, value, segments, scaling, sliding_window, softcap), None
 
 
+# Without this, transformers would create a causal mask of (tokens, tokens) that ignores the stretches.
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return None if is_streaming() else sdpa_mask(*args, **kwargs)
 
@@ -95,6 +98,7 @@ def _by_stretch(
     """One call of sdpa per stretch."""
     lengths = [stretch.length for stretch in segments.stretches]
     outputs: list[Tensor] = []
+    # Keys and values of the latest stretch that starts with a prompt, which further completions attend to.
     opening: tuple[Tensor, ...] = ()
     # `split` instead of slices: the gradient of each slice would be a tensor of the whole stream's size.
     parts = zip(segments.stretches, *(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)

@@ -27,6 +27,7 @@ def _plan(segments: Segments, device: torch.device) -> _Plan:
     keys: list[int] = []
     lengths, start, opening = [], 0, 0
     for length, prefix in segments.stretches:
+        # A stretch without a prefix starts with a prompt, which the following stretches refer to.
         opening = opening if prefix else start
         keys += [*range(opening, opening + prefix), *range(start, start + length)]
         lengths.append((length, prefix + length))
@@ -79,6 +80,7 @@ def by_varlen(
         plan.longest_keys,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
+        # Grouped-query attention: fewer heads of keys than of queries.
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return cast(Tensor, attended)[None]  # a tuple only if the log-sum-exp is requested
@@ -92,6 +94,7 @@ def _block_mask(segments: Segments, window: int | None, device: torch.device) ->
     stretch, group, prefix, position = torch.tensor(rows, device=device).unbind(1)
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        # A token sees the prompt of its group (the first `prefix` tokens of the opening stretch) and its own stretch.
         of_prompt = (stretch[key] == group[query]) & (position[key] < prefix[query])
         behind = position[query] - position[key]
         near = (behind >= 0) if window is None else (behind >= 0) & (behind < window)

@@ -59,6 +59,7 @@ class PolicyModule(LightningModule):
             return
         policy = ready_policy(opened_policy(self._untrained_policy.pop()))
         self.trained_with.starts_from(policy)
+        # Log-probs before anything is added, for the check at the end.
         opened = probe(policy) if self.make_adapter or isinstance(policy, PeftModel) else None
         # After `ready_policy`, which would remove the dropout of a new adapter.
         self.policy = self.make_adapter(policy).train() if self.make_adapter else policy
@@ -124,4 +125,5 @@ class PolicyModule(LightningModule):
         return self
 
     def _hold_reference(self, reference: Reference | None) -> None:
+        # nn.Module.__setattr__ would register a model inside the reference as a submodule.
         object.__setattr__(self, "reference", reference)

@@ -45,6 +45,7 @@ def check_same(facts: Mapping[str, Any], strategy: Strategy) -> None:
     Raises:
         UserError: A value differs; the message, the same on all devices, contains both values.
     """
+    # All devices must take part in each collective below, so no device may raise before the last one.
     first = strategy.broadcast(dict(facts))
     names = sorted(name for name in facts.keys() | first.keys() if facts.get(name) != first.get(name))
     if strategy.reduce_boolean_decision(not names):
@@ -72,6 +73,7 @@ def of_all_devices(rows: list[int]) -> list[int]:
     """The rows of every device, in the order of devices."""
     if not distributed.is_available() or not distributed.is_initialized():
         return rows
+    # Lists of different lengths cannot be gathered as tensors.
     everywhere: list[list[int]] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(everywhere, rows)
     return [row for found in everywhere for row in found]

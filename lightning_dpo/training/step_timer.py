@@ -47,6 +47,7 @@ class PartTimes(Profiler):
             self._count()
             self._running.pop()
             if self._running:
+                # Restart the clock of the outer part, so that the time of the inner one is not counted twice.
                 self._running[-1] = (self._running[-1][0], self._now())
 
     def take(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ NUMBERS = {"weight": 1.0, "offset": 0.0}
 """Numeric columns of a pair and the value that has no effect."""
 
 Message = dict[str, Any]
-"""`role`, `content` and whatever else the chat template reads, such as `tool_calls`."""
+"""`role`, `content` and other fields that the chat template reads, such as `tool_calls`."""
 
 
 class PreferencePair(TypedDict):

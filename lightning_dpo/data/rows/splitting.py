@@ -19,8 +19,8 @@ def sample(pairs: Dataset, max_pairs: int | None, seed: int) -> Dataset:
 def repeat(pairs: Dataset, times: float, seed: int) -> Dataset:
     """`pairs`, repeated `times` times. The fractional part is a random sample."""
     whole, rest = divmod(times, 1)
-    drawn = sorted(random.Random(seed).sample(range(len(pairs)), round(rest * len(pairs))))
-    return pairs if times == 1 else pairs.select([*range(len(pairs))] * int(whole) + drawn)
+    extra = sorted(random.Random(seed).sample(range(len(pairs)), round(rest * len(pairs))))
+    return pairs if times == 1 else pairs.select([*range(len(pairs))] * int(whole) + extra)
 
 
 def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -31,7 +31,7 @@ def to_pairs(rows: Iterable[Row], to_pair: ToPair, name: str) -> Dataset:
 
     Args:
         rows: Location and content of every row.
-        to_pair: Makes a pair, or a list of pairs, of a row. Whatever it raises is the reason why the row is invalid.
+        to_pair: Makes a pair, or a list of pairs, of a row. Any exception is a reason why the row is invalid.
         name: Name of the data, for the progress bar and messages.
 
     Returns:
@@ -64,7 +64,7 @@ def _pairs(row: dict[str, Any] | str, to_pair: ToPair) -> Iterator[dict[str, Any
         return
     try:
         pairs = _as_list(to_pair(row))
-    # `to_pair` is the user's code: whatever it raises must name the row, not end the program.
+    # `to_pair` is the user's code: any exception must be reported with the row, and not end the program.
     except Exception as error:
         yield {"invalid": reason_of(error, row)}
         return

@@ -31,6 +31,7 @@ class DrawnPairs(Dataset[MicroBatch]):
         return len(self.tokens)
 
     def __getitem__(self, draw: Draw) -> MicroBatch:
+        # One read of the Arrow table per micro-batch, instead of one per row.
         columns = self.tokens[list(draw.rows)]
         pairs = [
             TokenizedPair(row, **{name: values[index] for name, values in columns.items()})

@@ -139,6 +139,7 @@ class StepSampler(DistributedSampler[Draw]):
         """The micro-batches of a step on this device."""
         pairs, tokens = len(step), sum(self.chosen_lengths[row] for row in step)
         micro_batches = self._micro_batches(step)
+        # Validation keeps the order of the data: devices take turns.
         if self.tokens is None:
             mine = micro_batches[self.rank :: self.num_replicas]
         else:

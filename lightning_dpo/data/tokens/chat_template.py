@@ -85,6 +85,7 @@ class ChatTemplate:
         """
         messages = [*prompt, *answer]
         start, whole = self.render(prompt, options, introduce=True), self.render(messages, options)
+        # A template may change whitespace at the end of the prompt, but must not change its messages.
         shared = start[: common_prefix(start, whole)]
         if any(text in start and text not in shared for text in map(_text, prompt)):
             raise InvalidRow("the chat template renders the prompt differently when an answer follows")

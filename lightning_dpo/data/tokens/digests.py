@@ -44,6 +44,7 @@ def _column(column: pa.ChunkedArray) -> Iterable[bytes]:
     if not pa.types.is_list(array.type):
         yield array.to_numpy(zero_copy_only=False).tobytes()
         return
+    # Lengths are part of the digest, because different lists can have the same flattened values.
     lengths = compute.fill_null(compute.list_value_length(array), -1)
     yield lengths.to_numpy(zero_copy_only=False).astype(np.int64).tobytes()
     yield array.flatten().to_numpy(zero_copy_only=False).tobytes()

@@ -40,6 +40,7 @@ class TextEncoder:
         sides = ([row["prompt"] + row[side] for row in rows] for side in ("chosen", "rejected"))
         for encoded in zip(*(self._ids(texts) for texts in (prompts, *sides)), strict=True):
             prompt, chosen, rejected = self.split(*encoded)
+            # Without BOS at the start and EOS at the end, which the encoder itself adds.
             text = {*prompt[common_prefix(self._lead, prompt) :], *chosen[:-1], *rejected[:-1]}
             reason = ""
             if text & self._special_ids:

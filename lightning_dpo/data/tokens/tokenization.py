@@ -93,7 +93,7 @@ class Tokenization:
         return {name: [result[name] for result in results] for name in _COLUMNS}
 
     def _fitted(self, pair: EncodedPair) -> dict[str, Any]:
-        """The columns of a pair, truncated if `on_overlong` says so."""
+        """The columns of a pair, truncated if `on_overlong` is `truncate`."""
         prompt, chosen, rejected, invalid = pair.prompt, pair.chosen, pair.rejected, pair.invalid
         lengths = (len(prompt), len(chosen[0]), len(rejected[0]))
         longest = max(len(chosen[0]), len(rejected[0]))
