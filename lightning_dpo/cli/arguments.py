@@ -57,11 +57,16 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
         raise UserError(f"{key}={value} should be an integer: {converted}")
 
 
-def nearest(name: str, names: Collection[str]) -> str:
-    """The closest name as a suggestion, or all names.
+def suggestion(name: str, names: Collection[str]) -> str:
+    """The closest name as a suggestion; empty if there is none.
 
-    >>> nearest("bta", {"beta", "label_smoothing"})
+    >>> suggestion("bta", {"beta", "label_smoothing"})
     '; did you mean beta?'
     """
     match = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {match[0]}?" if match else f"; there are {', '.join(sorted(names))}"
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """The closest name as a suggestion or, if there is none, all names."""
+    return suggestion(name, names) or f"; there are {', '.join(sorted(names))}"

@@ -77,7 +77,6 @@ def check_name(key: str, target: Any) -> None:
         UserError: It is not allowed; the message says how to allow your own package.
     """
     if any(str(target).startswith(name) for name in OWN_PACKAGES):
-        log.info("%s: %s is allowed by %s.", key, target, OWN_TARGETS_VARIABLE)
         return
     listed_key, allowed = _allowed_at(key)
     folder, _, name = str(target).rpartition(".")
@@ -116,6 +115,7 @@ def resolved(key: str, target: str) -> Any:
         raise UserError(f"{key}._target_={target} cannot be imported ({error})") from error
     own = next((package for package in OWN_PACKAGES if target.startswith(package)), None)
     if own is not None:
+        log.info("%s: %s is allowed by %s.", key, target, OWN_TARGETS_VARIABLE)
         allowed = f"{getattr(value, '__module__', None)}.".startswith(own)
     elif path.startswith("lightning_dpo."):
         allowed = target in _allowed_at(key)[1] or name in module.__all__
