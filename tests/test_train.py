@@ -196,6 +196,8 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
         (["reference=none"], "reference=none: DPO"),
         (["adapter=continue"], "model.name is not an adapter"),
         (["loss=sft", "reference=frozen"], "does not read one"),
+        (["reference=adapter_off"], "reference=adapter_off needs an adapter: set adapter=lora"),
+        (["loss=sft", "data/source=jsonl", "data.source.offset=o"], r"data.source.offset has no effect: SFT\(\)"),
         (["data.on_invalid=error", "data.path=nowhere.jsonl"], "the file does not exist"),
         (
             ["model.pretrained=false", "model.config={model_type: gpt2, vocab_size: 64, num_hidden_layers: 1}"],

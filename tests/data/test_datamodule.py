@@ -95,6 +95,21 @@ def test_weights_and_offsets_reach_the_batch(tmp_path, tokenizer):
     assert set(batch.offset.tolist()) == {2.0}
 
 
+def test_columns_that_have_an_effect_are_known(tmp_path, tokenizer):
+    """Those that an option maps before the data are read; those that a source adds, after."""
+    path = write(tmp_path / "pairs.jsonl", [row | {"gap": 2.0} for row in rows(*range(8))])
+    mapped = PreferenceDataModule(path, source=partial(jsonl_pair, offset="gap"), tokenizer=tokenizer)
+    assert mapped.columns == {"offset"}
+
+    def own(row):
+        return jsonl_pair(row) | {"weight": 0.5, "offset": 0.0}
+
+    data = PreferenceDataModule(path, source=own, tokenizer=tokenizer, val_fraction=0.2)
+    assert data.columns == frozenset()
+    data.setup()
+    assert data.columns == {"weight"}
+
+
 def test_rows_may_be_in_memory(tmp_path, tokenizer):
     def in_memory(split):
         return rows(*range(10)) if split == "train" else None

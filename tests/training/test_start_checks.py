@@ -3,8 +3,8 @@ import torch
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
-from lightning_dpo.losses import DPO, IPO, Hinge, pair_logps
-from lightning_dpo.training.start_checks import check_start
+from lightning_dpo.losses import DPO, IPO, SFT, Hinge, pair_logps
+from lightning_dpo.training.start_checks import check_columns, check_start
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs
 
@@ -50,3 +50,12 @@ def test_a_loss_that_does_not_start_where_it_says_is_found():
 
     with pytest.raises(UserError, match=r"the mean loss is 1\.69"):
         start(Restless(0.1), make_llama(), make_llama())
+
+
+def test_a_column_must_be_read_by_the_loss():
+    check_columns(DPO(), {"weight", "offset"})
+    check_columns(SFT(), {"weight"})
+    with pytest.raises(
+        UserError, match=r"data.source.offset has no effect: SFT\(\) does not read offset; leave it out"
+    ):
+        check_columns(SFT(), {"offset"})
