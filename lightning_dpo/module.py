@@ -22,7 +22,7 @@ from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.causal_lm import PolicySource
 from lightning_dpo.models.reference import Auto, ReferenceFactory
 from lightning_dpo.models.sharding import full
-from lightning_dpo.training.optimizers import default_optimizer
+from lightning_dpo.training.optimizers import default_optimizer, optimizer_of
 from lightning_dpo.training.policy_module import PolicyModule
 from lightning_dpo.training.schedules import Schedule, warmup_constant
 from lightning_dpo.training.start_checks import check_columns
@@ -62,7 +62,7 @@ class DPOModule(PolicyModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.train_metrics = preference_metrics("train/", self.loss)
         self.val_metrics = preference_metrics("val/", self.loss)
-        self.source_metrics: list[MetricCollection] = []
+        self.source_metrics: list[MetricCollection] = []  # not submodules: created again for each validation
         self.validated_step: int | None = None
         self._checks = StepChecks(self.loss)
 
@@ -71,12 +71,11 @@ class DPOModule(PolicyModule):
         check_columns(self.loss, getattr(datamodule_of(self.trainer), "columns", ()))
         if stage == "fit":
             self._checks.new_fit()
+            # Forget the checkpoint of an earlier `fit`. Lightning restores the one of this `fit` later.
             self.trained_with.resumes({})
             check_monitors(self, callbacks_of(self.trainer))
         if not any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)):
-            raise UserError(
-                "configure_callbacks() of the module must include the callbacks of super().configure_callbacks()"
-            )
+            raise UserError("configure_callbacks() must include the callbacks of super().configure_callbacks()")
 
     def configure_callbacks(self) -> list[Callback]:
         """The callback that chooses the layout of batches, unless the Trainer already has it."""
@@ -86,6 +85,7 @@ class DPOModule(PolicyModule):
         """Log-probs of the pairs of `batch` under policy and reference."""
         if self.loss.needs_rejected and not len(batch.rejected):
             raise UserError(f"{self.loss!r} needs rejected completions: create the data module with chosen_only=False")
+        # The reference first: its activations are freed before the policy's graph is built.
         with profiler_of(self.trainer).profile(REFERENCE) if self._trainer else nullcontext():
             reference = self.reference.logps(batch) if self.reference else None
         return pair_logps(completion_logps(self.policy, batch), reference, batch)
@@ -103,6 +103,7 @@ class DPOModule(PolicyModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop before an update that is not finite; otherwise log the step."""
+        # Before clipping, and after gradients are averaged over devices and unscaled.
         norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None]))
         self._checks.check_update(self.trainer, norm)
         self.log_dict({"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}, batch_size=1)
@@ -135,12 +136,8 @@ class DPOModule(PolicyModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the trainable parameters and its schedule per optimizer step."""
-        trained = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        if not trained:
-            raise UserError("the policy has no trainable parameter; to train its adapter, set adapter=Continue()")
-        optimizer = self.make_optimizer(trained)
-        # A fused optimizer would unscale fp16 gradients inside its step. Their norm is needed before.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch's own undeclared flag
+        optimizer = optimizer_of(self.policy, self.make_optimizer)
+        # This property creates the training loader.
         steps = int(self.trainer.estimated_stepping_batches)
         self.trained_with.optimizes_by(optimizer, self.make_scheduler, steps)
         scheduler = self.make_scheduler(optimizer, steps)

@@ -80,6 +80,7 @@ def train(config: DictConfig) -> float:
     data.setup("fit")
     try:
         log_config(config, trainer)
+        # weights_only=True: Lightning passes it to torch.load, so that a checkpoint cannot execute code.
         with explained_memory():
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
         return results.write(config, trainer, module, data, time.perf_counter() - started, draw_curves)

@@ -51,6 +51,7 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
 
+# Derives from Lightning's `Checkpoint`, because Lightning moves such callbacks to the end of the list.
 class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt`: during training, after every validation, at the end, and when the run is stopped.
 
@@ -79,6 +80,8 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = self._step = 0
         self._saved_at = time.monotonic()
         self._loops: dict[str, Any] | None = None  # state of Lightning's loops for the checkpoint
+        # A checkpoint is due; a file is being written; within a step; within an update of the weights; after a step,
+        # when the next event is unknown; the validation of this step is over.
         self._due = self._saving = self._in_step = self._in_update = self._between = self._validated = False
         self._requested: int | None = None
         self._handlers = ExitStack()
@@ -122,6 +125,7 @@ class LastCheckpoint(Checkpoint):
         self._step, self._loops = trainer.global_step, between_steps(trainer)
         self._in_step = self._in_update = False
         self._validated, self._between = False, True  # a validation or a step follows
+        # On several devices, the clock of rank 0 decides: devices that disagree would wait for each other forever.
         late = time.monotonic() - self._saved_at > 60 * self.every_minutes
         if trainer.world_size > 1:  # all devices must save together, and their clocks differ
             late = trainer.strategy.broadcast(late)

@@ -98,6 +98,7 @@ class Samples(Callback):
             self.batch_size, self.seed + trainer.global_rank, trainer.world_size,
         )  # fmt: skip
         prompts = device_share(self._prompts, trainer.global_rank, trainer.world_size)
+        # Lightning enables autocast only in validation_step, and not in hooks of callbacks.
         with trainer.precision_plugin.val_step_context():
             policy = writer.answers(module.policy, prompts)
             metrics = self._measured("val/samples/", writer.facts(policy), trainer)

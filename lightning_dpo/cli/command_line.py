@@ -43,6 +43,7 @@ def run(job: Callable[[], Any], config_name: str) -> None:
     warnings.filterwarnings("ignore", message=r"[\s\S]*is validated against ConfigStore schema")
     register_folders(names_only="--help" in sys.argv)
     register_resolvers()
+    # The user's value in another variable, because the next line overwrites it and child processes inherit that.
     os.environ.setdefault(_TRACEBACK_WANTED, os.environ.get(_FULL_ERROR, "0"))
     # Without this, Hydra prints errors itself and exits.
     os.environ[_FULL_ERROR] = "1"

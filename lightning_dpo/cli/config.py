@@ -50,6 +50,7 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(name, function, replace=True)
 
 
+# OmegaConf passes the whole config as `_root_`. Such resolvers cannot be cached.
 def _choice(group: str, *, _root_: DictConfig) -> str:
     """The chosen option of a group. `${hydra:runtime.choices}` is not set yet when Hydra creates a sweep's folder."""
     hydra = _root_.get("hydra") or HydraConfig.get()

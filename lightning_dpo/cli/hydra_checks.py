@@ -47,6 +47,7 @@ def check_hydra(arguments: list[str], config_name: str) -> None:
     with initialize_config_dir(os.path.abspath(parsed.config_path or CONFIG_DIR), version_base="1.3"):
         # Swept overrides are composed per job below.
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
+        # `compose` does not support sweeps such as loss.beta=0.1,0.2.
         single = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
         config = compose(parsed.config_name or config_name, [*single, *folder], return_hydra_config=True)
         params = plain(config.hydra.sweeper).get("params") or {}

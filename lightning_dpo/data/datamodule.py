@@ -105,6 +105,7 @@ class PreferenceDataModule(LightningDataModule):
             max_invalid_fraction,
             max_pairs,
             seed,
+            # Lightning reads this rank from the environment at import. Only the first rank writes the file.
             Path(folder) if folder and getattr(rank_zero_only, "rank", 0) == 0 else None,
         )
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only

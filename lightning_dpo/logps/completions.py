@@ -46,6 +46,8 @@ def token_logps(policy: "PreTrainedModel", batch: PreferenceBatch, statistics: b
 
     # The log-probs are computed inside the policy's forward pass and replace its output. FSDP gathers the weights of
     # the head for the forward pass and, by a hook on the output, for the backward pass. Outside, it would be a shard.
+    # prepend=True: this hook must run before the one of FSDP, so that FSDP registers its gather for the backward pass
+    # on the log-probs. It is on the module inside peft's wrapper, because `shard` wraps that module.
     output = base_model(policy).register_forward_hook(lambda *_: found[0], prepend=True)
     with replaced_head_input(head, to_logps), removed_on_exit(output):
         call(policy, batch)

@@ -110,6 +110,7 @@ def replaced_head_input(head: nn.Module, function: Callable[[Tensor], Tensor]) -
 
     def replace(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hook.remove()  # `function` may call the head, which must not call this hook again
+        # A model that passes `hidden` by keyword would fail here; none in transformers does.
         hidden, *rest = args
         return (function(hidden), *rest)
 

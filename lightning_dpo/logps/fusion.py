@@ -42,6 +42,8 @@ def _fuses(policy: "PreTrainedModel") -> bool:
     pair = TokenizedPair(0, ids[:1], ids[1:], [])
     batch = PaddedLayout(0, chosen_only=True)(MicroBatch([pair], [True], 1, _CHECKED)).to(device)
     raw: list[Tensor] = []
+    # `raw` is the output of the head and `own` that of the model. If the config explains the difference, logits can be
+    # computed in chunks.
     hook = lm_head(policy).register_forward_hook(lambda module, args, output: raw.append(output))
     # An adapter's dropout uses random numbers. The fork keeps the test from changing those of the training.
     with removed_on_exit(hook), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):

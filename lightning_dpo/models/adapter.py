@@ -127,6 +127,7 @@ def merged(policy: PeftModel) -> PreTrainedModel:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
         merge = cast(Callable[..., PreTrainedModel], policy.base_model.merge_and_unload)
+        # By name, because the frozen copy of the reference must not be merged.
         model = merge(adapter_names=[own_adapter(policy)])
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
         _untie(model)  # modules_to_save trained each of them separately
@@ -214,6 +215,7 @@ def _untouched(policy: PeftModel) -> Iterator[None]:
         raise RuntimeError("the policy's adapter can be switched only without gradients: use torch.no_grad()")
     training = [module for module in policy.modules() if module.training]
     trainable = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
+    # A hook on a weight is called only if a backward pass reaches it.
     hooks = [parameter.register_hook(_refuse) for parameter, trains in trainable if trains]
     try:
         # `policy.eval()` would visit every module in every step. Only modules in training mode are changed.

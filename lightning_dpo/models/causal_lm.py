@@ -19,6 +19,7 @@ from lightning_dpo.logps.forward import vocabulary
 
 # The exceptions of transformers for a wrong name, wrong files or a wrong config.
 _CANNOT_OPEN = (ImportError, OSError, ValueError, KeyError, TypeError, StrictDataclassError)
+# Private arguments of transformers' `cached_file`: return None for a missing file instead of raising OSError.
 _OPTIONAL = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -171,6 +172,7 @@ def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:
                 setattr(holder, name, 0.0)
         if isinstance(holder, nn.Dropout) and id(holder) not in own:
             holder.p = 0.0
+    # nn.Embedding does not train the row `padding_idx`. Here it may be the EOS token, which is scored.
     cast(nn.Embedding, policy.get_input_embeddings()).padding_idx = None
     return policy.train()
 

@@ -66,6 +66,7 @@ class Writer:
             do_sample=not self.greedy,
             # No top-k or top-p: samples must come from the distribution that is trained.
             temperature=1.0,
+            # 0 and not None: `generate` would replace None with its default of 50, and val/kl would be biased.
             top_k=0,
             top_p=1.0,
             max_new_tokens=self.max_new_tokens,
@@ -73,6 +74,7 @@ class Writer:
             pad_token_id=self.pad_token_id,
             use_cache=True,
         )
+        # With `synced_gpus`, devices continue forward passes until all have finished, which FSDP needs.
         generate = cast(Callable[..., Tensor], model.generate)
         ids = generate(input_ids, attention_mask=mask.long(), generation_config=config, synced_gpus=self.devices > 1)
         return [self._until_end(row) for row in ids[:, width:].tolist()]
@@ -142,6 +144,7 @@ def _chunks(pairs: list[TokenizedPair]) -> Iterator[list[TokenizedPair]]:
 @contextmanager
 def _generating(model: PreTrainedModel) -> Iterator[None]:
     """Context in which the model is in eval mode and its own generation config (top-p, penalties) is not used."""
+    # `generate` takes fields that are None in the given config from the model's own one, so that must be empty.
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         with evaluating(model):

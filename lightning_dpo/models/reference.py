@@ -66,6 +66,7 @@ class FrozenModel(Reference):
 
     @contextmanager
     def active(self) -> Iterator[PreTrainedModel]:
+        # `no_grad` and not `inference_mode`: the log-probs become constants in the graph of the loss.
         with torch.no_grad():
             yield cast(PreTrainedModel, self.model)
 
@@ -114,6 +115,7 @@ class Frozen(ReferenceFactory):
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         # The start check runs in training mode, where the dropout of a trained adapter makes policy and copy differ.
         noisy = isinstance(policy, PeftModel) and has_dropout(policy) and not is_untrained(policy)
+        # A copy is possible only before `shard`: FSDP modules do not support deepcopy.
         return FrozenModel(copy.deepcopy(policy), starts_equal=not noisy)
 
 

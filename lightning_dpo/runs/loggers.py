@@ -41,6 +41,7 @@ def csv_logger(folder: str, flush_every_n_steps: int = 20) -> CSVLogger:
     with warnings.catch_warnings():
         # Lightning warns that it deletes the file in a folder that is not empty; the rows are written back below.
         warnings.filterwarnings("ignore", message="Experiment logs directory")
+        # This deletes an existing metrics.csv, so its rows were read before.
         experiment = logger.experiment
     for row in rows:
         values = {name: float(value) for name, value in row.items() if value and name != "step"}

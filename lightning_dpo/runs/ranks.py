@@ -104,5 +104,6 @@ def _value_of_first_rank(value: str) -> str:
     """The value that rank 0 set first. It must not change later, because other ranks may have read it."""
     store = _store()
     if process_rank() == 0:
+        # Sets the value only if it is unset, and returns the stored one.
         return store.compare_set(_key("start_time"), "", value).decode()
     return store.get(_key("start_time")).decode()

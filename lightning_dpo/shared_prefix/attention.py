@@ -79,6 +79,7 @@ def shared_prefix_attention(
 
 # Without this, transformers would create a causal mask of (tokens, tokens) that ignores the stretches.
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    # Positions restart with every prompt, and transformers would interpret that as packed sequences.
     return None if is_streaming() else sdpa_mask(*args, **kwargs)
 
 

@@ -25,6 +25,7 @@ class _Plan(NamedTuple):
 
 def _plan(segments: Segments, device: torch.device) -> _Plan:
     keys: list[int] = []
+    # Each stretch gets copies of its prompt's keys in front of its own: flash kernels support only contiguous keys.
     lengths, start, opening = [], 0, 0
     for length, prefix in segments.stretches:
         # A stretch without a prefix starts with a prompt, which the following stretches refer to.
@@ -79,6 +80,7 @@ def by_varlen(
         plan.longest_queries,
         plan.longest_keys,
         scale=scaling,
+        # (-1, 0) means causal, (w, 0) causal with w tokens to the left. transformers counts the token itself, so w − 1.
         window_size=(-1 if window is None else window - 1, 0),
         # Grouped-query attention: fewer heads of keys than of queries.
         enable_gqa=query.shape[1] != key.shape[1],

@@ -40,6 +40,7 @@ def chosen_layout(
         return layouts.padded
     pairs = longest()
     padded, shared = (layout(pairs).to(trainer.strategy.root_device) for layout in (layouts.padded, layouts.shared))
+    # Outside of a training step, Lightning does not enable autocast, and the test would use other kernels.
     with trainer.precision_plugin.forward_context():
         reason = share_prefixes(models, padded, shared, str(trainer.precision))
     if reason is None:

@@ -62,6 +62,7 @@ def _why_not(model: PreTrainedModel) -> str | None:
     if others := set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS:
         return f"it has layers of {' and '.join(sorted(others))}, which would mix completions"
     _set_attention(model, ATTENTION)
+    # transformers does not raise for architectures without AttentionInterface, so read the name back.
     if attention_of(model) != ATTENTION:
         return "its attention does not go through transformers' AttentionInterface"
     return None
@@ -105,6 +106,7 @@ def _gradient_norm(model: PreTrainedModel, batch: PreferenceBatch) -> float:
     computed without affecting training: for a sharded or frozen model, or in validation.
     """
     table = model.get_input_embeddings().weight
+    # The first weight after the embedding: its gradient has passed through all attention layers.
     weights = [weight for weight in model.parameters() if weight.requires_grad and weight is not table]
     if torch.is_inference_mode_enabled() or isinstance(base_model(model), FSDPModule) or not weights:
         return 0.0

@@ -65,6 +65,8 @@ class TrainedWith:
         self.settings |= optimizer_settings(optimizer) | {"scheduler": describe(schedule)}
         if depends_on_length(schedule):
             self.settings["optimizer steps of the run (trainer.max_epochs, trainer.max_steps)"] = str(steps)
+        # Usually, Lightning restores the checkpoint before it creates the optimizer, and the comparison is completed
+        # here. With FSDP, it restores later, and `resumes` compares everything.
         self._check(self._saved)
 
     def resumes(self, saved: dict[str, str]) -> None:

@@ -48,6 +48,7 @@ def keep_previous(path: Path) -> None:
     """Keep the file at `path` as `previous(path)` before it is replaced, as a hard link, without copying data."""
     if not path.exists():
         return
+    # `os.link` cannot overwrite a file, so link to a temporary name and rename.
     link = path.with_name(f".{path.name}.link")
     link.unlink(missing_ok=True)
     with suppress(OSError):  # on file systems without hard links, only the newest checkpoint is kept
@@ -57,6 +58,7 @@ def keep_previous(path: Path) -> None:
 
 def write_atomically(trainer: Trainer) -> None:
     """Make `trainer` write checkpoints with `AtomicCheckpointIO`, unless the user chose another `CheckpointIO`."""
+    # The exact type: a subclass is the choice of the user.
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         checkpoint_io: CheckpointIO = AtomicCheckpointIO()
         trainer.strategy.checkpoint_io = checkpoint_io

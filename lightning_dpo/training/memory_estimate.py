@@ -67,6 +67,7 @@ class MemoryEstimate:
             f"data.batch_size={max(1, batch_size // 2)} (does not change results)": per_batch / 2
             if batch_size > 1
             else 0,
+            # -1 puts it after data.batch_size, which saves the same and does not change results.
             "a smaller data.max_length": per_batch / 2 - 1,
             "optimizer=rmsprop": self.optimizer / 2,
         }

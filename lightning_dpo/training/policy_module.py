@@ -57,6 +57,8 @@ class PolicyModule(LightningModule):
         """Open the policy and create its reference, once."""
         if self.policy is not None:
             return
+        # The order matters: digest and probe before the adapter, the reference from the untrained policy, and `shard`
+        # last, because sharded modules can be neither copied nor compared.
         policy = ready_policy(opened_policy(self._untrained_policy.pop()))
         self.trained_with.starts_from(policy)
         # Log-probs before anything is added, for the check at the end.
@@ -68,6 +70,7 @@ class PolicyModule(LightningModule):
         self._hold_reference(self.make_reference(self.policy, self.loss))
         check_opened(opened, self.policy, self.reference)
         self.trained_with.trains(self.policy, self.reference)
+        # Set only by ModelParallelStrategy, before this hook.
         if self.device_mesh is not None:
             for model in self.models:
                 shard(model, self.device_mesh["data_parallel"], str(self.trainer.precision))

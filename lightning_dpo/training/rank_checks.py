@@ -48,6 +48,7 @@ def check_same(facts: Mapping[str, Any], strategy: Strategy) -> None:
     # All devices must take part in each collective below, so no device may raise before the last one.
     first = strategy.broadcast(dict(facts))
     names = sorted(name for name in facts.keys() | first.keys() if facts.get(name) != first.get(name))
+    # Device 0 never differs from itself, so the decision is reduced: all devices return here, or none.
     if strategy.reduce_boolean_decision(not names):
         return
     here = ", ".join(f"{name} is {facts.get(name)!r} instead of {first.get(name)!r}" for name in names[:8])

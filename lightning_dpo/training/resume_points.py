@@ -14,6 +14,7 @@ _VALIDATED = "epoch_loop.val_loop.batch_progress"
 
 def between_steps(trainer: Trainer) -> dict[str, Any]:
     """The state of the loops. Call it in `on_train_batch_end` after the last micro-batch of an optimizer step."""
+    # A copy of the counters, which stays valid when the loops continue.
     return trainer.fit_loop.state_dict()
 
 

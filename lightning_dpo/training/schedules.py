@@ -42,6 +42,7 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0,
     if not 0 <= final <= 1:
         raise UserError(f"scheduler.final must be in [0, 1], got {final!r}")
     if not 0 < warmup_steps < total_steps:
+        # Also without warm-up: creating a scheduler sets `initial_lr`, which `_cosine` reads, and checks warmup_steps.
         schedule = warmup_constant(optimizer, total_steps, warmup_steps)
         return schedule if warmup_steps else _cosine(optimizer, total_steps, final)
     warmup = warmup_constant(optimizer, total_steps, warmup_steps)

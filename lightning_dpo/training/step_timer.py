@@ -12,6 +12,7 @@ PARTS = ("forward", "reference", "backward", "optimizer", "data")
 REFERENCE = "reference"
 """The profiler action that `DPOModule` adds to Lightning's."""
 
+# Suffixes of Lightning's profiler actions, with the dot: `.optimizer_step` must not match on_before_optimizer_step.
 _ACTIONS = {
     ".training_step": "forward",
     REFERENCE: "reference",

@@ -27,5 +27,6 @@ class FullySharded(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Use all devices for data parallelism. Their number is known only now."""
+        # A private attribute: the constructor cannot be used, because devices and nodes are set after it.
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()

@@ -78,6 +78,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
     ) -> None:
         super().__init__(
             pairs,  # type: ignore[arg-type]  # with batch_size=None, items are micro-batches
+            # The sampler returns whole micro-batches, so the automatic batching of DataLoader is disabled.
             batch_size=None,
             sampler=sampler,
             collate_fn=collate,  # type: ignore[arg-type]  # the same

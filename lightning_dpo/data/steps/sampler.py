@@ -79,6 +79,7 @@ class StepSampler(DistributedSampler[Draw]):
     def __len__(self) -> int:
         """Number of micro-batches of one epoch on this device."""
         whole, rest = divmod(len(self.chosen_lengths), self.pairs_per_step)
+        # Without `steps`: Lightning itself adds the number of restored batches.
         return whole * self._per_device(self.pairs_per_step) + self._per_device(rest)
 
     def __iter__(self) -> Iterator[Draw]:

@@ -73,6 +73,7 @@ class Tokenization:
                 self._batch,
                 batched=True,
                 cache_file_name=str(folder / f"{key}.arrow"),
+                # Replaces the hash of datasets, which would pickle the tokenizer.
                 new_fingerprint=key,
                 desc="Tokenizing",
                 # Without explicit types, a first batch without masks would give the mask columns the type null.
