@@ -203,7 +203,7 @@ def checkpoint(config: DictConfig) -> str | None:
 
 
 def single_run(config: DictConfig) -> float:
-    """A run outside a sweep. If it fails, `error.txt` has the reason; if it is stopped, a note says what was saved."""
+    """A run outside a sweep. If it fails, `error.txt` has the reason; if it is stopped, a note lists what was saved."""
     if config.sweep_folder is not None:
         raise UserError("sweep_folder has no effect without a sweep: choose one with sweep=..., or set values with -m")
     folder = Path(config.run_folder)

@@ -17,7 +17,7 @@ def test_moves_as_a_whole_and_keeps_its_dtypes():
     assert moved.segments is None
 
 
-def test_precision_plugins_leave_its_numbers_alone():
+def test_precision_plugins_do_not_change_its_numbers():
     batch = padded_batch(random_pairs(3))
     assert HalfPrecision("bf16-true").convert_input(batch).weight.dtype == torch.float32
 
@@ -28,7 +28,7 @@ def test_cannot_be_changed():
         batch.weight = torch.zeros(2)
 
 
-def test_refuses_fields_it_does_not_have():
+def test_rejects_fields_it_does_not_have():
     with pytest.raises(TypeError, match="missing a required argument: 'position_ids'"):
         PreferenceBatch(input_ids=torch.zeros(1))
 

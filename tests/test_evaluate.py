@@ -42,10 +42,10 @@ def test_a_checkpoint_gives_them_as_well(tmp_path, trained, model_folder):
         )
 
 
-def test_the_base_model_has_nothing_but_ties_and_is_told_why(tmp_path, trained, model_folder, caplog):
+def test_the_base_model_has_nothing_but_ties_and_is_reported_with_the_reason(tmp_path, trained, model_folder, caplog):
     _, shared = trained
     found = evaluated(tmp_path / "new", *shared, f"model.name={model_folder}")
-    everything = found["accuracy"]["all pairs"]
+    everything = found["accuracy"]
     assert everything["value"] == 0.5
     assert everything["ties"] == everything["pairs"]
     assert "All pairs are ties, so the accuracy is one half: policy and reference are the same model" in caplog.text
@@ -69,7 +69,7 @@ def test_another_reference_by_name(tmp_path, trained, model_folder):
     assert found["val/rewards/margins"] == pytest.approx(-expected["val/rewards/margins"], abs=1e-5)
 
 
-def test_a_loss_without_rewards_is_none_to_judge_by(tmp_path, trained):
+def test_a_loss_without_rewards_cannot_be_evaluated(tmp_path, trained):
     """That of an SFT export is put aside; one on the command line is an error."""
     run, shared = trained
     path = run / "export" / "lightning_dpo.json"
@@ -103,10 +103,10 @@ def test_a_held_out_file_is_judged_whole_and_what_trains_is_not_read(tmp_path, t
     found = evaluated(
         tmp_path / "new", *apart, f"model.name={run / 'export'}", f"data.val_path={hh_file}", "samples=null"
     )
-    assert found["accuracy"]["all pairs"]["pairs"] == 24
+    assert found["accuracy"]["pairs"] == 24
 
 
-def test_pairs_that_may_have_trained_the_model_are_told(tmp_path, trained, caplog):
+def test_pairs_that_may_have_trained_the_model_are_reported(tmp_path, trained, caplog):
     run, shared = trained
     evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", "samples=null")
     assert "may have trained" not in caplog.text
@@ -132,7 +132,7 @@ def test_pairs_that_may_have_trained_the_model_are_told(tmp_path, trained, caplo
         (["data.path=nowhere.jsonl"], r"nowhere.jsonl: the file does not exist"),
     ],
 )
-def test_mistakes_are_told(tmp_path, trained, model_folder, hh_file, overrides, message):
+def test_user_errors_are_reported(tmp_path, trained, model_folder, hh_file, overrides, message):
     run, shared = trained
     small_model = "{model_type: llama, vocab_size: 300, hidden_size: 64, num_hidden_layers: 1, intermediate_size: 8}"
     values = {"file": hh_file, "checkpoint": run / "checkpoints" / "last.ckpt", "small": small_model}

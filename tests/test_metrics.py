@@ -75,7 +75,7 @@ def test_the_loss_is_weighted_and_divided_by_the_number_of_pairs():
     torch.testing.assert_close(metrics.compute()["train/loss"].item(), expected.item())
 
 
-def test_metrics_that_begin_equal_do_not_stay_tied():
+def test_metrics_that_start_equal_do_not_stay_tied():
     """Before training all rewards are 0. torchmetrics' compute groups would make one metric of all of them."""
     start = random_logps().at_start()
     metrics = preference_metrics("train/", DPO())

@@ -111,7 +111,7 @@ def test_configure_model_is_idempotent(tmp_path, pairs_file, tokenizer):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
-def test_a_run_that_stops_and_goes_on_ends_where_one_that_does_not(tmp_path, pairs_file, tokenizer, stop, workers):
+def test_a_run_that_stops_and_resumes_ends_where_one_that_does_not(tmp_path, pairs_file, tokenizer, stop, workers):
     """Four steps an epoch, two epochs, accumulation 2: stopped inside an epoch, at its end, and in the next."""
 
     def parts():
@@ -185,7 +185,7 @@ def test_sft_computes_no_rejected_answer(tmp_path, pairs_file, tokenizer):
     assert {"train/loss", "train/logps/chosen", "val/loss"} <= set(trainer.callback_metrics)
 
 
-def test_a_loss_on_pairs_refuses_chosen_answers_alone(llama):
+def test_a_loss_on_pairs_rejects_chosen_answers_only(llama):
     module = DPOModule(llama)
     module.configure_model()
     with pytest.raises(UserError, match="needs rejected completions: create the data module with chosen_only=False"):
@@ -215,7 +215,7 @@ def test_a_plain_trainer_must_accumulate_what_a_step_needs(tmp_path, pairs_file,
         trainer_for(tmp_path).fit(DPOModule(make_llama()), data)
 
 
-def test_metrics_of_each_source_are_those_of_its_pairs_alone(tmp_path, tokenizer, model_folder):
+def test_metrics_of_each_source_are_those_of_its_pairs(tmp_path, tokenizer, model_folder):
     """Two sources in one validation, in batches that hold both; each compared with a run over it alone."""
 
     def made(words: str, count: int):

@@ -45,7 +45,7 @@ def test_the_page_needs_nothing_else(sweep):
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_whatever_a_run_says_is_text(sweep, payload):
+def test_whatever_a_run_writes_is_text(sweep, payload):
     fake_run(sweep, "2_x", [f"loss.beta={payload}", f"{payload}=1"], error=payload)
     report(sweep)
     page = BeautifulSoup((sweep / "report.html").read_text(), "html.parser")
@@ -55,14 +55,14 @@ def test_whatever_a_run_says_is_text(sweep, payload):
     assert "<script>" not in (sweep / "report.md").read_text()
 
 
-def test_one_run_is_no_folder_of_runs(sweep):
+def test_one_run_is_not_a_folder_of_runs(sweep):
     (sweep / "0_beta-0.1" / ".hydra").mkdir()
     (sweep / "0_beta-0.1" / ".hydra" / "config.yaml").touch()
     with pytest.raises(UserError, match=r"is the folder of one run: use the folder of its sweep, or outputs/RUN_NAME"):
         report(sweep / "0_beta-0.1")
 
 
-def test_a_run_in_progress_is_said_to_be(sweep):
+def test_a_run_in_progress_is_reported(sweep):
     folder = fake_run(sweep, "2_beta-0.9", ["loss.beta=0.9"])
     with claimed(folder):
         report(sweep)
@@ -71,7 +71,7 @@ def test_a_run_in_progress_is_said_to_be(sweep):
     assert "3 runs: 2 finished, 1 interrupted." in (sweep / "report.md").read_text()
 
 
-def test_a_folder_without_runs_is_told(tmp_path):
+def test_a_folder_without_runs_is_reported(tmp_path):
     with pytest.raises(UserError, match="has no subfolders with runs: use the folder of a sweep"):
         report(tmp_path)
     done = subprocess.run(

@@ -97,7 +97,7 @@ class Killed(lightning.Callback):
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_ckpt_path_last_goes_on_in_the_same_folder(tmp_path, model_folder, hh_file, monkeypatch, adapter):
+def test_ckpt_path_last_resumes_in_the_same_folder(tmp_path, model_folder, hh_file, monkeypatch, adapter):
     from lightning_dpo import train as module
 
     options = ["model=llama", "data=hh", "logger=csv", "callbacks.last.every_n_steps=2", f"adapter={adapter}"]
@@ -177,7 +177,7 @@ def test_the_reviews_are_reported_against_the_closed_form(tmp_path, capsys):
     assert "Casablanca" in printed
 
 
-def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, model_folder, hh_file):
+def test_what_wandb_and_disk_receive_contains_no_secret(tmp_path, monkeypatch, model_folder, hh_file):
     sentinel = "SENTINEL-0123456789"
     monkeypatch.setenv("WANDB_API_KEY", sentinel)
     config = composed(tmp_path, "model=llama", "data=hh", *small(model_folder, hh_file, "trainer.max_steps=1"))
@@ -222,7 +222,7 @@ def test_what_wandb_and_disk_are_told_holds_no_secret(tmp_path, monkeypatch, mod
         (["+profile=true", "callbacks.throughput=null"], "profile=true has no effect without callbacks.throughput"),
     ],
 )
-def test_mistakes_are_told(tmp_path, model_folder, hh_file, overrides, message):
+def test_user_errors_are_reported(tmp_path, model_folder, hh_file, overrides, message):
     options = small(model_folder, hh_file, "trainer.max_steps=1", "logger=csv")
     with pytest.raises(UserError, match=message):
         train(composed(tmp_path, "model=llama", "data=hh", *options, *overrides))

@@ -100,7 +100,7 @@ def test_public_signatures_say_what_they_take(folder, name):
     assert "typing.Any" not in str(hints).replace("dict[str, typing.Any]", "a row"), hints
 
 
-def test_few_lines_are_exempt_and_each_says_why():
+def test_few_lines_are_exempt_and_each_reports_why():
     lines = [
         line for file in PACKAGE.rglob("*.py") for line in file.read_text().splitlines() if "# type: ignore" in line
     ]

@@ -141,6 +141,7 @@ class Guards(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Warnings and averages so far, so that a resumed run does not repeat warnings."""
+        # "said" is the key in checkpoints of earlier versions, which can be resumed.
         return {"said": self._warned, "start": self._start, "ratios": self._ratios}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

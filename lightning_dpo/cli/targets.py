@@ -74,7 +74,7 @@ def check_name(key: str, target: Any) -> None:
         target: Its `_target_`.
 
     Raises:
-        UserError: It is not allowed; the message says how to allow your own package.
+        UserError: It is not allowed; the message explains how to allow your own package.
     """
     if any(str(target).startswith(name) for name in OWN_PACKAGES):
         return

@@ -18,9 +18,9 @@ from lightning_dpo.data.preparation import Preparation, PreparedPairs
 from lightning_dpo.data.rows.pairs import Rows, ToPair
 from lightning_dpo.data.sources.jsonl import jsonl_pair
 from lightning_dpo.data.steps.forward_size import StreamTokens, check_max_tokens, largest_forward, longest_rows
-from lightning_dpo.data.steps.loader import Collator, DrawnPairs, StepLoader, devices_of, steps_done
+from lightning_dpo.data.steps.loader import Collator, MicroBatches, StepLoader, devices_of, steps_done
 from lightning_dpo.data.steps.resume import check_same_pairs
-from lightning_dpo.data.steps.sampler import Draw, StepSampler, fitting_batch_size, pairs_of_step
+from lightning_dpo.data.steps.sampler import MicroBatchRows, StepSampler, fitting_batch_size, pairs_of_step
 from lightning_dpo.data.tokens.lengths import prompt_numbers, scored_lengths
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
@@ -201,7 +201,7 @@ class PreferenceDataModule(LightningDataModule):
         """The `count` longest pairs, to test a policy on."""
         pairs = self.train_pairs if len(self.train_pairs) else self.val_pairs
         rows = longest_rows(pairs, count, self.chosen_only)
-        return DrawnPairs(pairs)[Draw(rows, [True] * len(rows), len(rows), 1)]
+        return MicroBatches(pairs)[MicroBatchRows(rows, [True] * len(rows), len(rows), 1)]
 
     def use_layout(self, layout: Layout) -> None:
         """Use `layout` for all following batches; raises UserError if one could have more than `max_tokens`."""
@@ -247,4 +247,4 @@ class PreferenceDataModule(LightningDataModule):
         )
 
     def _loader(self, tokens: Dataset, sampler: StepSampler, done: Callable[[], int]) -> StepLoader:
-        return StepLoader(DrawnPairs(tokens), sampler, self.collate, self, self.num_workers, done)
+        return StepLoader(MicroBatches(tokens), sampler, self.collate, self, self.num_workers, done)

@@ -39,7 +39,7 @@ class Part:
         return frozenset(name for name in NUMBERS if options.get(name) is not None)
 
     def read(self, split: str, name: str) -> Dataset | None:
-        """The pairs of `train` or `validation`, invalid ones marked; None if there is no such split.
+        """The pairs of `train` or `validation`, invalid ones marked; None if the source does not have the split.
 
         Raises:
             UserError: There is no training data, or it cannot be read.
@@ -52,7 +52,7 @@ class Part:
             if split == "train":
                 raise UserError("data.path is not set: set it to a .jsonl, .jsonl.gz, .json or .parquet file")
             return None
-        location = self.rows.location(split) if isinstance(self.rows, HubRows) else f"{name}[{split}]".lstrip()
+        location = self.rows.location(split) if isinstance(self.rows, HubRows) else f"{name} {split}".lstrip()
         return to_pairs(((f"{location}:{number}", row) for number, row in enumerate(rows)), self.to_pair, location)
 
 

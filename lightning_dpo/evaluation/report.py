@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 def report(metrics: dict[str, float], pairs: Sequence[ScoredPair], folder: RunFolder) -> None:
     """Print the table; write `metrics.json`, `pairs.csv` and `calibration.png`."""
-    parts = {"all pairs": accuracy(pairs)}
-    sources = by_source(pairs)
+    everything, sources, lengths = accuracy(pairs), by_source(pairs), by_length_difference(pairs)
+    parts = {"all pairs": everything}
     parts |= {f"source {name}": value for name, value in sources.items()} if len(sources) > 1 else {}
-    parts |= {f"chosen {name}": value for name, value in by_length_difference(pairs).items()}
+    parts |= {f"chosen {name}": value for name, value in lengths.items()}
     calibrated, longer = calibration(pairs), length_baseline(pairs)
     table = Table("", "accuracy", "95 % interval", "ties", "pairs", title="Rewards", title_justify="left")
     for name, part in parts.items():
@@ -44,7 +44,12 @@ def report(metrics: dict[str, float], pairs: Sequence[ScoredPair], folder: RunFo
         writer = csv.DictWriter(file, list(asdict(pairs[0])))
         writer.writeheader()
         writer.writerows(map(asdict, pairs))
-    found = {"accuracy": {name: asdict(part) for name, part in parts.items()}, "length_baseline": longer}
-    found |= {"calibration": asdict(calibrated)}
+    found = {
+        "accuracy": asdict(everything),
+        "accuracy_by_source": {name: asdict(part) for name, part in sources.items()},
+        "accuracy_by_length_difference": {name: asdict(part) for name, part in lengths.items()},
+        "length_baseline": longer,
+        "calibration": asdict(calibrated),
+    }
     folder.metrics.write_text(json.dumps(metrics | found, indent=2) + "\n")
     log.info("Wrote metrics.json, pairs.csv and calibration.png to %s.", folder.path)

@@ -39,8 +39,8 @@ class RunState(StrEnum):
 def run_state(folder: Path) -> RunState:
     """Progress of the run in `folder`.
 
-    `config.yaml` is written at the start and `metrics.json` at the end. `error.txt` says whether the run failed with a
-    user error, which would occur again, or crashed.
+    `config.yaml` is written at the start and `metrics.json` at the end. `error.txt` records whether the run failed with
+    a user error, which would occur again, or crashed.
     """
     if RunFolder(folder).metrics.exists():
         return RunState.FINISHED

@@ -79,7 +79,7 @@ def _difference(model: PreTrainedModel, padded: PreferenceBatch, shared: Prefere
     except Exception as error:  # an architecture may fail in any way with a layout that it was not written for
         inner: nn.Module = base_model(model)
         if isinstance(inner, FSDPModule):
-            inner.reset_iter_state()  # after an interrupted forward pass, FSDP would refuse the next one
+            inner.reset_iter_state()  # after an interrupted forward pass, FSDP would reject the next one
         return " ".join(str(error).split())
     off = 0.0
     for side in ("chosen", "rejected"):
@@ -102,8 +102,8 @@ def _worst(difference: Tensor, within: Tensor) -> float:
 def _gradient_norm(model: PreTrainedModel, batch: PreferenceBatch) -> float:
     """Norm of the gradient of the summed log-probs with respect to the first trainable weight.
 
-    Log-probs alone are not enough, because fused kernels have their own backward pass. 0 if the gradient cannot be
-    computed without affecting training: for a sharded or frozen model, or in validation.
+    Comparing only log-probs is not enough, because fused kernels have their own backward pass. 0 if the gradient
+    cannot be computed without affecting training: for a sharded or frozen model, or in validation.
     """
     table = model.get_input_embeddings().weight
     # The first weight after the embedding: its gradient has passed through all attention layers.

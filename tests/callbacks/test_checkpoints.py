@@ -137,7 +137,7 @@ def test_checkpoints_do_not_pass_through_tmpdir(tmp_path, pairs_file, tokenizer,
     assert {path.name for path in tmp_path.glob("*.ckpt")} == {"last.ckpt", "best.ckpt"}
 
 
-def test_a_folder_that_is_not_writable_is_refused_before_training(tmp_path, pairs_file, tokenizer):
+def test_a_folder_that_is_not_writable_is_rejected_before_training(tmp_path, pairs_file, tokenizer):
     folder = tmp_path / "checkpoints"
     folder.mkdir(mode=0o555)
     (message,) = on_ranks(1, _refused, folder, pairs_file, tokenizer)
@@ -157,7 +157,7 @@ def _refused(folder: Path, pairs_file: Path, tokenizer) -> str:
     return str(error.value)
 
 
-def test_refuses_an_interval_that_is_not_one(tmp_path):
+def test_rejects_an_interval_that_is_not_one(tmp_path):
     with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
         LastCheckpoint(str(tmp_path), every_n_steps=0)
     with pytest.raises(ValueError, match="every_minutes must be positive, got 0"):

@@ -71,7 +71,7 @@ def steps_of(values) -> list[dict[str, float]]:
     return [{"train/logratios/chosen": float(value)} for value in values]
 
 
-def test_what_was_said_and_seen_survives_a_resume(tmp_path, caplog):
+def test_what_was_reported_survives_a_resume(tmp_path, caplog):
     first, second = Guards(window=1), Guards(window=1)
     fit_scripted(tmp_path, [first], steps=steps_of([-4, -5, -6]))
     assert len(warnings_of(caplog)) == 1

@@ -38,7 +38,7 @@ class Exhausted(torch.optim.SGD):
         return super().step()
 
 
-def test_an_out_of_memory_error_says_what_helps(tmp_path, pairs_file, tokenizer):
+def test_an_out_of_memory_error_contains_advice(tmp_path, pairs_file, tokenizer):
     with pytest.raises(torch.OutOfMemoryError) as caught:
         fit(tmp_path, pairs_file, tokenizer, lambda weights: Exhausted(weights, lr=0.1))
     (note,) = caught.value.__notes__
@@ -46,7 +46,7 @@ def test_an_out_of_memory_error_says_what_helps(tmp_path, pairs_file, tokenizer)
     assert note.count("data.") + note.count("model.") + note.count("adapter=") + note.count("optimizer=") == 3
 
 
-def test_train_tells_it_in_one_sentence():
+def test_train_reports_it_in_one_sentence():
     from lightning_dpo.train import explained_memory
 
     error = torch.OutOfMemoryError("CUDA out of memory")

@@ -55,13 +55,13 @@ def test_a_step_that_is_done_again_replaces_its_rows(tmp_path, pairs_file, token
     assert [row["step"] for row in rows_of(tmp_path)] == [1] + [4] * 6
 
 
-def test_greedy_answers_are_no_draw(tmp_path, pairs_file, tokenizer):
+def test_greedy_answers_are_not_samples(tmp_path, pairs_file, tokenizer):
     metrics = run(tmp_path, pairs_file, tokenizer, epochs=1, greedy=True).callback_metrics
     assert "val/samples/length" in metrics
     assert "val/kl" not in metrics
 
 
-def test_without_a_reference_there_is_the_policy_alone(tmp_path, pairs_file, tokenizer):
+def test_without_a_reference_there_is_the_policy_only(tmp_path, pairs_file, tokenizer):
     metrics = run(tmp_path, pairs_file, tokenizer, loss=SFT(), epochs=1).callback_metrics
     assert "val/samples/length" in metrics
     assert not [name for name in metrics if "kl" in name or "reference" in name]

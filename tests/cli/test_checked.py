@@ -91,7 +91,7 @@ def test_code_of_a_model_is_trusted_by_the_command_line_only(tmp_path):
             check_trust({"model": settings}, [override])
 
 
-def test_ones_own_package_is_allowed_by_the_environment_alone(tmp_path, monkeypatch, caplog):
+def test_ones_own_package_is_allowed_by_the_environment_only(tmp_path, monkeypatch, caplog):
     (tmp_path / "mylosses.py").write_text("from lightning_dpo.losses import DPO\nclass Mine(DPO): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     config = composed(tmp_path, "loss._target_=mylosses.Mine")
@@ -127,7 +127,7 @@ def test_ones_own_package_is_allowed_by_the_environment_alone(tmp_path, monkeypa
         ("~callbacks.last.folder", r"callbacks\.last\.folder: this argument of .* is required"),
     ],
 )
-def test_what_nothing_would_read_is_refused(tmp_path, override, message):
+def test_what_nothing_would_read_is_rejected(tmp_path, override, message):
     config = composed(tmp_path, override)
     with pytest.raises(UserError, match=message):
         CheckedConfig(config, KEYS)
@@ -141,7 +141,7 @@ def test_what_nothing_would_read_is_refused(tmp_path, override, message):
         ("callbacks.last.every_n_steps=0", "callbacks", r"callbacks\.last: every_n_steps must be at least 1, got 0"),
     ],
 )
-def test_a_value_that_a_constructor_refuses_is_named_by_its_key(tmp_path, override, key, message):
+def test_a_value_that_a_constructor_rejects_is_named_by_its_key(tmp_path, override, key, message):
     with pytest.raises(UserError, match=message):
         CheckedConfig(composed(tmp_path, override), KEYS).build(key)
 
@@ -161,7 +161,7 @@ def test_the_default_run_takes_what_the_reviews_suggest_and_real_data_does_not(t
     assert OmegaConf.to_container(composed(tmp_path, "loss.beta=0.3").loss)["beta"] == 0.3
 
 
-def test_what_ones_own_package_does_not_define_is_refused(tmp_path, monkeypatch):
+def test_what_ones_own_package_does_not_define_is_rejected(tmp_path, monkeypatch):
     """A constant, a name that it imports; and a package whose name begins like ours is as good as any."""
     (tmp_path / "lightning_dpo_plug.py").write_text(
         "import os\nfrom lightning_dpo.losses import DPO\nLIMIT = 5\nclass Mine(DPO): pass\n"

@@ -34,7 +34,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_sentence_without_a_traceback(tmp_path, mistake):
+def test_a_user_error_is_one_sentence_without_a_traceback(tmp_path, mistake):
     result = run(tmp_path, mistake)
     assert result.returncode == 1
     (line,) = (result.stdout + result.stderr).strip().splitlines()
@@ -83,7 +83,7 @@ def test_a_config_folder_cannot_make_hydra_call_what_it_likes(tmp_path, hydra, m
         ("+model.config.eos_token=x", None),
     ],
 )
-def test_what_is_refused_as_a_secret_is_redacted_as_one(override, key):
+def test_what_is_rejected_as_a_secret_is_redacted_as_one(override, key):
     assert secret_in(override) == key
     if key and "://" not in override:
         name = key.rpartition(".")[2]

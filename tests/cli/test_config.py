@@ -11,7 +11,7 @@ YAML_FILES = sorted(file for name in ("conf", "experiments", "sweeps") for file 
 
 
 @pytest.mark.parametrize("file", YAML_FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_every_key_says_what_it_does(file):
+def test_every_key_has_a_comment(file):
     """The line above a key is a comment, unless the key opens a block, is Hydra's own, or carries on such a key."""
     lines = file.read_text().splitlines()
     assert lines[0].startswith("#")

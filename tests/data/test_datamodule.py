@@ -48,7 +48,7 @@ def test_overlong_pairs_are_left_out_and_counted(tmp_path, tokenizer):
     assert (data.counts["train"], data.counts["train_overlong"]) == (10, 1)
 
 
-def test_nothing_short_enough_is_an_error_that_says_what_to_do(pairs_file, tokenizer):
+def test_nothing_short_enough_is_an_error_that_contains_advice(pairs_file, tokenizer):
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, max_length=3, val_fraction=0.2)
     with pytest.raises(UserError, match=r"no train pairs are left; 19 are longer than data.max_length=3"):
         data.setup()
@@ -72,7 +72,7 @@ def test_what_tokenization_finds_is_invalid_too(tmp_path, tokenizer):
         PreferenceDataModule(path, tokenizer=tokenizer, val_fraction=0.2).setup()
 
 
-def test_a_sample_is_drawn_by_the_seed(pairs_file, tokenizer):
+def test_a_sample_is_random_with_the_seed(pairs_file, tokenizer):
     def prompts(seed: int) -> list[str]:
         data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, max_pairs=10, val_fraction=0.2, seed=seed)
         data.setup()
@@ -128,7 +128,7 @@ def test_the_training_file_cannot_validate(pairs_file, tokenizer):
         data.setup()
 
 
-def test_a_checkpoint_of_another_order_is_refused(pairs_file, tokenizer):
+def test_a_checkpoint_of_another_order_is_rejected(pairs_file, tokenizer):
     def module(**options) -> PreferenceDataModule:
         data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.2, **options)
         data.setup()
@@ -141,7 +141,9 @@ def test_a_checkpoint_of_another_order_is_refused(pairs_file, tokenizer):
 
 
 @pytest.mark.parametrize("layout", ["padded", "shared"])
-def test_a_forward_pass_of_more_than_max_tokens_is_refused_with_the_batch_size_that_fits(pairs_file, tokenizer, layout):
+def test_a_forward_pass_of_more_than_max_tokens_is_rejected_with_the_batch_size_that_fits(
+    pairs_file, tokenizer, layout
+):
     def module(max_tokens: int) -> PreferenceDataModule:
         options = {"val_fraction": 0.2, "batch_size": 6, "pairs_per_step": 12, "max_tokens": max_tokens}
         return PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, layout=layout, **options)
@@ -198,7 +200,7 @@ def test_tokens_come_from_the_cache_the_second_time(pairs_file, tokenizer):
         ({"max_invalid_fraction": 2}, r"max_invalid_fraction must be in \[0, 1\], got 2"),
     ],
 )
-def test_refuses_values_that_make_no_sense(tokenizer, options, message):
+def test_rejects_values_that_make_no_sense(tokenizer, options, message):
     with pytest.raises(ValueError, match=message):
         PreferenceDataModule("pairs.jsonl", tokenizer=tokenizer, **options)
 

@@ -27,7 +27,7 @@ def mixed(tokenizer, sources, **options) -> PreferenceDataModule:
     return data
 
 
-def test_a_mixture_takes_each_source_as_often_as_its_weight_says(tokenizer):
+def test_a_mixture_takes_each_source_as_often_as_its_weight(tokenizer):
     data = mixed(tokenizer, {"a": 2, "b": 0.5})
     assert data.sources == ["a", "b"]
     assert {name: data.counts[f"train_of_{name}"] for name in "ab"} == {"a": 16, "b": 9}
@@ -37,7 +37,7 @@ def test_a_mixture_takes_each_source_as_often_as_its_weight_says(tokenizer):
     assert data.counts["train_prompt_in_validation"] == 2
 
 
-def test_no_training_prompt_stands_in_the_validation_of_another_source(tokenizer):
+def test_no_training_prompt_is_in_the_validation_of_another_source(tokenizer):
     data = PreferenceDataModule(
         rows={"first": made("same", 10), "second": made("same", 10)}, tokenizer=tokenizer, val_fraction=0.3
     )

@@ -15,7 +15,7 @@ def test_accuracy_counts_a_tie_one_half():
     assert (found.value, found.ties, found.pairs) == (0.625, 1, 4)
 
 
-def test_the_interval_is_wilsons_and_holds_the_truth_as_often_as_it_says():
+def test_the_interval_is_wilsons_and_holds_the_truth_as_often_as_expected():
     """The number of the textbook (8 of 10), and 95 % of 2 000 draws."""
     found = accuracy([pair(1.0)] * 8 + [pair(-1.0)] * 2)
     assert (found.low, found.high) == pytest.approx((0.4902, 0.9433), abs=1e-3)

@@ -93,7 +93,7 @@ def test_messages_are_scored_and_what_cannot_be_is_named(tmp_path, tokenizer):
         score({"prompt": "Hello?", "answer": "a long answer"}, overrides=["data.max_length=5"])
 
 
-def test_scoring_a_model_against_itself_says_nothing(tmp_path, trained, model_folder):
+def test_scoring_a_model_against_itself_gives_no_information(tmp_path, trained, model_folder):
     path = tmp_path / "answers.jsonl"
     path.write_text(json.dumps({"prompt": "Hi", "answer": " yes"}))
     with pytest.raises(UserError, match=r"every reward would be 0: policy and reference are the same model"):

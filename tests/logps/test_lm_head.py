@@ -58,7 +58,7 @@ def test_soft_caps_and_scales_of_an_architecture_are_known(architecture):
     assert can_fuse(make(architecture))
 
 
-def test_a_model_that_does_more_to_its_logits_is_computed_whole_and_says_so(caplog):
+def test_a_model_that_does_more_to_its_logits_is_computed_whole_and_reports_it(caplog):
     class Shifted(type(make_llama())):
         def forward(self, *args, **kwargs):
             output = super().forward(*args, **kwargs)
@@ -78,7 +78,7 @@ def test_a_model_that_does_more_to_its_logits_is_computed_whole_and_says_so(capl
     )
 
 
-def test_trying_the_head_draws_nothing(llama):
+def test_testing_the_head_uses_no_random_numbers(llama):
     """An adapter's dropout draws in the forward pass; with the trial's draws, the first step would be another."""
 
     def draw(*_) -> None:

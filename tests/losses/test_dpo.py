@@ -64,12 +64,12 @@ def test_gradient_is_that_of_the_paper(llama):
 
 
 @pytest.mark.parametrize("beta", [0, -1, float("nan"), float("inf"), "0.1", True])
-def test_refuses_a_beta_that_is_no_positive_number(beta):
+def test_rejects_a_beta_that_is_not_a_positive_number(beta):
     with pytest.raises(ValueError, match="beta must be a positive number"):
         DPO(beta=beta)
 
 
 @pytest.mark.parametrize("label_smoothing", [-0.1, 0.5, "no"])
-def test_refuses_a_label_smoothing_that_is_no_minority(label_smoothing):
+def test_rejects_a_label_smoothing_that_is_not_below_one_half(label_smoothing):
     with pytest.raises(ValueError, match="label_smoothing must be in"):
         DPO(label_smoothing=label_smoothing)

@@ -80,7 +80,7 @@ def test_without_its_adapter_the_policy_is_its_base_and_with_the_copy_what_it_wa
             assert torch.equal(completion_logps(policy, batch).sums, start)
 
 
-def test_gradients_are_those_of_peft_alone(pairs_file):
+def test_gradients_are_those_of_plain_peft(pairs_file):
     """One step, the reference's pass in between, with gradient checkpointing and without."""
     pairs = random_pairs(4)
     batch, gradients = padded_batch(pairs), []
@@ -119,7 +119,7 @@ def test_what_cannot_be(model_folder, tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_a_copy_of_an_adapter_leaves_the_weights_under_it_alone(init):
+def test_a_copy_of_an_adapter_does_not_change_the_base_weights(init):
     """PiSSA and OLoRA take their adapters out of the weights when they make them."""
     policy = get_peft_model(make_llama(), LoraConfig(r=4, init_lora_weights=init, target_modules="all-linear"))
     opened = probe(policy)
@@ -129,7 +129,7 @@ def test_a_copy_of_an_adapter_leaves_the_weights_under_it_alone(init):
         assert torch.equal(probe(policy), opened)
 
 
-def test_an_adapter_that_changes_the_policy_is_refused():
+def test_an_adapter_that_changes_the_policy_is_rejected():
     class Careless(AdapterFactory):
         def __call__(self, policy):
             policy.lm_head.weight.data *= 1.1

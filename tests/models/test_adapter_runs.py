@@ -91,7 +91,7 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path, pairs_fil
     assert torch.equal(actual, expected)
 
 
-def test_a_checkpoint_of_another_adapter_is_refused(tmp_path, pairs_file, tokenizer):
+def test_a_checkpoint_of_another_adapter_is_rejected(tmp_path, pairs_file, tokenizer):
     fit(tmp_path, pairs_file, tokenizer, adapter=LoRA(r=4), callbacks=[LastCheckpoint(str(tmp_path))])
     others = {
         r"the checkpoint has another adapter: \d+ tensors differ": LoRA(r=4, target_modules=["q_proj"]),
@@ -133,7 +133,7 @@ def test_exports_open_in_plain_peft_and_plain_transformers(tmp_path, model_folde
     assert (tmp_path / "export" / "README.md").read_text() == "card"
 
 
-def test_an_adapter_that_goes_on_is_compared_with_what_it_was(tmp_path, pairs_file, tokenizer, model_folder):
+def test_an_adapter_that_resumes_is_compared_with_what_it_was(tmp_path, pairs_file, tokenizer, model_folder):
     policy = LoRA(r=4, dropout=0.1)(CausalLM(str(model_folder)).policy())
     with torch.no_grad():
         for name, value in policy.named_parameters():

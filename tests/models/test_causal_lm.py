@@ -63,7 +63,7 @@ def test_gradient_checkpointing_changes_no_gradient(model_folder):
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_an_export_opens_in_transformers_and_says_the_same(tmp_path, llama, tokenizer):
+def test_an_export_opens_in_transformers_and_gives_the_same_answers(tmp_path, llama, tokenizer):
     export(ready_policy(llama), tokenizer, tmp_path, card="# A model")
     opened = AutoModelForCausalLM.from_pretrained(tmp_path)
     batch = padded_batch(random_pairs(5))
@@ -101,12 +101,12 @@ def test_more_tokens_than_positions(tokenizer):
         ({"pretrained": False}, "must contain model_type"),
     ],
 )
-def test_refuses_at_once(options, message):
+def test_rejects_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         CausalLM("name", **options)
 
 
-def test_says_when_there_is_no_such_model(tmp_path):
+def test_reports_a_missing_model(tmp_path):
     source = CausalLM(str(tmp_path / "absent"))
     with pytest.raises(UserError, match=r"model.name=.*absent is neither a folder with a saved model nor a hub id"):
         source.policy()

@@ -36,7 +36,7 @@ def test_the_kl_of_samples_is_that_over_all_answers():
 
 
 @torch.no_grad()
-def test_draws_follow_the_model_and_not_its_makers_advice():
+def test_samples_follow_the_model_and_not_its_generation_config():
     """Frequencies of first tokens against their probabilities, with advice that would leave one token."""
     model = make_llama(**SMALL).eval()
     model.generation_config = advised = GenerationConfig(top_k=1, repetition_penalty=9.0, eos_token_id=5, max_length=4)
@@ -49,7 +49,7 @@ def test_draws_follow_the_model_and_not_its_makers_advice():
     assert model.generation_config is advised
 
 
-def test_prompts_of_unequal_length_get_the_answers_they_get_alone():
+def test_prompts_of_unequal_length_get_the_answers_they_get_separately():
     model, prompts = make_llama().eval(), [[5], [9, 8, 7, 6, 5], [3, 4]]
     together = writer(greedy=True, max_new_tokens=9).answers(model, prompts)
     alone = [writer(greedy=True, max_new_tokens=9).answers(model, [prompt])[0] for prompt in prompts]
@@ -65,7 +65,7 @@ def test_answers_end_with_what_ends_them_and_are_cut_off_otherwise():
     assert len({len(ids) for ids in answers}) > 1
 
 
-def test_equal_models_write_equal_answers_and_the_global_generator_is_left_alone():
+def test_equal_models_write_equal_answers_and_the_global_generator_does_not_change():
     policy = LoRA(r=2)(make_llama()).train()
     reference = Auto()(policy, DPO())
     torch.manual_seed(7)

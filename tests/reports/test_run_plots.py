@@ -42,7 +42,7 @@ def test_the_kl_has_error_bars_of_its_standard_error(tmp_path, monkeypatch):
     assert heights == pytest.approx([2 * 1.96 * 0.5] * 2)
 
 
-def test_histograms_are_drawn_of_what_is_given(tmp_path, monkeypatch):
+def test_histograms_are_plotted_of_what_is_given(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
     draw_lengths({"prompt": [1, 2, 2], "prompt and longer answer": [5, 9, 5]}, 20, tmp_path / "a.png")

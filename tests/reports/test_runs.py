@@ -52,7 +52,7 @@ def test_seeds_are_brought_together(tmp_path):
     assert [[run.folder.name for run in group] for group in groups] == [["0", "1"], ["2", "3", "6"]]
 
 
-def test_a_run_done_twice_is_no_second_seed(tmp_path):
+def test_a_run_done_twice_is_not_a_second_seed(tmp_path):
     for name in ("a", "b"):
         fake_run(tmp_path, name, [], {"val/loss": 0.5})
     assert [[run.folder.name for run in group] for group in by_all_but_the_seed(read_runs(tmp_path))] == [["b"]]

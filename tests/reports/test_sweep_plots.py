@@ -68,7 +68,7 @@ def test_without_kl_or_curves_there_is_nothing_to_draw(tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_curves_of_all_runs_are_told_apart_without_colour(tmp_path, figures):
+def test_curves_of_all_runs_can_be_distinguished_without_colour(tmp_path, figures):
     for number in range(5):
         rows = [{"step": step, "val/rewards/accuracies": 0.5 + 0.1 * step, "val/kl": number} for step in (1, 2)]
         fake_run(tmp_path, str(number), [f"loss.beta={number}"], {"val/loss": 0.5}, history=rows)

@@ -53,6 +53,6 @@ def test_the_csv_has_everything(runs, tmp_path):
     assert rows[2]["seed"] == "2"
 
 
-def test_a_cell_is_no_markup():
+def test_a_cell_is_not_markup():
     table = Table(["a"], [["x | <b>\n![](http://a)"]])
     assert table.markdown() == "| a |\n| --- |\n| x \\| &lt;b> !\\[\\](http://a) |\n"

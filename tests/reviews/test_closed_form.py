@@ -68,7 +68,7 @@ def test_no_policy_is_above_the_frontier_and_the_optima_are_on_it():
         assert exact.frontier_reward(kl) == pytest.approx(reward, abs=1e-9)
 
 
-def test_what_the_optimum_itself_is_told():
+def test_what_the_optimum_itself_is_reported():
     exact = small_world()
     report = exact.report(exact.optimum + torch.tensor(0.9).log())
     assert report["kl_optimum"] == pytest.approx(0, abs=1e-12)
@@ -77,7 +77,7 @@ def test_what_the_optimum_itself_is_told():
     assert report["mass_on_reviews"] == pytest.approx(0.9)
 
 
-def test_what_the_reference_is_told():
+def test_what_the_reference_is_reported():
     exact = small_world()
     report = exact.report(exact.reference)
     assert report["kl_reference"] == pytest.approx(0, abs=1e-12)
@@ -89,7 +89,7 @@ def test_without_beta_there_is_no_optimum():
     assert not [name for name in small_world(beta=None).report(small_world().reference) if "optim" in name]
 
 
-def test_best_accuracy_is_what_the_true_reward_reaches_on_drawn_pairs():
+def test_best_accuracy_is_what_the_true_reward_reaches_on_sampled_pairs():
     from lightning_dpo.reviews import ReviewRows
 
     pairs = list(ReviewRows(40_000)("train"))

@@ -25,7 +25,7 @@ def test_the_critics_differ(reviewer):
     assert (logps.exp() * (logps - uniform)).sum(-1).min() > 0.05
 
 
-def test_the_same_seed_gives_the_same_policy_and_leaves_the_global_generator_alone():
+def test_the_same_seed_gives_the_same_policy_and_does_not_change_the_global_generator():
     short = TinyReviewer(teaching_steps=3)
     torch.manual_seed(1)
     expected = torch.rand(1)
@@ -43,7 +43,7 @@ def test_samples_are_reviews_and_repeat(reviewer):
     assert samples == sample_reviews(*reviewer, count=4)
 
 
-def test_scores_of_reviews_are_those_of_one_review_alone(reviewer):
+def test_scores_of_reviews_are_those_of_one_review(reviewer):
     model, tokenizer = reviewer
     ids = torch.tensor([[*tokenizer(world.prompts()[2] + world.reviews()[100]).input_ids, tokenizer.eos_token_id]])
     logps = model(ids[:, :-1]).logits.log_softmax(-1).gather(2, ids[:, 1:, None])[0, -4:].sum()

@@ -21,7 +21,7 @@ def test_a_model_card_says_what_was_done(tmp_path):
     assert "beta: 0.3" in card
 
 
-def test_an_adapters_card_is_for_peft_and_a_folder_is_no_link(tmp_path):
+def test_an_adapters_card_is_for_peft_and_a_folder_is_not_a_link(tmp_path):
     config = composed(tmp_path, "model=llama", "adapter=lora", "data=hh", f"model.name={tmp_path}")
     card = model_card(config, {}, {}, step=1)
     assert "library_name: peft" in card
@@ -39,7 +39,7 @@ def test_the_record_names_base_and_loss_and_a_model_made_in_code_has_no_name(tmp
     assert record(composed(tmp_path, "model=llama", "data=hh", "model.pretrained=false"))["base_model"] is None
 
 
-def test_a_merged_export_that_is_another_model_is_removed_and_refused(tmp_path, tokenizer, monkeypatch):
+def test_a_merged_export_that_is_another_model_is_removed_and_rejected(tmp_path, tokenizer, monkeypatch):
     """As peft merged an adapter of a tied LM head: into the embedding as well."""
     policy = LoRA(r=4)(make_llama())
     policy.name_or_path = ""

@@ -12,7 +12,7 @@ def rows_of(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_the_metrics_of_a_run_that_goes_on_stay(tmp_path):
+def test_the_metrics_of_a_resumed_run_stay(tmp_path):
     first = csv_logger(str(tmp_path))
     first.log_metrics({"train/loss": 0.5}, step=0)
     first.log_metrics({"val/loss": 0.25}, step=1)
@@ -51,7 +51,7 @@ def test_wandb_is_online_where_a_key_is_at_hand(tmp_path, monkeypatch, caplog, e
     assert ("wandb is offline, in" in caplog.text) == (mode == "offline")
 
 
-def test_a_run_that_goes_on_in_its_folder_goes_on_in_wandb(tmp_path):
+def test_a_run_that_resumes_in_its_folder_resumes_in_wandb(tmp_path):
     first, again, other = (wandb_logger(str(tmp_path / name), project="p") for name in ("a", "a", "b"))
     assert first._wandb_init["id"] == again._wandb_init["id"] != other._wandb_init["id"]
     assert first._wandb_init["resume"] == "allow"

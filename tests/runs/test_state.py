@@ -10,7 +10,7 @@ from lightning_dpo.runs.state import (
 from tests.support.ranks import on_ranks
 
 
-def test_what_a_folder_says_of_its_run(tmp_path):
+def test_what_a_folder_shows_of_its_run(tmp_path):
     folder = tmp_path / "run"
     assert run_state(folder) is RunState.NEW
     folder.mkdir()
@@ -23,13 +23,13 @@ def test_what_a_folder_says_of_its_run(tmp_path):
     assert run_state(folder) is RunState.FINISHED
 
 
-def test_what_is_no_mistake_is_a_crash(tmp_path):
+def test_what_is_no_user_error_is_a_crash(tmp_path):
     record_failure(tmp_path, OSError("no space left"))
     assert run_state(tmp_path) is RunState.CRASHED
     assert failure(tmp_path) == "OSError: no space left"
 
 
-def test_of_several_processes_the_first_word_stands_first(tmp_path):
+def test_of_several_processes_the_first_message_is_first(tmp_path):
     for error in (UserError("the loss is not finite"), RuntimeError("connection closed by peer")):
         record_failure(tmp_path, error)
     assert failure(tmp_path) == "the loss is not finite"

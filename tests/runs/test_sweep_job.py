@@ -40,7 +40,7 @@ def test_in_a_longer_list_a_job_has_the_folder_of_its_values(monkeypatch, tmp_pa
     assert names == ["0_beta-0.05", "0_beta-0.1", "2_beta-0.2"]
 
 
-def test_the_command_of_one_job_alone(tmp_path):
+def test_the_command_of_one_job(tmp_path):
     config = OmegaConf.create({"run_folder": f"{tmp_path}/it's", "ckpt_path": "last"})
     sources = [
         {"schema": "pkg", "provider": "hydra", "path": "hydra.conf"},

@@ -35,7 +35,7 @@ def test_a_sweep_that_was_killed_between_jobs_is_finished_by_the_same_command(tm
     assert "| 1\\_beta-0.5 | 0.5 |" in report
 
 
-def test_a_failed_job_is_recorded_and_alone_repeated(tmp_path, model_folder, hh_file):
+def test_a_failed_job_is_recorded_and_only_it_is_repeated(tmp_path, model_folder, hh_file):
     """The file of the second job comes too late for the first attempt."""
     options = ("model=llama", f"model.name={model_folder}", "data=hh", "logger=csv", "trainer.accelerator=cpu")
     options += ("data.pairs_per_step=4", "data.batch_size=2", "data.val_fraction=0.2", "trainer.max_steps=1")
@@ -103,7 +103,7 @@ def test_two_ranks_of_torchrun_go_through_a_sweep_together(tmp_path):
     assert "| 0\\_beta--1 | -1 |" in report
 
 
-def test_a_rank_of_torchrun_that_fails_alone_ends_the_sweep(tmp_path):
+def test_a_rank_of_torchrun_that_fails_ends_the_sweep(tmp_path):
     """The other one waits for it in the job; in the next one they would take each other's numbers for their own."""
     arguments = ("-m", "loss.beta=0.1,0.5", *TINY, "strategy=ddp", "trainer.devices=2", "sweep_folder=sweep")
     with pytest.raises(AssertionError, match="SystemExit: 1"):
@@ -133,7 +133,7 @@ def test_slurm_is_asked_for_where_it_is(tmp_path, monkeypatch):
 
 
 @pytest.mark.extended
-def test_a_job_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
+def test_a_job_that_was_killed_resumes_from_its_last_checkpoint(tmp_path):
     """Killed in its second step of four: the same command does the rest, and ends where an undisturbed one ends."""
     overrides = ("-m", "loss.beta=0.1,0.5", *TINY, "trainer.max_epochs=2", "callbacks.last.every_n_steps=1")
     status, _ = command(tmp_path, *overrides, "sweep_folder=killed", kill_after_steps=2)
@@ -168,7 +168,7 @@ def test_a_job_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
         (("sweep_folder=new",), "sweep_folder has no effect without a sweep: choose one with sweep=..., or set values"),
     ],
 )
-def test_what_is_no_sweep_is_told_before_its_first_job(tmp_path, arguments, message):
+def test_what_is_not_a_sweep_is_reported_before_its_first_job(tmp_path, arguments, message):
     for folder, file in (("run", "config.yaml"), ("other", "thesis.tex")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).touch()

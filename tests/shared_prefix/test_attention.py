@@ -105,7 +105,7 @@ def test_an_exported_config_does_not_name_it(llama, tmp_path):
     assert ATTENTION not in (tmp_path / "config.json").read_text()
 
 
-def test_arguments_that_it_does_not_know_are_refused():
+def test_arguments_that_it_does_not_know_are_rejected():
     q = torch.randn(1, 2, 4, 8)
     segments = Segments([Stretch(4, 0)])
     with pytest.raises(ValueError, match="its attention uses s_aux, which the shared layout does not support"):
@@ -115,7 +115,7 @@ def test_arguments_that_it_does_not_know_are_refused():
     shared_prefix_attention(None, q, q, q, None, segments=segments, position_bias=None)
 
 
-def test_a_stream_is_refused_by_a_policy_with_another_attention(llama):
+def test_a_stream_is_rejected_by_a_policy_with_another_attention(llama):
     with pytest.raises(UserError, match=r"the policy has 'sdpa': .*set_attn_implementation\('shared_prefix'\)"):
         completion_logps(llama, shared_batch(random_pairs(2)))
 
@@ -140,7 +140,7 @@ def varlen_by_definition(
 
 @pytest.mark.parametrize("window", [None, 3, 7])
 @pytest.mark.parametrize("heads", [4, 2])
-def test_what_cuda_kernels_are_told_is_what_the_cpu_computes(window, heads, monkeypatch):
+def test_what_cuda_kernels_receive_is_what_the_cpu_computes(window, heads, monkeypatch):
     """The kernels themselves need a GPU; their arguments, and FlexAttention's masks, do not."""
     segments = shared_batch(PAIRS).segments
     tokens = sum(stretch.length for stretch in segments.stretches)

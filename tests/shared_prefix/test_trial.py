@@ -38,7 +38,7 @@ def test_architectures_that_share_prompts(architecture):
 
 
 @pytest.mark.parametrize("architecture", UNSHARED)
-def test_architectures_that_do_not_say_why_and_stay_as_they_are(architecture):
+def test_architectures_that_do_not_report_why_and_stay_as_they_are(architecture):
     model = make(architecture)
     before = model.config._attn_implementation
     assert why_not(model) == REASONS[architecture]
@@ -139,7 +139,7 @@ def test_bf16_learns_nearly_the_same(tmp_path, pairs_file, tokenizer):
     assert max(padded[0]) - min(padded[0]) > 0.3
 
 
-def test_auto_goes_on_padded_with_one_line_and_shared_is_an_error(tmp_path, pairs_file, tokenizer, caplog):
+def test_auto_uses_padded_rows_with_one_line_and_shared_is_an_error(tmp_path, pairs_file, tokenizer, caplog):
     *_, data = run(tmp_path, pairs_file, tokenizer, make("falcon"), "auto")
     assert not shares_prompts(data)
     assert [line for line in caplog.messages if "layout" in line] == [
@@ -149,7 +149,7 @@ def test_auto_goes_on_padded_with_one_line_and_shared_is_an_error(tmp_path, pair
         run(tmp_path, pairs_file, tokenizer, make("falcon"), "shared")
 
 
-def test_validation_alone_shares_prompts_too(tmp_path, pairs_file, tokenizer):
+def test_validation_outside_fit_shares_prompts_too(tmp_path, pairs_file, tokenizer):
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.3, batch_size=4)
     trainer = lightning.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,

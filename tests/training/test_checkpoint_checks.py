@@ -51,7 +51,7 @@ def test_settings_that_the_checkpoint_would_overrule(tmp_path, pairs_file, token
         fit(tmp_path, make_llama(), pairs_file, tokenizer, resumed=True, **change)
 
 
-def test_a_constant_rate_may_go_on_for_longer(tmp_path, pairs_file, tokenizer):
+def test_a_constant_rate_may_continue_for_longer(tmp_path, pairs_file, tokenizer):
     """As long as one run of that length would have gone."""
     for name, first in (("once", 3), ("twice", 1)):
         fit(tmp_path / name, make_llama(), pairs_file, tokenizer, scheduler=warmup_constant, epochs=first)

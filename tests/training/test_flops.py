@@ -45,7 +45,7 @@ def test_matrix_products_are_those_that_pytorch_counts(layout, adapter):
     assert work.backward(batch) - 2 * attention == pytest.approx(backward - head, rel=0.05 if adapter else 1e-6)
 
 
-def test_tied_weights_are_multiplied_by_as_the_head_alone():
+def test_tied_weights_are_multiplied_by_as_the_head_only():
     tied, untied = make_llama(tie_word_embeddings=True), make_llama(tie_word_embeddings=False)
     batch = padded_batch(random_pairs(3))
     assert MatrixWork(tied).forward(batch) == MatrixWork(untied).forward(batch)

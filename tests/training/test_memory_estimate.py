@@ -34,7 +34,7 @@ def test_an_optimizers_state_is_found_by_trying(name, states):
     assert needed.optimizer == states * needed.gradients
 
 
-def test_an_adapter_needs_gradients_and_state_for_itself_alone_and_no_reference():
+def test_an_adapter_needs_gradients_and_state_only_for_itself_and_no_reference():
     needed, whole = estimated(LoRA(r=2)(make_llama())), estimated(make_llama())
     assert needed.reference == 0
     assert needed.gradients < whole.gradients / 5

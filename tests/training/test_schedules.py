@@ -47,6 +47,6 @@ def test_warns_of_a_warmup_that_never_ends():
         (warmup_cosine, {"final": 2.0}, r"final must be in \[0, 1\], got 2.0"),
     ],
 )
-def test_refuses_what_makes_no_schedule(schedule, options, message):
+def test_rejects_what_makes_no_schedule(schedule, options, message):
     with pytest.raises(UserError, match=message):
         rates(schedule, 3, **options)

@@ -34,7 +34,7 @@ def test_another_reference_is_found():
         start(DPO(0.1), make_llama(), make_llama(seed=1))
 
 
-def test_rounding_is_no_difference_below_fp32():
+def test_rounding_is_not_a_difference_below_fp32():
     sdpa, eager = make_llama(initializer_range=0.05), make_llama(initializer_range=0.05, attn_implementation="eager")
     with torch.autocast("cpu", torch.bfloat16):
         start(DPO(0.1), sdpa, eager, "bf16-mixed")
@@ -42,7 +42,7 @@ def test_rounding_is_no_difference_below_fp32():
             start(DPO(0.1), sdpa, eager, "32-true")  # what fp32 would have to answer for
 
 
-def test_a_loss_that_does_not_start_where_it_says_is_found():
+def test_a_loss_that_does_not_start_at_its_value_is_found():
     class Restless(DPO):
         def losses(self, pairs):
             self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1

@@ -64,7 +64,7 @@ def test_a_stopped_run_ends_like_one_that_was_not(tmp_path, undisturbed, moment)
     assert rows[: len(undisturbed[1])] == undisturbed[1]
 
 
-def test_a_stopped_sweep_says_how_it_resumes(tmp_path):
+def test_a_stopped_sweep_reports_how_it_resumes(tmp_path):
     sweep = (*RUN, "-m", "loss.beta=0.1,0.5", "sweep_folder=sweep")
     status, output = command(tmp_path, *sweep, signal_at=(signal.SIGTERM, "module", "DPOModule.training_step", 3))
     assert status == 143
@@ -73,7 +73,7 @@ def test_a_stopped_sweep_says_how_it_resumes(tmp_path):
     assert [path.name for path in sorted((tmp_path / "sweep").glob("[0-9]*"))] == ["0_beta-0.1"]
 
 
-def test_a_crash_says_what_was_saved(tmp_path):
+def test_a_crash_reports_what_was_saved(tmp_path):
     status, output = command(tmp_path, *RUN, "trainer.max_epochs=1", "optimizer.lr=1e38")
     assert status == 1
     assert "is not finite" in output

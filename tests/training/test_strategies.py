@@ -159,5 +159,5 @@ def test_one_rule_shards_every_architecture():
         assert moved < 1e-5, name
 
 
-def test_a_model_without_decoder_layers_is_told():
+def test_a_model_without_decoder_layers_is_reported():
     assert without_layers() == "strategy=fsdp shards decoder layers of transformers, and Linear has none: use ddp"

@@ -46,4 +46,4 @@ It raises `InvalidRow("reason")` for a row that is not valid. Options are keywor
 """
 
 Rows = Callable[[str], Iterable[dict[str, Any]] | None]
-"""A function of the split, `train` or `validation`, that returns its rows; None if there is no such split."""
+"""A function of the split, `train` or `validation`, that returns its rows; None if it does not exist."""

@@ -10,12 +10,12 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dpo.batch import MicroBatch, PreferenceBatch, TokenizedPair
-from lightning_dpo.data.steps.sampler import Draw, StepSampler
+from lightning_dpo.data.steps.sampler import MicroBatchRows, StepSampler
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout
 
 
-class DrawnPairs(Dataset[MicroBatch]):
+class MicroBatches(Dataset[MicroBatch]):
     """Tokenized pairs, read one micro-batch at a time.
 
     Args:
@@ -30,14 +30,14 @@ class DrawnPairs(Dataset[MicroBatch]):
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, draw: Draw) -> MicroBatch:
+    def __getitem__(self, micro_batch: MicroBatchRows) -> MicroBatch:
         # One read of the Arrow table per micro-batch, instead of one per row.
-        columns = self.tokens[list(draw.rows)]
+        columns = self.tokens[list(micro_batch.rows)]
         pairs = [
             TokenizedPair(row, **{name: values[index] for name, values in columns.items()})
-            for index, row in enumerate(draw.rows)
+            for index, row in enumerate(micro_batch.rows)
         ]
-        return MicroBatch(pairs, draw.counted, draw.step_pairs, draw.step_chosen_tokens)
+        return MicroBatch(pairs, micro_batch.counted, micro_batch.step_pairs, micro_batch.step_chosen_tokens)
 
 
 class Collator:
@@ -69,7 +69,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
 
     def __init__(
         self,
-        pairs: DrawnPairs,
+        pairs: MicroBatches,
         sampler: StepSampler,
         collate: Collator,
         made_by: LightningDataModule,

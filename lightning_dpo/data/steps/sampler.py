@@ -20,7 +20,7 @@ _MEASURED_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class MicroBatchRows:
     """The rows of one micro-batch. `MicroBatch` documents the other fields."""
 
     rows: Sequence[int]
@@ -29,7 +29,7 @@ class Draw:
     step_chosen_tokens: int
 
 
-class StepSampler(DistributedSampler[Draw]):
+class StepSampler(DistributedSampler[MicroBatchRows]):
     """Assigns the pairs of every optimizer step to micro-batches and devices, for a DataLoader with batch_size=None.
 
     A step has `pairs_per_step` pairs on any number of devices; the last step of an epoch has the rest. Its pairs are
@@ -82,7 +82,7 @@ class StepSampler(DistributedSampler[Draw]):
         # Without `steps`: Lightning itself adds the number of restored batches.
         return whole * self._per_device(self.pairs_per_step) + self._per_device(rest)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[MicroBatchRows]:
         """The micro-batches of one epoch on this device."""
         skipped, self.steps = self.steps, 0
         for step in itertools.islice(self._steps(), skipped, None):
@@ -136,7 +136,7 @@ class StepSampler(DistributedSampler[Draw]):
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
         return torch.randperm(count, generator=generator).tolist()
 
-    def _mine(self, step: list[int]) -> Iterator[Draw]:
+    def _mine(self, step: list[int]) -> Iterator[MicroBatchRows]:
         """The micro-batches of a step on this device."""
         pairs, tokens = len(step), sum(self.chosen_lengths[row] for row in step)
         micro_batches = self._micro_batches(step)
@@ -146,9 +146,9 @@ class StepSampler(DistributedSampler[Draw]):
         else:
             sizes = [self.tokens(rows) for rows in micro_batches]
             mine = [micro_batches[index] for index in deal(sizes, self.num_replicas)[self.rank]]
-        yield from (Draw(rows, [True] * len(rows), pairs, tokens) for rows in mine)
+        yield from (MicroBatchRows(rows, [True] * len(rows), pairs, tokens) for rows in mine)
         # Fillers: all devices must call their collectives equally often.
-        yield from [Draw(step[:1], [False], pairs, tokens)] * (self._per_device(pairs) - len(mine))
+        yield from [MicroBatchRows(step[:1], [False], pairs, tokens)] * (self._per_device(pairs) - len(mine))
 
     def _micro_batches(self, step: list[int]) -> list[list[int]]:
         if self.tokens is None:

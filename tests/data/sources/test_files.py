@@ -50,7 +50,7 @@ def test_a_line_that_is_not_a_row_is_reported(tmp_path):
         ("file.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000, mtime=0)[:-20], "the file is damaged"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
+def test_a_file_that_cannot_be_read_reports_why(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)

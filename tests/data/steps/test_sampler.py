@@ -101,7 +101,7 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert len({tuple(order(*at)) for at in ((0, 0), (0, 1), (1, 0), (1, 1))}) == 4
 
 
-def test_a_resumed_epoch_goes_on_behind_what_was_trained_and_the_next_is_whole():
+def test_a_resumed_epoch_resumes_after_what_was_trained_and_the_next_is_whole():
     sampler = StepSampler(LENGTHS, 4, 2, seed=3)
     whole = list(sampler)
     sampler.steps = 2

@@ -91,7 +91,7 @@ DIALOGUE = {
 }
 
 
-def test_the_last_turn_alone_is_scored(tokenizer):
+def test_the_last_turn_only_is_scored(tokenizer):
     """TRL scores the later question as well, as if the policy had asked it."""
     chat = chat_tokenizer(tokenizer)
     (row,) = tokens(chat, [DIALOGUE])
@@ -147,7 +147,7 @@ def test_control_tokens_in_a_message_are_noticed(tokenizer):
     assert row["invalid"] == "the text contains a special token of the tokenizer"
 
 
-def test_what_a_template_refuses_is_named(tokenizer):
+def test_what_a_template_rejects_is_named(tokenizer):
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
     ours = tokens(chat_tokenizer(tokenizer, strict), EXPLICIT[:2])
     assert ours["invalid"][:] == ["", "the chat template rejects the messages (no system role)"]

@@ -80,7 +80,7 @@ def test_tools_and_arguments_are_checked(columns, reason):
     assert pairs_of([text | columns])["invalid"][0] == "tools and chat_template_kwargs need messages, not text"
 
 
-def test_fields_that_arrow_fills_up_are_no_part_of_a_tool():
+def test_fields_that_arrow_fills_up_are_not_part_of_a_tool():
     first, second = ({"type": "function", "function": {"name": name, name: 1}} for name in "ab")
     rows = Dataset.from_list([EXPLICIT[0] | {"tools": [first]}, EXPLICIT[1] | {"tools": [second]}])
     assert [json.loads(tools) for tools in pairs_of(rows)["tools"]] == [[first], [second]]

@@ -75,7 +75,7 @@ def test_an_unknown_word_is_noticed():
     assert row["invalid"] == "the text contains characters that the tokenizer does not know"
 
 
-def test_an_unknown_token_that_is_the_end_of_sequence_says_nothing(tokenizer):
+def test_an_unknown_token_that_is_the_end_of_sequence_gives_no_information(tokenizer):
     """GPT-2's tokenizer names one token for both."""
     tokenizer.unk_token = "<|end|>"
     try:
