@@ -128,7 +128,7 @@ class PreferenceBatch(_Immutable):
         chosen: Index of the preferred completion of each pair. Shape: (pairs,), int64.
         rejected: Index of the other completion; empty if only chosen ones are in the batch. Shape: (pairs,) or (0,),
             int64.
-        pair_index: Row of the pair in its data set, for messages. Shape: (pairs,), int64.
+        pair_index: Row of the pair in its dataset, for messages. Shape: (pairs,), int64.
         weight: Factor of the pair's loss; 0 for a filler. Shape: (pairs,), float32.
         counted: False for a filler pair. Shape: (pairs,), bool.
         offset: Target reward margin (ODPO), in units of reward. Shape: (pairs,), float32.

@@ -193,7 +193,6 @@ class PairMetric(NamedTuple):
 
 
 _REWARDS: tuple[Requirement, ...] = ("needs_rejected", "has_rewards")
-_LOGRATIOS: tuple[Requirement, ...] = ("needs_rejected", "needs_reference")
 
 METRICS = (
     PairMetric("loss", weighted_loss, higher_is_better=False),
@@ -206,8 +205,8 @@ METRICS = (
     PairMetric("rewards/margins", reward_margin, higher_is_better=True, requires=_REWARDS),
     PairMetric("rewards/accuracies", reward_accuracy, higher_is_better=True, requires=_REWARDS),
     PairMetric("rewards/ties", reward_tie, requires=_REWARDS),
-    PairMetric("logratios/chosen", chosen_logratio, requires=_LOGRATIOS),
-    PairMetric("logratios/rejected", rejected_logratio, requires=_LOGRATIOS),
+    PairMetric("logratios/chosen", chosen_logratio, requires=("needs_reference",)),
+    PairMetric("logratios/rejected", rejected_logratio, requires=("needs_reference", "needs_rejected")),
 )
 
 

@@ -63,10 +63,11 @@ def train(config: DictConfig) -> float:
     from lightning_dpo.reports.run_plots import draw_curves
     from lightning_dpo.runs import results
     from lightning_dpo.runs.loggers import end_wandb
-    from lightning_dpo.training.start_checks import check_columns
+    from lightning_dpo.training.start_checks import check_columns, check_declared
 
     seed_everything(config.seed, workers=True, verbose=False)
     loss, model, reference, adapter = (checked.build(key) for key in ("loss", "model", "reference", "adapter"))
+    check_declared(loss)
     optimizer = checked_optimizer(checked)
     reference.check(loss, adapter)
     last = checkpoint(config)
@@ -164,7 +165,7 @@ def check_monitors(config: DictConfig, trainer: "Trainer", module: "DPOModule") 
     # The LambdaCallback is the one of `make_trainer`, which logs nothing: a config cannot contain one.
     known = known_metrics(module, [one for one in callbacks_of(trainer) if not isinstance(one, LambdaCallback)])
     for name, node in config.callbacks.items():
-        check_monitor(f"callbacks.{name}.monitor", (node or {}).get("monitor"), known)
+        check_monitor(f"callbacks.{name}", (node or {}).get("monitor"), (node or {}).get("mode"), known)
 
 
 def profiled(config: DictConfig) -> bool:

@@ -8,10 +8,12 @@ from lightning import Callback
 from lightning.pytorch.callbacks import LambdaCallback
 
 from lightning_dpo.errors import UserError
+from lightning_dpo.metrics import METRICS
 
 if TYPE_CHECKING:
     from lightning_dpo.module import DPOModule
 
+_REWARDS = "val/rewards/"
 _OWN_CODE = ("lightning", "lightning_dpo")
 
 
@@ -43,28 +45,44 @@ def check_monitors(module: "DPOModule", callbacks: Sequence[Callback]) -> None:
     """
     known = known_metrics(module, callbacks)
     for callback in callbacks:
-        check_monitor(f"{type(callback).__name__}: monitor", getattr(callback, "monitor", None), known)
+        monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
+        check_monitor(type(callback).__name__, monitor, mode, known)
 
 
-def check_monitor(where: str, monitor: Any, known: set[str] | None) -> None:
-    """Check that the run logs a metric.
+def check_monitor(where: str, monitor: Any, mode: Any, known: set[str] | None) -> None:
+    """Check that the run logs a metric, and that a callback looks for its better values.
 
     Args:
-        where: The config key or the callback that monitors it.
+        where: The config key of the callback, or its class.
         monitor: Name of the metric; None: nothing to check.
+        mode: `max` or `min`; None: not known.
         known: See `known_metrics`. With several sources, validation metrics exist for each source too.
 
     Raises:
         UserError: It does not; the message contains similar metrics, or all metrics of validation.
     """
-    if monitor is None or known is None or monitor in known or _of_one_source(str(monitor)) in known:
+    if monitor is None or known is None:
         return
+    if monitor in known or _of_one_source(str(monitor)) in known:
+        _check_mode(where, str(monitor), mode)
+        return
+    if _REWARDS in str(monitor) and not any(_REWARDS in name for name in known):
+        raise UserError(f"{where}.monitor={monitor}: the loss has no rewards; monitor val/loss, and set mode=min")
     stem = str(monitor).rpartition("/")[2][:5]
     alike = [name for name in sorted(known, reverse=True) if stem and stem in name]  # `val/...` before `train/...`
     near = alike[:3] or difflib.get_close_matches(str(monitor), known, n=3, cutoff=0.5)
-    listed = near or sorted(name for name in known if name.startswith("val/"))
-    words = "did you mean" if near else "there are"
-    raise UserError(f"{where}={monitor}: this run does not log it; {words} {', '.join(listed)}{'?' if near else ''}")
+    listed = ", ".join(near or sorted(name for name in known if name.startswith("val/")))
+    names = f"did you mean {listed}?" if near else f"there are {listed}"
+    raise UserError(f"{where}.monitor={monitor}: this run does not log it; {names}")
+
+
+def _check_mode(where: str, monitor: str, mode: Any) -> None:
+    better = {metric.name: metric.higher_is_better for metric in METRICS}
+    for name in (monitor, _of_one_source(monitor)):
+        higher = better.get(name.partition("/")[2])
+        if mode in ("max", "min") and higher is not None and higher is not (mode == "max"):
+            direction, right = ("higher", "max") if higher else ("lower", "min")
+            raise UserError(f"{where}.mode={mode}: {direction} values of {monitor} are better; set it to {right}")
 
 
 def _of_one_source(monitor: str) -> str:

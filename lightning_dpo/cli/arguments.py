@@ -21,7 +21,10 @@ def check_arguments(key: str, node: dict[str, Any]) -> None:
     """
     target = resolved(key, node["_target_"])
     arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
-    parameters = inspect.signature(target).parameters
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError as error:  # classes that are implemented in C
+        raise UserError(f"{key}._target_={node['_target_']} cannot be checked: it has no signature") from error
     for name in arguments:
         if name not in parameters:
             raise UserError(
@@ -50,7 +53,9 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
         return  # pydantic does not support this hint
     except ValidationError as error:
         raise UserError(f"{key}={value}: {error.errors()[0]['msg']}") from error
-    # pydantic converts "8" and 8.0 to 8. The value itself is passed on, so it must have the right type already.
+    # pydantic converts "8", 8.0 and true to numbers. The value itself is passed on, so it must have the right type.
+    if isinstance(value, bool) and not isinstance(converted, bool):
+        raise UserError(f"{key}={value} should be a number")
     if isinstance(converted, int | float) and isinstance(value, str):
         raise UserError(f"{key}={value!r} is text and should be a number; remove the quotes")
     if isinstance(converted, int) and isinstance(value, float):

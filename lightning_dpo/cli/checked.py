@@ -44,17 +44,17 @@ class CheckedConfig:
 
         Args:
             key: A top-level key.
-            rest: Arguments that only the program has, for a node that is `_partial_`.
+            rest: Arguments that the program adds, for a node that is `_partial_`. Null in the config leaves the value
+                to the program.
 
         Raises:
-            UserError: A constructor rejects a value, or the config sets an argument that only the program has.
+            UserError: A constructor rejects a value, or the config sets an argument of `rest` to another value.
         """
         node = self.values[key]
         if "_target_" not in node:
             return {name: _built(value, f"{key}.{name}") for name, value in node.items() if value is not None}
-        # Null in the config leaves the decision to the program.
-        for name in rest:
-            if node.get(name) is not None:
+        for name, value in rest.items():
+            if node.get(name) not in (None, value):
                 raise UserError(f"{key}.{name} is derived from the rest of the config: leave it out")
         built = _built(node, key)
         return call(key, built, **rest) if rest else built

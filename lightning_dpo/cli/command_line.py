@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from threading import Event
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _TRACEBACK_WANTED = "LIGHTNING_DPO_FULL_ERROR"
+# Set when a job starts. Hydra resets its own state before an exception of the job arrives in `run`.
+_STARTED = Event()
 
 
 def run(job: Callable[[], Any], config_name: str) -> None:
@@ -71,7 +74,7 @@ def run(job: Callable[[], Any], config_name: str) -> None:
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         # Before the job starts, a ValueError is Hydra's way to reject a config. After that, it is a bug.
         explained = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-        if traceback_wanted() or (HydraConfig.initialized() and not explained):
+        if traceback_wanted() or (_STARTED.is_set() and not explained):
             raise
         print(f"Error: {explain(error, sys.argv[1:], config_name)}", file=sys.stderr)
         sys.exit(1)
@@ -91,6 +94,7 @@ def traceback_wanted() -> bool:
 
 def run_job(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     """Run a job with its config. A user error ends a single run with one sentence; in a sweep, Hydra records it."""
+    _STARTED.set()
     quiet_console(process_rank())
     try:
         return job(config)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
@@ -49,7 +50,7 @@ def _not_a_group(arguments: Sequence[str], config_name: str) -> str | None:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose(config_name, return_hydra_config=True)
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    overrides = get_args_parser().parse_args(arguments).overrides
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
         node = OmegaConf.select(config, key, default=None)

@@ -51,7 +51,9 @@ ALLOWED_TARGETS = {
 TRUST = "trust_remote_code"
 OWN_TARGETS_VARIABLE = "LIGHTNING_DPO_TARGETS"
 # Read when the process starts: a config can set the environment of its jobs.
-OWN_PACKAGES = tuple(name for name in os.environ.get(OWN_TARGETS_VARIABLE, "").split(",") if name.endswith("."))
+_OWN_NAMES = os.environ.get(OWN_TARGETS_VARIABLE, "").replace(" ", "").split(",")
+# With a period at the end, so that `mine` does not allow `mineral.Loss`.
+OWN_PACKAGES = tuple(f"{name.rstrip('.')}." for name in _OWN_NAMES if name.strip("."))
 
 
 def targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -84,7 +86,7 @@ def check_name(key: str, target: Any) -> None:
         return
     raise UserError(
         f"{key}._target_={target} is not allowed: lightning_dpo/cli/targets.py lists what {listed_key} may be; to "
-        f"allow your own package, set {OWN_TARGETS_VARIABLE}=mypackage. in the environment"
+        f"allow your own package, set {OWN_TARGETS_VARIABLE}=mypackage in the environment"
     )
 
 

@@ -50,7 +50,8 @@ class Part:
         rows = None if self.rows is None or self.path is not None else self.rows(split)
         if rows is None:
             if split == "train":
-                raise UserError("data.path is not set: set it to a .jsonl, .jsonl.gz, .json or .parquet file")
+                key = f"data.path.{name}" if name else "data.path"
+                raise UserError(f"{key} is not set: set it to a .jsonl, .jsonl.gz, .json or .parquet file")
             return None
         location = self.rows.location(split) if isinstance(self.rows, HubRows) else f"{name} {split}".lstrip()
         return to_pairs(((f"{location}:{number}", row) for number, row in enumerate(rows)), self.to_pair, location)
@@ -73,8 +74,13 @@ def parts_of(
     if not isinstance(source, Mapping):
         if sources is not None:
             raise UserError("data.sources needs several sources, and there is one: use data=mixture")
+        for key, value in {"path": path, "val_path": val_path}.items():
+            if isinstance(value, Mapping):
+                raise UserError(f"data.{key}={dict(value)} needs several sources, and there is one: set a file name")
         return {"": Part(source, cast(Rows | None, rows), cast(str | None, path), cast(str | None, val_path))}
-    sources = sources or dict.fromkeys(source, 1.0)
+    sources = dict.fromkeys(source, 1.0) if sources is None else sources
+    if not sources:
+        raise UserError(f"data.sources is empty: name one or more of {', '.join(source)}")
     given = {"rows": rows or {}, "path": path or {}, "val_path": val_path or {}}
     for key, names in {"sources": sources, **given}.items():
         known = sources if key in ("path", "val_path") else source

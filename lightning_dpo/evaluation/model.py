@@ -18,6 +18,7 @@ from lightning_dpo.models.reference import AdapterOff, AnotherModel, Auto, Froze
 from lightning_dpo.module import DPOModule
 from lightning_dpo.runs.exports import RECORD, data_settings
 from lightning_dpo.runs.settings_files import task_overrides
+from lightning_dpo.training.start_checks import check_columns, check_declared
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ def make_module(
         UserError: The checkpoint does not exist or has another model, or the reference is unknown.
     """
     loss, adapter = checked.build("loss"), checked.build("adapter")
+    check_declared(loss)
+    check_columns(loss, data.columns)
     if not loss.has_rewards:
         raise UserError(f"loss: {loss!r} has no rewards to evaluate; choose another loss, such as loss=dpo")
     if isinstance(adapter, NoAdapter):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from lightning import Trainer
 from rich.progress import track
 
 from lightning_dpo.batch import MicroBatch, TokenizedPair
-from lightning_dpo.data.rows.messages import explicit_pair
+from lightning_dpo.data.rows.messages import dialogue, explicit_pair
 from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, PreferencePair, Row
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow
 from lightning_dpo.data.rows.validation import to_pairs
@@ -28,7 +29,7 @@ from lightning_dpo.shared_prefix.choice import TRIED, chosen_layout
 class AnswersFile:
     """Answers to score: rows with `prompt` and `answers` (a list), `answer`, or `chosen` and `rejected`.
 
-    Text and messages have the same forms as in a data set of pairs, and are encoded in the same way.
+    Text and messages have the same forms as in a dataset of pairs, and are encoded in the same way.
 
     Args:
         path: A .jsonl, .jsonl.gz, .json or .parquet file.
@@ -43,11 +44,11 @@ class AnswersFile:
             raise UserError(f"score={path}: the file does not exist")
         self.rows = list(read_rows(path))
         pairs = to_pairs(list(_answers(self.rows)), _as_pair, path)
-        _refuse_invalid(pairs)
-        self.answers = tokenization.tokenize(pairs)
+        _check_valid(pairs)
+        # The reward of a truncated answer would be that of another answer.
+        self.answers = replace(tokenization, on_overlong="drop").tokenize(pairs)
         self.pad_token_id = tokenization.tokenizer.pad_token_id
-        # The other answer is made up here, so it may have the same tokens: that does not make this one invalid.
-        _refuse_invalid(self.answers, but=IDENTICAL_ANSWERS)
+        _check_valid(self.answers)
         for row in self.answers:
             if row["overlong"]:
                 tokens = row["prompt_length"] + row["chosen_length"]
@@ -84,9 +85,10 @@ class AnswersFile:
         return _micro_batch(self.answers.select(longest_rows(self.answers, TRIED, chosen_only=True)))
 
 
-def _refuse_invalid(pairs: Dataset, but: str = "") -> None:
+def _check_valid(pairs: Dataset) -> None:
+    # Both answers of these pairs are the one to score, so they are identical.
     for where, reason in zip(pairs["where"], pairs["invalid"], strict=True):
-        if reason not in ("", but):
+        if reason not in ("", IDENTICAL_ANSWERS):
             raise UserError(f"{where}: {reason}")
 
 
@@ -103,19 +105,20 @@ def _answers(rows: list[Row]) -> Iterator[Row]:
 
 
 def _as_pair(row: dict[str, Any]) -> PreferencePair:
-    """A pair of the answer and a made-up one with another ending, because sources consist of pairs."""
-    answer = row["answer"]
-    if isinstance(answer, str):
-        other: Any = f"{answer}."
-    elif isinstance(answer, list | dict) and answer:
-        *start, last = answer if isinstance(answer, list) else [answer]
-        other = [*start, {"role": "assistant", "content": f"{last.get('content', last.get('value'))}."}]
-    else:
+    """A pair with the answer on both sides, because tokenization expects pairs."""
+    answer, prompt = row["answer"], row.get("prompt")
+    if not isinstance(answer, str | list | dict) or not answer:
         raise InvalidRow(f"an answer must be text or messages, not {type(answer).__name__}")
-    carried = {name: row[name] for name in MESSAGE_COLUMNS if row.get(name)}
-    if isinstance(answer, str) and "prompt" not in row:
+    if isinstance(answer, str) and prompt is None:
         raise KeyError("prompt")
-    return cast(PreferencePair, {**explicit_pair(row.get("prompt"), answer, other), **carried})
+    other = answer
+    if not isinstance(answer, str):
+        # Dialogues are split at the first message that differs, so the other one has another last message.
+        *start, last = dialogue(answer)
+        other = [*start, {"role": "assistant", "content": f"{last.get('content')}."}]
+    pair = explicit_pair(prompt, answer, other)
+    carried = {name: row[name] for name in MESSAGE_COLUMNS if row.get(name)}
+    return cast(PreferencePair, {**pair, "rejected": pair["chosen"], **carried})
 
 
 @torch.no_grad()

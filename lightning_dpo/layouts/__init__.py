@@ -14,7 +14,7 @@ LayoutName = Literal["auto", "shared", "padded"]
 
 
 class Layouts(NamedTuple):
-    """The two layouts of one data set."""
+    """The two layouts of one dataset."""
 
     padded: PaddedLayout
     shared: SharedLayout

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-_SHOWN = 12  # hexadecimal digits: 48 bits are enough to distinguish data sets or models
+_SHOWN = 12  # hexadecimal digits: 48 bits are enough to distinguish datasets or models
 
 
 def weights_digest(model: nn.Module) -> str:

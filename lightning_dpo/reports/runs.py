@@ -112,7 +112,8 @@ def _run(folder: Path) -> Run:
     state, config_file, command = state_now(folder), RunFolder(folder).config, RunFolder(folder).command
     overrides = shlex.split(command.read_text(encoding="utf-8"))[3:] if command.exists() else []
     parts = [override.lstrip("+~").partition("=") for override in overrides]
-    settings = compared({key: value for key, _, value in parts if key.partition(".")[0] not in ("sweep", "logger")})
+    without = ("hydra", "sweep", "logger")
+    settings = compared({key: value for key, _, value in parts if key.partition(".")[0] not in without})
     settings_of_run = loaded(config_file) if config_file.exists() else DictConfig({})
     config = _decided(settings_of_run)
     values = final_metrics(folder) if state is RunState.FINISHED else {}

@@ -1,4 +1,4 @@
-"""The default world: reviews of films with a known reward, for which the optimal policy is known."""
+"""The default task: reviews of films with a known reward, for which the optimal policy is known."""
 
 from lightning_dpo.reviews.callback import ClosedFormReport
 from lightning_dpo.reviews.pairs import ReviewRows

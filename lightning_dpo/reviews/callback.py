@@ -90,7 +90,10 @@ class ClosedFormReport(Callback):
         if not trainer.is_global_zero:  # only here, because all devices take part in forward passes
             return
         console = Console()
-        console.print(_table(values, None if accuracy is None else float(accuracy)))
+        # Relative to the reference, all rewards of the reference are 0, so all its pairs are ties. A loss without a
+        # reference ranks them, and nothing has measured how well.
+        before = "0.500" if module.loss.needs_reference else ""
+        console.print(_table(values, None if accuracy is None else float(accuracy), before))
         console.print(_reviews(self.before, after))
 
 
@@ -118,7 +121,7 @@ def sample_reviews(
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
-def _table(values: dict[str, float], accuracy: float | None) -> Table:
+def _table(values: dict[str, float], accuracy: float | None, accuracy_before: str) -> Table:
     table = Table("", "reference", "policy", "optimum", title="Comparison with the closed form", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -127,7 +130,8 @@ def _table(values: dict[str, float], accuracy: float | None) -> Table:
     for name, (label, before, best) in known.items():
         table.add_row(label, *(f"{values[key]:.3f}" if key in values else "" for key in (before, name, best)))
     if accuracy is not None:
-        table.add_row("accuracy on validation pairs", "0.500", f"{accuracy:.3f}", f"{values['best_accuracy']:.3f}")
+        best = f"{values['best_accuracy']:.3f}"
+        table.add_row("accuracy on validation pairs", accuracy_before, f"{accuracy:.3f}", best)
     return table
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.runs.ranks import started_by_others
-from lightning_dpo.runs.settings_files import task_overrides
+from lightning_dpo.runs.settings_files import quoted, search_path, task_overrides
 from lightning_dpo.runs.state import RunState, failure, final_metrics, record_failure, run_state
 from lightning_dpo.training.stop_signals import handling, stop
 
@@ -59,23 +59,9 @@ def own_command(config: DictConfig, hydra: DictConfig) -> list[str]:
     replaced = ("sweep_folder", "ckpt_path")
     task = [override for override in task_overrides(hydra) if override.lstrip("+~").partition("=")[0] not in replaced]
     resumed = [] if config.ckpt_path is None else [f"ckpt_path={config.ckpt_path}"]
-    others = [
-        f"file://{source.path}"
-        for source in hydra.runtime.config_sources
-        if source.schema == "file" and source.provider != "main"
-    ]
-    paths = [f"hydra.searchpath={_quoted(others)}"] if others else []
-    single = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(config.run_folder))}"]
+    single = ["hydra.mode=RUN", f"hydra.run.dir={quoted(str(config.run_folder))}"]
     name = ["--config-name", hydra.job.config_name] if hydra.job.config_name != "train" else []
-    return [sys.executable, "-m", "lightning_dpo.train", *name, *task, *resumed, *paths, *single]
-
-
-def _quoted(value: str | Sequence[str]) -> str:
-    """A value, or a list of values, quoted according to Hydra's grammar."""
-    if not isinstance(value, str):
-        return f"[{','.join(map(_quoted, value))}]"
-    escaped = value.replace("'", "\\'")
-    return f"'{escaped}'"
+    return [sys.executable, "-m", "lightning_dpo.train", *name, *task, *resumed, *search_path(hydra), *single]
 
 
 @contextmanager

@@ -26,7 +26,8 @@ def note_settings(config: DictConfig) -> None:
     if process_rank() == 0:
         folder = RunFolder(config.run_folder)
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder.command, shlex.join(["python", "-m", "lightning_dpo.train", *task_overrides()]) + "\n")
+        command = ["python", "-m", "lightning_dpo.train", *search_path(), *task_overrides()]
+        write_atomically(folder.command, shlex.join(command) + "\n")
         settings = without_secrets(as_dict(config))
         write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create(settings)))
 
@@ -51,6 +52,25 @@ def task_overrides(hydra: DictConfig | None = None) -> list[str]:
         return []
     own = hydra or cast(DictConfig, HydraConfig.get())
     return list(cast(list[str], OmegaConf.to_container(own.overrides.task, resolve=False)))
+
+
+def search_path(hydra: DictConfig | None = None) -> list[str]:
+    """The override that adds the user's config folders, from `--config-dir` or `hydra.searchpath`; empty if none.
+
+    Args:
+        hydra: Hydra's own config; None: that of this job, if there is one.
+    """
+    if hydra is None and not HydraConfig.initialized():
+        return []
+    sources = (hydra or cast(DictConfig, HydraConfig.get())).runtime.config_sources
+    folders = [f"file://{source.path}" for source in sources if source.schema == "file" and source.provider != "main"]
+    return [f"hydra.searchpath=[{','.join(map(quoted, folders))}]"] if folders else []
+
+
+def quoted(value: str) -> str:
+    """A value, quoted according to Hydra's grammar."""
+    escaped = value.replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def resolved_settings(config: DictConfig) -> dict[str, Any]:

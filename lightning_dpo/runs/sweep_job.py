@@ -105,7 +105,7 @@ def _is_finished(config: DictConfig, folder: Path) -> bool:
     if run_state(folder) is not RunState.FINISHED:
         return False
     check_same_settings(config, folder)
-    log.info("%s is finished, and is skipped.", folder)
+    log.info("The job in %s is finished and is skipped.", folder)
     return True
 
 
@@ -117,13 +117,13 @@ def _ready(config: DictConfig, folder: Path) -> None:
     state = run_state(folder)
     if state in (RunState.INTERRUPTED, RunState.CRASHED) and RunFolder(folder).last.exists():
         check_same_settings(config, folder)
-        log.info("%s was %s; it resumes from its last checkpoint.", folder, state)
+        log.info("The job in %s is %s and resumes from its last checkpoint.", folder, state)
         config.ckpt_path = "last"
         if process_rank() == 0:
             RunFolder(folder).error.unlink(missing_ok=True)
         return
     if state is not RunState.NEW and process_rank() == 0:
-        log.info("%s was started and is %s; it restarts.", folder, state)
+        log.info("The job in %s is %s and restarts.", folder, state)
         set_aside(folder)
     note_settings(config)
 

@@ -15,7 +15,7 @@ from lightning_dpo.models.probe import check_opened, probe
 from lightning_dpo.models.reference import Reference, ReferenceFactory
 from lightning_dpo.models.sharding import shard
 from lightning_dpo.training.checkpoint_checks import TrainedWith, check_tensors
-from lightning_dpo.training.step_checks import check_declared
+from lightning_dpo.training.start_checks import check_declared
 
 
 class PolicyModule(LightningModule):

@@ -1,14 +1,35 @@
-"""Checks before the first update: the loss reads the data's columns, and the policy equals its reference."""
+"""Checks before the first update: what the loss declares, the columns of the data, and a policy at its reference."""
 
 from collections.abc import Callable, Collection
+from dataclasses import is_dataclass
 
 import torch
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.tolerance import tolerance
-from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction, needed
+from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction
 from lightning_dpo.training.rank_checks import named, of_all_devices, on_all_devices
+
+
+def check_declared(function: object) -> None:
+    """Check what can be known of a loss before any data or model is read.
+
+    Raises:
+        UserError: It is not a loss, it declares rewards and does not define them, or it declares unknown columns.
+    """
+    name = type(function).__name__
+    # A dataclass, because its representation identifies the loss in checkpoints.
+    if not isinstance(function, PreferenceLossFunction) or not is_dataclass(function):
+        raise UserError(
+            f"loss={function!r} must be an instance of a dataclass that derives from PreferenceLossFunction, such as "
+            "DPO(beta=0.1)"
+        )
+    columns = PreferenceLossFunction.columns
+    if unknown := sorted(set(function.columns) - columns):
+        raise UserError(f"loss: {name}.columns: {unknown[0]!r} is not a column; there are {', '.join(sorted(columns))}")
+    if function.has_rewards and type(function).rewards is PreferenceLossFunction.rewards:
+        raise UserError(f"loss: {name} does not define rewards(): define it, or set has_rewards = False in the class")
 
 
 def check_columns(function: PreferenceLossFunction, columns: Collection[str]) -> None:
@@ -44,8 +65,10 @@ def check_start(
     Raises:
         UserError: A log-ratio is not 0 within the precision's tolerance, or the loss has another value.
     """
-    ratios = torch.stack([logps.chosen_logratio, logps.rejected_logratio]).detach()
-    tokens = torch.stack([logps.chosen_length, needed(logps.rejected_length, "rejected completions")])
+    sides = [(logps.chosen_logratio, logps.chosen_length)]
+    if logps.rejected_length is not None:
+        sides.append((logps.rejected_logratio, logps.rejected_length))
+    ratios, tokens = (torch.stack(values).detach() for values in zip(*sides, strict=True))
     off = (ratios.abs() > tokens.sqrt() * tolerance(precision)).any(0)
     start = function(logps.at_start()).losses
     # If all log-ratios are exactly 0, both calls have the same input, and must have the same result.

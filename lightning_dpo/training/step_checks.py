@@ -15,38 +15,36 @@ from lightning_dpo.training.start_checks import check_start
 from lightning_dpo.training.trainer_attributes import datamodule_of
 
 
-def check_declared(function: object) -> None:
-    """Check what can be known of a loss before any data or model is read.
-
-    Raises:
-        UserError: It is not a loss, or it declares rewards and does not define them.
-    """
-    if not isinstance(function, PreferenceLossFunction):
-        raise UserError(f"loss={function!r} must be an instance of PreferenceLossFunction, for example DPO(beta=0.1)")
-    name = type(function).__name__
-    if function.has_rewards and type(function).rewards is PreferenceLossFunction.rewards:
-        raise UserError(f"loss: {name} does not define rewards(): define it, or set has_rewards = False in the class")
-
-
 def checked_loss(function: PreferenceLossFunction, pairs: PairLogps) -> PreferenceLoss:
     """Call `function` and check what it returns.
 
     Raises:
-        UserError: It does not return one value per pair, or reads what it does not declare.
+        UserError: It does not return one value per pair, has no gradient, or reads what it does not declare.
     """
     name = type(function).__name__
     try:
         loss = function(pairs)
     except (NotComputed, NotImplementedError) as error:
         raise UserError(f"loss: {name}: {error}") from error
-    values = (("losses", loss.losses), ("rewards", loss.chosen_rewards), ("rewards", loss.rejected_rewards))
-    for method, value in values:
+    except TypeError as error:
+        # Arithmetic with log-probs that are None because the loss does not declare that it reads them.
+        if "NoneType" not in str(error) or (function.needs_reference and function.needs_rejected):
+            raise
+        raise UserError(f"loss: {name} reads log-probs that needs_reference or needs_rejected excludes") from error
+    values = (
+        ("losses", "pair", loss.losses),
+        ("rewards", "completion", loss.chosen_rewards),
+        ("rewards", "completion", loss.rejected_rewards),
+    )
+    for method, unit, value in values:
         if value is not None and (not isinstance(value, Tensor) or value.shape != pairs.chosen.shape):
             shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise UserError(
-                f"loss: {name}.{method}() must return one value per pair, shape {tuple(pairs.chosen.shape)}, not "
-                f"a mean over them; it returned {shape}"
+                f"loss: {name}.{method}() must return one value per {unit}, shape {tuple(pairs.chosen.shape)}, not "
+                f"a mean; it returned {shape}"
             )
+    if pairs.chosen.requires_grad and not loss.losses.requires_grad and torch.is_grad_enabled():
+        raise UserError(f"loss: {name}.losses() has no gradient: compute it from the log-probs without detach()")
     return loss
 
 

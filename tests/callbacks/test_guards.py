@@ -56,7 +56,7 @@ def test_every_guard_of_the_samples_warns_once_and_stops_when_asked(tmp_path, ca
     ("values", "warns"),
     [
         ([0.5, 0.5, -1, -1, -4, -4], True),
-        ([0.2, 0.2, -0.1, -0.1, -0.2, -0.2], False),  # falling, but a little: as in the default world, at its optimum
+        ([0.2, 0.2, -0.1, -0.1, -0.2, -0.2], False),  # falling, but a little: as in the default task, at its optimum
         ([-6, -6, -5, -5, -4, -4], False),  # low, but rising
         ([-4, -4, -5, -5, -4.5, -4.5, -5, -5], False),  # never twice in a row
     ],

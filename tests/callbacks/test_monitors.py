@@ -9,28 +9,40 @@ from lightning_dpo.losses import SFT
 from tests.support.models import make_llama
 
 
-def check(monitor: str, loss=None, module_class=DPOModule, callbacks=()) -> None:
+def check(monitor: str, loss=None, module_class=DPOModule, callbacks=(), mode="min") -> None:
     module = module_class(make_llama(), loss)
-    check_monitors(module, [EarlyStopping(monitor), *callbacks])
+    check_monitors(module, [EarlyStopping(monitor, mode=mode), *callbacks])
 
 
-@pytest.mark.parametrize("monitor", ["val/loss", "val/rewards/accuracies", "train/grad_norm", "val/hh/rewards/margins"])
+NOT_LOGGED = "this run does not log it;"
+MODES = {"val/loss": "min", "val/rewards/accuracies": "max", "val/hh/rewards/margins": "max"}
+
+
+@pytest.mark.parametrize("monitor", [*MODES, "train/grad_norm"])
 def test_metrics_that_a_run_has(monitor):
-    check(monitor)
+    check(monitor, mode=MODES.get(monitor, "min"))
+
+
+@pytest.mark.parametrize("monitor", MODES)
+def test_the_mode_fits_the_metric(monitor):
+    wrong, right = ("max", "min") if MODES[monitor] == "min" else ("min", "max")
+    message = rf"EarlyStopping.mode={wrong}: (low|high)er values of {monitor} are better; set it to {right}"
+    with pytest.raises(UserError, match=message):
+        check(monitor, mode=wrong)
 
 
 @pytest.mark.parametrize(
-    ("monitor", "loss", "near"),
+    ("monitor", "loss", "reason"),
     [
-        ("val/accuracy", None, "did you mean val/rewards/accuracies"),
-        ("val/acc", None, "did you mean val/rewards/accuracies"),
-        ("val/los", None, "did you mean val/loss"),
-        ("val/rewards/accuracies", SFT(), "there are val/length/chosen, val/logps/chosen, val/loss"),
-        ("val/kl", None, "did you mean val/loss"),
+        ("val/accuracy", None, f"{NOT_LOGGED} did you mean val/rewards/accuracies"),
+        ("val/acc", None, f"{NOT_LOGGED} did you mean val/rewards/accuracies"),
+        ("val/los", None, f"{NOT_LOGGED} did you mean val/loss"),
+        ("val/rewards/accuracies", SFT(), "the loss has no rewards; monitor val/loss, and set mode=min"),
+        ("val/kl", None, f"{NOT_LOGGED} did you mean val/loss"),
     ],
 )
-def test_metrics_that_no_part_of_a_run_logs(monitor, loss, near):
-    with pytest.raises(UserError, match=rf"EarlyStopping: monitor={monitor}: this run does not log it; {near}"):
+def test_metrics_that_no_part_of_a_run_logs(monitor, loss, reason):
+    with pytest.raises(UserError, match=rf"EarlyStopping.monitor={monitor}: {reason}"):
         check(monitor, loss)
 
 

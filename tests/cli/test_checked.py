@@ -120,6 +120,7 @@ def test_ones_own_package_is_allowed_by_the_environment_only(tmp_path, monkeypat
         ),
         ("+data.rows.pair=1", r"data\.rows\.pair: .* did you mean pairs\?"),
         ("data.batch_size=8.0", r"data\.batch_size=8\.0 should be an integer: 8"),
+        ("data.batch_size=true", r"data\.batch_size=True should be a number"),
         ("~scheduler", r"scheduler is missing: choose an option with scheduler="),
         ("loss._target_=lightning_dpo.losses.dpo", r"not allowed: it is not a public class or function"),
         ("+speed=1", r"speed is not a key of this command"),
@@ -209,7 +210,7 @@ def test_the_same_override_is_accepted_where_it_has_an_effect(tmp_path, override
 
 def test_a_data_set_with_a_validation_split_needs_no_fraction(tmp_path):
     overrides = ["model=llama", "data=hh", "data.val_fraction=0.1"]
-    with pytest.raises(UserError, match="the data set has its own validation split"):
+    with pytest.raises(UserError, match="the dataset has its own validation split"):
         CheckedConfig(composed(tmp_path, *overrides), KEYS, overrides)
     overrides.append("data.rows.validation=null")
     CheckedConfig(composed(tmp_path, *overrides), KEYS, overrides)
@@ -239,7 +240,9 @@ def test_optimizers_of_bitsandbytes_are_allowed_and_nothing_else_of_it(tmp_path,
                 CheckedConfig(config, KEYS)
 
 
-def test_an_argument_that_only_the_program_has_may_not_be_set(tmp_path):
+def test_an_argument_that_the_program_adds_may_not_be_set_to_another_value(tmp_path):
     checked = CheckedConfig(composed(tmp_path, "+trainer.logger=false"), KEYS)
     with pytest.raises(UserError, match=r"trainer\.logger is derived from the rest of the config: leave it out"):
         checked.build("trainer", logger=[])
+    checked = CheckedConfig(composed(tmp_path, "trainer.precision=bf16-true"), KEYS)
+    assert checked.build("trainer", precision="bf16-true").precision == "bf16-true"

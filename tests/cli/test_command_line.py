@@ -2,9 +2,12 @@ import os
 import subprocess
 import sys
 import time
+from threading import Event
 
 import pytest
+from omegaconf import OmegaConf
 
+from lightning_dpo.cli import command_line
 from lightning_dpo.settings import secret_in, without_secrets
 from tests.support.pairs import HH_FILE
 
@@ -88,6 +91,17 @@ def test_what_is_rejected_as_a_secret_is_redacted_as_one(override, key):
     if key and "://" not in override:
         name = key.rpartition(".")[2]
         assert without_secrets({"x": {name: "S"}}) == {"x": {name: "(secret)"}}
+
+
+def test_a_value_error_of_a_job_is_a_bug_and_not_explained(monkeypatch):
+    def job():
+        command_line.run_job(lambda config: int("many"), OmegaConf.create())
+
+    monkeypatch.setattr(command_line, "check_hydra", lambda *arguments: None)
+    monkeypatch.setattr(command_line, "_STARTED", Event())
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(ValueError, match="invalid literal"):
+        command_line.run(job, "train")
 
 
 def test_a_traceback_for_those_who_ask(tmp_path):

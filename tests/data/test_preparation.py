@@ -62,6 +62,8 @@ def test_names_that_belong_to_no_source(tokenizer, options, message):
 def test_weights_are_for_several_sources(tokenizer):
     with pytest.raises(UserError, match=r"data.sources needs several sources, and there is one"):
         PreferenceDataModule(rows=made("a", 3), sources={"a": 1}, tokenizer=tokenizer)
+    with pytest.raises(UserError, match=r"data.val_path={'a': 'a.jsonl'} needs several sources, and there is one: set"):
+        PreferenceDataModule("b.jsonl", val_path={"a": "a.jsonl"}, tokenizer=tokenizer)
 
 
 def test_before_a_validation_nothing_is_read_that_trains(tokenizer):

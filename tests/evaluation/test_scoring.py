@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from lightning_dpo import UserError
+from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.evaluate import evaluate
+from lightning_dpo.evaluation.scoring import AnswersFile
+from lightning_dpo.reviews import TinyReviewer
+from lightning_dpo.reviews.world import prompts, reviews
 from tests.support.chat import assistant, chat_tokenizer, user
 from tests.support.compose import composed, evaluated
 
@@ -98,3 +102,16 @@ def test_scoring_a_model_against_itself_gives_no_information(tmp_path, trained, 
     path.write_text(json.dumps({"prompt": "Hi", "answer": " yes"}))
     with pytest.raises(UserError, match=r"every reward would be 0: policy and reference are the same model"):
         evaluated(tmp_path, "model=llama", f"model.name={model_folder}", f"score={path}")
+
+
+def test_only_the_tokens_of_the_answer_count(tmp_path):
+    """The tiny tokenizer knows only the words of reviews, and the answer is exactly as long as allowed."""
+    tokenizer, path = TinyReviewer().tokenizer(), tmp_path / "answers.jsonl"
+    prompt, review = prompts()[0], reviews()[0]
+    path.write_text(json.dumps({"prompt": prompt, "answer": review}))
+    length = len(tokenizer(prompt + review).input_ids) + 1  # EOS
+    (answer,) = AnswersFile(str(path), Tokenization(tokenizer, length, "truncate")).answers
+    expected = [*tokenizer(prompt + review).input_ids, tokenizer.eos_token_id]
+    assert [*answer["prompt_ids"], *answer["chosen_ids"]] == expected
+    with pytest.raises(UserError, match=rf"answers.jsonl:1: {length} tokens, more than data.max_length={length - 1}"):
+        AnswersFile(str(path), Tokenization(tokenizer, length - 1, "truncate"))

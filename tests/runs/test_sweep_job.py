@@ -53,7 +53,7 @@ def test_the_command_of_one_job(tmp_path):
     _, *command = own_command(config, OmegaConf.create(hydra))
     assert command == [
         "-m", "lightning_dpo.train", "sweep=beta", "loss.beta=0.1", "ckpt_path=last",
-        "hydra.searchpath=['file:///conf']", "hydra.mode=RUN", f"hydra.run.dir='{tmp_path}/it\\'s'",
+        'hydra.searchpath=["file:///conf"]', "hydra.mode=RUN", f'hydra.run.dir="{tmp_path}/it\'s"',
     ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def test_a_sweep_that_was_killed_between_jobs_is_finished_by_the_same_command(tm
     finished = first.stat().st_mtime_ns
     status, output = command(tmp_path, *overrides)
     assert status == 0
-    assert output.count("is finished, and is skipped") == 1
+    assert output.count("is finished and is skipped") == 1
     assert first.stat().st_mtime_ns == finished
     assert jobs(tmp_path / "sweep") == ["0_beta-0.1", "1_beta-0.5", "2_beta-1"]
     for name in jobs(tmp_path / "sweep"):
@@ -57,7 +57,7 @@ def test_a_failed_job_is_recorded_and_only_it_is_repeated(tmp_path, model_folder
     finished = (last / "metrics.json").stat().st_mtime_ns
     status, output = command(tmp_path, *overrides)
     assert status == 0
-    assert output.count("is finished, and is skipped") == 2
+    assert output.count("is finished and is skipped") == 2
     assert (last / "metrics.json").stat().st_mtime_ns == finished
     assert (failed / "metrics.json").exists()
     assert not (failed / "error.txt").exists()
@@ -140,7 +140,7 @@ def test_a_job_that_was_killed_resumes_from_its_last_checkpoint(tmp_path):
     assert status == -9
     status, output = command(tmp_path, *overrides, "sweep_folder=killed")
     assert status == 0
-    assert output.count("0_beta-0.1 was interrupted; it resumes from its last checkpoint.") == 1
+    assert output.count("0_beta-0.1 is interrupted and resumes from its last checkpoint.") == 1
     assert command(tmp_path, *overrides, "sweep_folder=undisturbed")[0] == 0
     weights = [
         (tmp_path / sweep / "0_beta-0.1" / "export" / "model.safetensors").read_bytes()

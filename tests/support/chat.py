@@ -1,4 +1,4 @@
-"""A tokenizer with a chat template, and dialogues in the forms that data sets have."""
+"""A tokenizer with a chat template, and dialogues in the forms that datasets have."""
 
 import json
 

@@ -1,12 +1,25 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 
+from lightning_dpo import DPOModule
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
-from lightning_dpo.losses import DPO, IPO, SFT, Hinge, pair_logps
+from lightning_dpo.losses import DPO, IPO, SFT, Hinge, PreferenceLossFunction, pair_logps
 from lightning_dpo.training.start_checks import check_columns, check_start
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs
+
+
+@dataclass(frozen=True)
+class ChosenLogratio(PreferenceLossFunction):
+    needs_rejected = False
+    has_rewards = False
+
+    def losses(self, pairs):
+        return -pairs.chosen_logratio
+
 
 BATCH = padded_batch(random_pairs(4))
 
@@ -20,6 +33,14 @@ def start(function, policy, reference, precision: str = "32-true"):
 @pytest.mark.parametrize("function", [DPO(0.1), DPO(0.1, 0.2), IPO(0.1), Hinge(0.1)])
 def test_a_policy_that_is_its_reference_may_start(function):
     start(function, make_llama(), make_llama())
+
+
+def test_a_loss_on_chosen_completions_may_start():
+    batch = padded_batch(random_pairs(4), chosen_only=True)
+    with torch.no_grad():
+        logps = pair_logps(completion_logps(make_llama(), batch), completion_logps(make_llama(), batch), batch)
+    function = ChosenLogratio()
+    check_start(function, function(logps), logps, batch, "32-true", "file:{}".format)
 
 
 def test_a_reference_with_dropout_is_found():
@@ -59,3 +80,36 @@ def test_a_column_must_be_read_by_the_loss():
         UserError, match=r"data.source.offset has no effect: SFT\(\) does not read offset; leave it out"
     ):
         check_columns(SFT(), {"offset"})
+
+
+@dataclass(frozen=True)
+class WithoutRewards(PreferenceLossFunction):
+    def losses(self, pairs):
+        return pairs.chosen_logratio
+
+
+class NotADataclass(PreferenceLossFunction):
+    has_rewards = False
+
+    def losses(self, pairs):
+        return pairs.chosen_logratio
+
+
+@dataclass(frozen=True)
+class UnknownColumn(DPO):
+    columns = frozenset({"wieght"})
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (DPO, "must be an instance of a dataclass that derives from PreferenceLossFunction, such as DPO"),
+        (0.1, "loss=0.1 must be an instance"),
+        (NotADataclass(), "must be an instance of a dataclass"),
+        (UnknownColumn(), "loss: UnknownColumn.columns: 'wieght' is not a column; there are offset, weight"),
+        (WithoutRewards(), r"loss: WithoutRewards does not define rewards\(\)"),
+    ],
+)
+def test_what_is_declared_is_checked_before_a_model_is_opened(loss, message):
+    with pytest.raises(UserError, match=message):
+        DPOModule("no/model", loss)

@@ -1,10 +1,11 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from lightning_dpo import DPOModule
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
-from lightning_dpo.losses import DPO, PreferenceLoss, PreferenceLossFunction, pair_logps
+from lightning_dpo.losses import DPO, PreferenceLoss, pair_logps
 from lightning_dpo.training.step_checks import StepRecord, check_finite, checked_loss
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs
@@ -49,7 +50,7 @@ class Bare(DPO):
     ("loss", "message"),
     [
         (Mean(0.1), r"loss: Mean\.losses\(\) must return one value per pair, shape \(4,\).*; it returned shape \(\)"),
-        (Unscaled(0.1), r"loss: Unscaled\.rewards\(\) must return one value per pair"),
+        (Unscaled(0.1), r"loss: Unscaled\.rewards\(\) must return one value per completion"),
         (Bare(0.1), r"loss: Bare\.losses\(\) .* it returned float"),
     ],
 )
@@ -69,19 +70,28 @@ def test_a_loss_that_reads_what_it_does_not_declare_is_named():
         checked_loss(DPO(0.1), pair_logps(logps, None, BATCH))
 
 
-class WithoutRewards(PreferenceLossFunction):
-    def losses(self, pairs):
-        return pairs.chosen_logratio
+def test_a_loss_that_computes_with_missing_log_probs_is_named():
+    @dataclass(frozen=True)
+    class ReadsReference(DPO):
+        needs_reference = False
+
+        def losses(self, pairs):
+            return pairs.chosen - pairs.reference_chosen
+
+    with torch.no_grad():
+        logps = completion_logps(make_llama(), BATCH)
+    with pytest.raises(UserError, match="loss: ReadsReference reads log-probs that needs_reference or needs_rejected"):
+        checked_loss(ReadsReference(0.1), pair_logps(logps, None, BATCH))
 
 
-@pytest.mark.parametrize(
-    ("loss", "message"),
-    [
-        (DPO, "must be an instance of PreferenceLossFunction, for example DPO"),
-        (0.1, "loss=0.1 must be an instance"),
-        (WithoutRewards(), r"loss: WithoutRewards does not define rewards\(\)"),
-    ],
-)
-def test_what_is_declared_is_checked_before_a_model_is_opened(loss, message):
-    with pytest.raises(UserError, match=message):
-        DPOModule("no/model", loss)
+def test_a_loss_without_a_gradient_is_named():
+    class Detached(DPO):
+        def losses(self, pairs):
+            return super().losses(pairs).detach()
+
+    logps = completion_logps(make_llama(), BATCH)
+    pairs = pair_logps(logps, completion_logps(make_llama(seed=1), BATCH), BATCH)
+    with pytest.raises(UserError, match=r"loss: Detached.losses\(\) has no gradient"):
+        checked_loss(Detached(0.1), pairs)
+    with torch.no_grad():
+        checked_loss(Detached(0.1), pairs)

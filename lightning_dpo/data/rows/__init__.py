@@ -1,1 +1,1 @@
-"""Rows of a data set: as pairs of text or messages, checked, split and counted."""
+"""Rows of a dataset: as pairs of text or messages, checked, split and counted."""

@@ -1,4 +1,4 @@
-"""Conversion of the forms of pairs in data sets to one: a prompt and two answers, as text or messages."""
+"""Conversion of the forms of pairs in datasets to one: a prompt and two answers, as text or messages."""
 
 import json
 from itertools import takewhile
@@ -37,6 +37,8 @@ def explicit_pair(prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
         chosen, rejected = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
     chosen, rejected = dialogue(chosen), dialogue(rejected)
     if prompt is None:
+        if chosen == rejected:
+            raise InvalidRow(IDENTICAL_ANSWERS)
         prompt = _shared(chosen, rejected)
     elif isinstance(prompt, str):
         prompt = _around(prompt, chosen, rejected)
@@ -91,7 +93,7 @@ def _message(message: dict[str, Any]) -> Message:
     if "from" in message:
         message = _from_sharegpt(message)
     role, content = message.pop("role", None), message.pop("content", None)
-    # Multimodal data sets split the content into parts. Only text parts are supported.
+    # Multimodal datasets split the content into parts. Only text parts are supported.
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part["text"]) for part in content)
     if not isinstance(role, str):
@@ -143,8 +145,6 @@ def _around(question: str, chosen: Dialogue, rejected: Dialogue) -> Dialogue:
 def _checked(prompt: Dialogue, chosen: Dialogue, rejected: Dialogue) -> dict[str, Any]:
     if not prompt:
         raise InvalidRow("the two dialogues have no message in common, so there is no prompt")
-    if chosen == rejected:
-        raise InvalidRow(IDENTICAL_ANSWERS)
     for answer in (chosen, rejected):
         if not answer or answer[-1]["role"] != "assistant":
             raise InvalidRow("an answer does not end with a message of the assistant")

@@ -17,7 +17,10 @@ def reason_of(error: Exception, row: Mapping[str, Any]) -> str:
     "column 'response_-1' is missing; there are prompt, response_0"
     """
     if isinstance(error, InvalidRow):
-        return str(error)
-    if isinstance(error, KeyError) and error.args and error.args[0] not in row:
-        return f"column {error.args[0]!r} is missing; there are {', '.join(map(str, row))}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = str(error)
+    elif isinstance(error, KeyError) and error.args and error.args[0] not in row:
+        reason = f"column {error.args[0]!r} is missing; there are {', '.join(map(str, row))}"
+    else:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    # Reasons quote data, and Arrow and UTF-8 files do not accept lone surrogates.
+    return reason.encode(errors="backslashreplace").decode()

@@ -19,6 +19,7 @@ from lightning_dpo.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 _TEXTS = ("prompt", "chosen", "rejected")
+_FLOAT32_MAX = 3.4028234e38
 _EMPTY = dict.fromkeys((*_TEXTS, *MESSAGE_COLUMNS, "source", "invalid"), "") | NUMBERS | {"chat": False}
 _FEATURES = Features(
     {name: Value("string") for name in (*_TEXTS, *MESSAGE_COLUMNS, "source", "where", "invalid")}
@@ -71,7 +72,8 @@ def _pairs(row: dict[str, Any] | str, to_pair: ToPair) -> Iterator[dict[str, Any
     for pair in pairs:
         try:
             yield _checked(pair)
-        except (InvalidRow, KeyError) as error:
+        # Values may have any type, such as a date in a message, which JSON cannot represent.
+        except Exception as error:
             yield {"invalid": reason_of(error, pair)}
 
 
@@ -104,14 +106,14 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRow("the prompt is empty")
     if not pair["chosen"].strip() or not pair["rejected"].strip():
         raise InvalidRow("an answer is empty")
-    if pair["chosen"] == pair["rejected"]:
-        raise InvalidRow(IDENTICAL_ANSWERS)
-    return pair
+    # The texts are kept: scoring the answers in a file uses such pairs.
+    return pair | ({"invalid": IDENTICAL_ANSWERS} if pair["chosen"] == pair["rejected"] else {})
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-        raise InvalidRow(f"{name} must be a finite number, not {value!r}")
+    # The comparison is False for NaN, and also for values that would become infinite in float32.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _FLOAT32_MAX:
+        raise InvalidRow(f"{name} must be a finite number, not {value!r:.40}")
     if name == "weight" and value < 0:
         raise InvalidRow(f"weight must not be negative, and is {value!r}")
     return value

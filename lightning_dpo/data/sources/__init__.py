@@ -1,4 +1,4 @@
-"""Data sets of preference pairs: one function per row for each, and where rows come from."""
+"""Datasets of preference pairs: one function per row for each, and where rows come from."""
 
 from lightning_dpo.data.sources.hh import hh_pair
 from lightning_dpo.data.sources.hub import HubRows

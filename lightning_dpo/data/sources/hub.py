@@ -1,4 +1,4 @@
-"""Rows of a data set on the Hugging Face hub."""
+"""Rows of a dataset on the Hugging Face hub."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from lightning_dpo.errors import UserError
 
 @dataclass(frozen=True)
 class HubRows:
-    """The rows of a data set on the hub, by split.
+    """The rows of a dataset on the hub, by split.
 
     Args:
-        name: Id of the data set, such as `Anthropic/hh-rlhf`.
+        name: Id of the dataset, such as `Anthropic/hh-rlhf`.
         train: The hub's name of the training split.
         validation: The hub's name of the validation split; None: it has none, and a fraction of the training pairs is
             held out.
-        config: Configuration of the data set; None: its default.
-        folder: Folder of the data set; None: all of it.
+        config: Configuration of the dataset; None: its default.
+        folder: Folder of the dataset; None: all of it.
         max_rows: Number of rows to read from the start of a split, without downloading the rest; None: all.
     """
 
@@ -35,7 +35,7 @@ class HubRows:
         """The rows of `train` or `validation`; None if the hub has no such split.
 
         Raises:
-            UserError: The data set cannot be loaded.
+            UserError: The dataset cannot be loaded.
         """
         hub_split = {"train": self.train, "validation": self.validation}[split]
         if hub_split is None:

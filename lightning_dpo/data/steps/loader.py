@@ -59,7 +59,7 @@ class StepLoader(DataLoader[PreferenceBatch]):
     """Batches in the order of `sampler`. A resumed run skips the batches that were already trained on.
 
     Args:
-        pairs: The data set.
+        pairs: The dataset.
         sampler: The micro-batches of this device.
         collate: Converts a micro-batch to a batch.
         made_by: The data module, for callbacks that know only its loader.

@@ -69,7 +69,7 @@ class StepSampler(DistributedSampler[MicroBatchRows]):
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
-        # DistributedSampler needs only the length of the data set.
+        # DistributedSampler needs only the length of the dataset.
         rows = cast(Dataset[int], chosen_lengths)
         super().__init__(rows, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self.chosen_lengths, self.tokens, self.prompts = chosen_lengths, tokens, prompts

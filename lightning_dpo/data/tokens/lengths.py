@@ -7,7 +7,7 @@ from datasets import Dataset
 
 def lengths(tokens: Dataset, column: str) -> np.ndarray:
     """Length of the list in each row of `column`; -1 for null. Shape: (rows,), int64."""
-    # The Arrow format avoids conversion to Python lists, which takes minutes for large data sets.
+    # The Arrow format avoids conversion to Python lists, which takes minutes for large datasets.
     lists = tokens.select_columns([column]).with_format("arrow")[:][column]
     return compute.fill_null(compute.list_value_length(lists), -1).to_numpy().astype(np.int64)
 

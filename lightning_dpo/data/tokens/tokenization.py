@@ -20,7 +20,7 @@ from lightning_dpo.data.tokens.encoding import ChatEncoder, EncodedPair, Ids, Ma
 from lightning_dpo.errors import UserError
 
 # Part of the cache key: increase it whenever the result for a row changes.
-_VERSION = 5
+_VERSION = 6
 _COLUMNS = Features(
     {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
@@ -105,7 +105,7 @@ class Tokenization:
             room = max(0, self.max_length - len(prompt))
             chosen, rejected = ((ids[:room], mask and mask[:room]) for ids, mask in (chosen, rejected))
         if not invalid and (chosen == rejected or not _scores(*chosen) or not _scores(*rejected)):
-            invalid = "truncation leaves no difference between the answers" if overlong else IDENTICAL_ANSWERS
+            invalid = "truncation leaves no difference between the answers" if truncated else IDENTICAL_ANSWERS
         names = ("prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored")
         values = (prompt, *chosen, *rejected, invalid, overlong and not truncated, truncated, *lengths)
         whole = ("prompt_length", "chosen_length", "rejected_length")

@@ -67,7 +67,6 @@ def test_turns_before_the_last_stay_in_the_prompt_and_later_ones_in_the_answers(
             "an answer begins with a message of another role than the assistant",
         ),
         ((None, ASKED + GOOD, ASKED + GOOD), "both answers are identical"),
-        ((ASKED, GOOD, GOOD), "both answers are identical"),
         ((ASKED, [*GOOD, user("b")], BAD), "an answer does not end with a message of the assistant"),
         ((ASKED, [], BAD), "an answer does not end with a message of the assistant"),
         ((ASKED, [assistant(" ")], BAD), "an answer is empty"),

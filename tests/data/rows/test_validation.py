@@ -1,3 +1,4 @@
+import datetime
 import json
 
 import pytest
@@ -17,6 +18,18 @@ INVALID = {
     "weight must not be negative, and is -1": GOOD | {"weight": -1},
     "the line is not valid JSON": "the line is not valid JSON",
     "'wieght' is not a field of a pair; the fields are": GOOD | {"wieght": 1},
+    # Values that JSON does not have, as Parquet files do.
+    "TypeError: Object of type date is not JSON serializable": {
+        "chosen": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a", "day": datetime.date.today()},
+        ],
+        "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+    },
+    "TypeError: unhashable type": {
+        "chosen": [{"from": ["human"], "value": "q"}, {"from": "gpt", "value": "a"}],
+        "rejected": [{"from": ["human"], "value": "q"}, {"from": "gpt", "value": "b"}],
+    },
 }
 
 
@@ -33,7 +46,7 @@ def test_every_reason(reason):
         valid(pairs, "error", 0.01, None)
 
 
-@pytest.mark.parametrize("value", [None, "1", True, float("nan")])
+@pytest.mark.parametrize("value", [None, "1", True, float("nan"), 1e300])
 def test_a_weight_must_be_a_finite_number(value):
     assert pairs_of(GOOD | {"weight": value})["invalid"][:] == [f"weight must be a finite number, not {value!r}"]
 
@@ -56,6 +69,7 @@ RESPONSES = {"prompt": "p", "response_0": "a", "response_1": "b", "better_respon
         ),
         ({"better_response_id": None}, "column 'response_None' is missing"),
         ({"better_response_id": "0"}, "TypeError: unsupported operand type"),
+        ({"better_response_id": "\ud800"}, r"column 'response_\ud800' is missing"),
     ],
 )
 def test_whatever_a_source_raises_names_the_row(row, reason):

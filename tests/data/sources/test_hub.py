@@ -31,7 +31,7 @@ def test_a_data_set_without_a_validation_split_has_no_validation_rows():
 
 
 def test_not_more_rows_are_read_than_wanted(monkeypatch):
-    """The whole data set may be much larger than what is read of it."""
+    """The whole dataset may be much larger than what is read of it."""
 
     def rows(name, config, data_dir, split, streaming):
         assert streaming
