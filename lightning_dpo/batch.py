@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
-    """A pair as token ids.
+    """A tokenized pair.
 
     All tokens of a completion are scored, including its end token, unless `chosen_scored` or `rejected_scored` has a
     flag per token. They exclude, for example, the user's later messages in a dialogue.
@@ -131,7 +131,7 @@ class PreferenceBatch(_Immutable):
         pair_index: Row of the pair in its dataset, for messages. Shape: (pairs,), int64.
         weight: Factor of the pair's loss; 0 for a filler. Shape: (pairs,), float32.
         counted: False for a filler pair. Shape: (pairs,), bool.
-        offset: Target reward margin (ODPO), in units of reward. Shape: (pairs,), float32.
+        offset: Target reward margin (ODPO) per answer, in units of the reward. Shape: (pairs,), float32.
         source: Index of the data source of the pair. Shape: (pairs,), int64.
         step_pairs: Number of pairs in the optimizer step, on all devices. Shape: (), float32.
         step_chosen_tokens: Number of scored tokens of their chosen completions. Shape: (), float32.

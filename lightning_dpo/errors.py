@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """An error in the data, the config or the environment. Its message states what is wrong and what would be right.
+    """An error in the data, the config or the environment. Its message states what is wrong and how to correct it.
 
     The command line prints only the message, without a traceback. In Python, it is a `ValueError`.
     """

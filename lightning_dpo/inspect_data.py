@@ -59,11 +59,11 @@ _LABELS = {
     "invalid_rows_by_reason": "invalid rows by reason",
     "invalid_rows": "invalid rows",
     "duplicates": "duplicate pairs",
-    "exchanged_answers": "pairs that also occur with exchanged answers",
-    "prompt_in_validation": "pairs with a prompt of the validation set",
+    "exchanged_answers": "pairs that also occur with chosen and rejected swapped",
+    "prompt_in_validation": "training pairs whose prompt is also in the validation set",
     "tokens": "tokens",
-    "shared_prompt": "pairs with a prompt of other pairs",
-    "longer_answer_preferred": "longer answer preferred: accuracy of length as a reward",
+    "shared_prompt": "pairs whose prompt occurs in other pairs",
+    "longer_answer_preferred": "fraction of pairs whose longer answer is preferred",
     "equal_length": "answers of equal length",
 }
 

@@ -42,7 +42,7 @@ LABELS = {
     "closed_form/reward": Label("expected reward", better="↑"),
     "closed_form/kl_reference": Label("exact KL(π‖π_ref), nats"),
     "closed_form/kl_optimum": Label("KL to the optimum, nats", better="↓"),
-    FRONTIER_SHARE: Label("share of the frontier's reward", better="↑"),
+    FRONTIER_SHARE: Label("fraction of the possible reward gain", better="↑"),
 }
 
 PROGRESS_BAR = {"train/loss": "loss", "train/rewards/accuracies": "accuracy", "train/rewards/margins": "margin"}

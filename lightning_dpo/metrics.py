@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
     loss: PreferenceLoss
     logps: PairLogps
     weight: Tensor
-    """Factor of the pair's loss. Shape: (pairs,)."""
+    """Weight of the pair's loss. Shape: (pairs,)."""
 
 
 def weighted_loss(pairs: Pairs) -> Tensor:
@@ -131,7 +131,7 @@ class PairMean(Metric):
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]  # torchmetrics has one value per class
-        """Whether a larger value is better; None if neither direction is."""
+        """Whether a larger value is better; None if neither a larger nor a smaller value is."""
         return self.metric.higher_is_better
 
     def update(self, loss: PreferenceLoss, logps: PairLogps, weight: Tensor, counted: Tensor) -> None:
@@ -187,7 +187,7 @@ class PairMetric(NamedTuple):
     kind: type[PairMean] = PairMean
     """How the values are reduced: `PairMean` (a mean or a share) or `PairStd`."""
     higher_is_better: bool | None = None
-    """Whether a larger value is better; None if neither direction is."""
+    """Whether a larger value is better; None if neither a larger nor a smaller value is."""
     requires: tuple[Requirement, ...] = ()
     """What the loss must declare; for other losses, the metric is not defined."""
 

@@ -1,4 +1,4 @@
-"""`python -m lightning_dpo.report FOLDER`: the runs of a sweep or of any folder as tables and pictures."""
+"""`python -m lightning_dpo.report FOLDER`: the runs of a sweep or of any folder as tables and plots."""
 
 import argparse
 import base64
@@ -30,7 +30,7 @@ _OF_SEEDS = "± is half the width of Student's 95 % interval of the mean over se
 
 
 def report(folder: Path) -> list[Path]:
-    """Write `report.md`, `report.html`, `sweep.csv` and pictures of the runs in the subfolders of `folder`.
+    """Write `report.md`, `report.html`, `sweep.csv` and plots of the runs in the subfolders of `folder`.
 
     Args:
         folder: Folder of a sweep, or of several runs.
@@ -109,7 +109,7 @@ def main() -> None:
     """The console script."""
     parser = argparse.ArgumentParser(
         prog="python -m lightning_dpo.report",
-        description="Compares the runs of a sweep, or of any folder: tables, sweep.csv and pictures. A sweep writes "
+        description="Compares the runs of a sweep, or of any folder: tables, sweep.csv and plots. A sweep writes "
         "its report itself after every job.",
     )
     parser.add_argument(

@@ -146,8 +146,8 @@ def make_trainer(config: DictConfig, checked: CheckedConfig, data: "PreferenceDa
     if started_by_others() and trainer.world_size != process_count():
         raise UserError(
             f"{process_count()} processes were started, but trainer.devices={config.trainer.devices} and "
-            f"trainer.num_nodes={config.trainer.num_nodes} make {trainer.world_size}: set both to what was started, "
-            "and strategy=ddp or strategy=fsdp"
+            f"trainer.num_nodes={config.trainer.num_nodes} make {trainer.world_size}: set both to the numbers that "
+            "were started, and set strategy=ddp or strategy=fsdp"
         )
     if data.pairs_per_step is not None:
         data.fit_batch_size(trainer.world_size)

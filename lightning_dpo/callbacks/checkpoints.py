@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Writes `best.ckpt` when a validation metric is the best so far and the KL to the reference is within a limit.
+    """Writes `best.ckpt` when a validation metric is the best so far and the KL from the reference is within a limit.
 
     Args:
         folder: Folder of `best.ckpt`.
@@ -67,7 +67,7 @@ class LastCheckpoint(Checkpoint):
     Args:
         folder: Folder of `last.ckpt`.
         every_n_steps: Optimizer steps between two checkpoints.
-        every_minutes: Minutes between two checkpoints, whichever comes first.
+        every_minutes: Maximum number of minutes between two checkpoints.
     """
 
     def __init__(self, folder: str, every_n_steps: int = 100, every_minutes: float = 10) -> None:

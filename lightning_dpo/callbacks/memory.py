@@ -46,14 +46,16 @@ class MemoryCheck(Callback):
                 f"set {self._advice(needed, trainer)}"
             )
         if needed.total > available:
-            log.warning("A step may not fit into memory. What reduces it most: %s.", self._advice(needed, trainer))
+            log.warning(
+                "A step might not fit into memory. These settings reduce it most: %s.", self._advice(needed, trainer)
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Add the estimate and advice to an out-of-memory error."""
         if is_out_of_memory(exception) and cast("DPOModule", pl_module).policy is not None:
             needed = self._estimate(trainer, pl_module)
             exception.add_note(
-                f"the device is out of memory (estimate: {needed}); what reduces it most: "
+                f"the device is out of memory (estimate: {needed}); these settings reduce it most: "
                 f"{self._advice(needed, trainer)}"
             )
 

@@ -18,7 +18,7 @@ _OWN_CODE = ("lightning", "lightning_dpo")
 
 
 def known_metrics(module: "DPOModule", callbacks: Sequence[Callback]) -> set[str] | None:
-    """The names of all metrics that callbacks can monitor; None if code of the user may log others.
+    """The names of all metrics that callbacks can monitor; None if the user's own code may log others.
 
     A callback of this package that logs metrics has a method `metric_names(module)`.
 

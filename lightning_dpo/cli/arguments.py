@@ -17,7 +17,7 @@ def check_arguments(key: str, node: dict[str, Any]) -> None:
         node: The node, with `_target_`.
 
     Raises:
-        UserError: The message contains the key and what would be right.
+        UserError: The message contains the key and a valid value.
     """
     target = resolved(key, node["_target_"])
     arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}

@@ -23,8 +23,8 @@ class CheckedConfig:
         overrides: The overrides on the command line, `key=value` each.
 
     Raises:
-        UserError: A key is unknown, missing or without effect; a target is not allowed; an argument of a target is
-            unknown, missing or of the wrong type. The message contains the key and what would be right.
+        UserError: A key is unknown, missing or has no effect; a target is not allowed; an argument of a target is
+            unknown, missing or of the wrong type. The message contains the key and a valid value.
     """
 
     def __init__(self, config: DictConfig, keys: Collection[str], overrides: Sequence[str] = ()) -> None:

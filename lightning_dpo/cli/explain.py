@@ -1,4 +1,4 @@
-"""One sentence for an error of Hydra: what is wrong in the config and what would be right."""
+"""Errors of Hydra in one sentence: what is wrong in the config, and how to correct it."""
 
 from collections.abc import Iterator, Sequence
 

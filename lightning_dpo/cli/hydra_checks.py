@@ -160,7 +160,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def _check_slurm(key: str, config: DictConfig) -> None:
     if shutil.which("srun") is None:
-        raise UserError(f"{key} starts jobs with SLURM, and srun is not installed on this machine")
+        raise UserError(f"{key} starts jobs with SLURM, but srun is not installed on this machine")
     devices = OmegaConf.select(config, "trainer.devices")
     if not isinstance(devices, int):
         raise UserError(f"{key} needs a task per device: trainer.devices={devices} must be a number")

@@ -30,17 +30,21 @@ def without_effect(arguments: Mapping[str, Any]) -> dict[str, str]:
     """The arguments that have no effect in combination with the others, and why.
 
     >>> without_effect({"path": "train.jsonl", "rows": {"name": "org/data"}})
-    {'rows': 'data.path is read instead; leave out one of the two'}
+    {'rows': 'data.path is read instead; set only one of the two'}
     """
     found = {}
     rows, path = arguments.get("rows") or {}, arguments.get("path")
     if arguments.get("val_path"):
         found["val_fraction"] = "data.val_path contains the validation pairs; set only one of the two"
-        found["rows.validation"] = "data.val_path is read instead; leave out one of the two"
+        found["rows.validation"] = "data.val_path is read instead; set only one of the two"
     elif not path and rows.get("validation"):
-        found["val_fraction"] = "the dataset has its own validation split; set data.rows.validation=null to use it"
+        found["val_fraction"] = (
+            "the dataset has its own validation split; to hold out a fraction instead, set data.rows.validation=null"
+        )
     if isinstance(path, str):
-        found["rows"] = "data.path is read instead; leave out one of the two"
+        found["rows"] = "data.path is read instead; set only one of the two"
     if arguments.get("on_invalid") == "error":
-        found["max_invalid_fraction"] = "no invalid row is allowed; set data.on_invalid=drop"
+        found["max_invalid_fraction"] = (
+            "data.on_invalid=error allows no invalid rows; to allow some, set data.on_invalid=drop"
+        )
     return found

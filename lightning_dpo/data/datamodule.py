@@ -35,7 +35,7 @@ class PreferenceDataModule(LightningDataModule):
     Args:
         path: A file of training pairs; None: read `rows`. For a mixture: files by name of the source.
         tokenizer: Hub id or folder, or the tokenizer.
-        source: A function that makes a pair of a row: one of `lightning_dpo.data.sources`, or your own; None:
+        source: A function that converts a row to a pair: one of `lightning_dpo.data.sources`, or your own; None:
             `jsonl_pair`. For a mixture: functions by name.
         rows: Rows by split, such as `HubRows("org/name")`, read if `path` is None. For a mixture: by name.
         sources: For a mixture: the sources to use and how often the training pairs of each are repeated (0.5 takes half
@@ -58,8 +58,8 @@ class PreferenceDataModule(LightningDataModule):
             completion; `auto` uses `shared` if the policy gives the same log-probs with it, which `DPOModule` tests.
         group_by_prompt: Put pairs with the same prompt into the same micro-batch.
         num_workers: Worker processes that prepare batches; 0: none.
-        chosen_only: Batch only chosen completions, for a loss that does not read others (SFT).
-        seed: Random seed of the sample, the split and the order.
+        chosen_only: Whether batches contain only chosen completions, for a loss that does not read rejected ones (SFT).
+        seed: Random seed of the subset, the split and the order of the pairs.
         folder: Folder of `invalid_rows.jsonl`; None: it is not written.
     """
 

@@ -18,11 +18,11 @@ class Part:
     """One source of a mixture.
 
     Args:
-        to_pair: Makes a pair of a row.
+        to_pair: Converts a row to a pair.
         rows: Rows by split, read if `path` is None.
         path: A file of training pairs.
         val_path: A file of validation pairs; None: the validation split of `rows`, or a fraction of the training pairs.
-        weight: How often its training pairs are repeated: 0.5 takes half of them, 2 takes each twice.
+        weight: 0.5 uses half of its training pairs, 2 uses each pair twice.
     """
 
     to_pair: ToPair
@@ -73,10 +73,12 @@ def parts_of(
         source = dict.fromkeys(rows, source)
     if not isinstance(source, Mapping):
         if sources is not None:
-            raise UserError("data.sources needs several sources, and there is one: use data=mixture")
+            raise UserError("data.sources needs several datasets, and there is only one: use data=mixture")
         for key, value in {"path": path, "val_path": val_path}.items():
             if isinstance(value, Mapping):
-                raise UserError(f"data.{key}={dict(value)} needs several sources, and there is one: set a file name")
+                raise UserError(
+                    f"data.{key}={dict(value)} needs several datasets, and there is only one: set a file name"
+                )
         return {"": Part(source, cast(Rows | None, rows), cast(str | None, path), cast(str | None, val_path))}
     sources = dict.fromkeys(source, 1.0) if sources is None else sources
     if not sources:

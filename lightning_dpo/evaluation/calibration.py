@@ -56,7 +56,7 @@ def draw_calibration(rows: Sequence[tuple[float, float, int]], subtitle: str, pi
     Args:
         rows: Mean confidence, accuracy and number of pairs of each bin.
         subtitle: Second line of the title.
-        picture: Path of the picture.
+        picture: Path of the plot.
     """
     figure = Figure(figsize=(4.8, 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])

@@ -1,4 +1,4 @@
-"""The report of `evaluate`: a table, a picture, and a row per pair."""
+"""The report of `evaluate`: a table, a plot, and a row per pair."""
 
 import csv
 import json

@@ -35,7 +35,7 @@ class PairLogps:
         reference_rejected: log π_ref(y_l|x), or None. Shape: (pairs,).
         chosen_length: Scored tokens of y_w. Shape: (pairs,).
         rejected_length: Scored tokens of y_l, or None. Shape: (pairs,).
-        offset: Target reward margin, in nats per answer. Shape: (pairs,).
+        offset: Target reward margin per answer, in units of the reward. Shape: (pairs,).
         mean_chosen_length: Mean `chosen_length` over the pairs of the whole optimizer step. Shape: ().
     """
 
@@ -90,7 +90,7 @@ def pair_logps(policy: CompletionLogps, reference: CompletionLogps | None, batch
 
 @dataclass(frozen=True, slots=True)
 class PreferenceLoss:
-    """The result of a loss for each pair. The rewards carry no gradient.
+    """The result of a loss for each pair. The rewards are detached.
 
     Attributes:
         losses: Loss before weights. A step's loss is `sum(weight * losses) / step_pairs`. Shape: (pairs,).

@@ -44,7 +44,8 @@ def check_same(expected: Tensor, model: PreTrainedModel, what: str) -> None:
         UserError: They differ.
     """
     allowed = tolerance(_PRECISIONS.get(model.dtype, "16")) * (_LENGTH - 1) ** 0.5
-    if model.dtype not in _PRECISIONS:  # in bf16, logits above 16 are rounded to 1/8, and merging rounds weights again
+    # In bf16, logits above 16 are multiples of 1/8, and merging rounds weights again.
+    if model.dtype not in _PRECISIONS:
         allowed *= 4
     worst = float((expected - probe(model)).abs().nan_to_num(torch.inf).max())
     if worst > allowed:

@@ -1,4 +1,4 @@
-"""The pictures of a sweep: reward or accuracy against KL, and the curves of its runs. Readable in greyscale."""
+"""The plots of a sweep: reward or accuracy against KL, and the curves of its runs. Readable in grayscale."""
 
 import csv
 import math
@@ -39,7 +39,7 @@ class Point:
         x_error: Half the width of its 95 % interval; NaN if unknown.
         y_error: The same for `y`.
         label: Name of the run.
-        number: Index of the run, which selects its marker in all pictures.
+        number: Index of the run, which selects its marker in all plots.
         seeds: `x` and `y` of each of several seeds.
     """
 
@@ -57,7 +57,7 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
 
     Args:
         runs: The runs.
-        picture: Path of the picture.
+        picture: Path of the plot.
 
     Returns:
         Whether there was anything to draw.

@@ -37,7 +37,7 @@ _WITH_BETA = ("optimal_reward", "optimal_kl_reference", "kl_optimum", "kl_optimu
 class ClosedFormReport(Callback):
     """Logs `closed_form/*` and prints them as a table, with reviews before and after.
 
-    The optimum maximises E[r] − β KL(π‖π_ref). Without β, or for a loss without a reference, it is not reported.
+    The optimum maximizes E[r] − β KL(π‖π_ref). Without β, or for a loss without a reference, it is not reported.
 
     Args:
         samples: Reviews per film to show before and after training.

@@ -45,7 +45,7 @@ def run_separately(config: DictConfig) -> float:
     if state is RunState.FINISHED:
         return objective(config)
     if state not in (RunState.FAILED, RunState.CRASHED):
-        record_failure(folder, ChildProcessError(f"it ended with exit status {status}; see train.log"))
+        record_failure(folder, ChildProcessError(f"the job ended with exit status {status}; see train.log"))
     raise UserError(failure(folder))
 
 

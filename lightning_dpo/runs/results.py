@@ -56,7 +56,7 @@ def write(
         log.info("Results in %s: export/, checkpoints/, metrics.json, curves.png.", folder.path)
     if config.sweep_objective not in metrics:
         log.warning(
-            "sweep_objective=%s is not a metric of this run; it has %s.",
+            "sweep_objective=%s is not a metric of this run; its metrics are %s.",
             config.sweep_objective,
             ", ".join(sorted(metrics)),
         )

@@ -48,5 +48,5 @@ def chosen_layout(
         return layouts.shared
     if asked == "shared":
         raise UserError(f"data.layout=shared: {reason}; use data.layout=padded")
-    log.warning("Prompts are not shared: each is computed once per answer (data.layout=padded). %s.", reason)
+    log.warning("Prompts are not shared, but processed once per answer (data.layout=padded). Reason: %s.", reason)
     return layouts.padded

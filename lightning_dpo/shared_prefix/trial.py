@@ -90,7 +90,7 @@ def _difference(model: PreTrainedModel, padded: PreferenceBatch, shared: Prefere
     if off:
         return f"its log-probs differ by {off:.3g} nats between the two layouts"
     if abs(norms[0] - norms[1]) > _GRADIENTS * norms[1]:
-        return f"its gradients differ between the two layouts: a norm of {norms[0]:.3g} and of {norms[1]:.3g}"
+        return f"its gradients differ between the two layouts: their norms are {norms[0]:.3g} and {norms[1]:.3g}"
     return None
 
 

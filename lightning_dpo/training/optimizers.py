@@ -22,7 +22,7 @@ def optimizer_of(policy: nn.Module, make_optimizer: Callable[[Iterable[Parameter
     """
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     if not trained:
-        raise UserError("the policy has no trainable parameter; to train its adapter, set adapter=Continue()")
+        raise UserError("the policy has no trainable parameters; to train its adapter, set adapter=Continue()")
     optimizer = make_optimizer(trained)
     # A fused optimizer would unscale fp16 gradients inside its step. Their norm is needed before.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch's own undeclared flag

@@ -155,8 +155,8 @@ def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) 
     bad, every = of_all_devices(record.non_finite()), of_all_devices(record.all())
     what = f"the loss of {named(bad, place)}" if bad else f"the gradient of {named(every, place)}"
     raise UserError(
-        f"{what} is not finite, so the update was not applied and the last checkpoint is valid. Likely causes: a too "
-        "large learning rate, fp16 (use bf16-mixed or 32-true), or a corrupt row"
+        f"{what} is not finite, so the update was not applied and the last checkpoint is valid. Likely causes: too "
+        "large a learning rate, fp16 (use bf16-mixed or 32-true), or a corrupt row"
     )
 
 

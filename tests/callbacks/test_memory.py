@@ -26,7 +26,7 @@ def test_the_estimate_is_logged_and_what_will_not_fit_is_warned_of(
     assert data.largest_batch()[0] == sum(streams[-6:])
     monkeypatch.setattr(memory, "device_memory", lambda device: 1000)
     fit(tmp_path, pairs_file, tokenizer)
-    assert "A step may not fit into memory. What reduces it most: " in caplog.text
+    assert "A step might not fit into memory. These settings reduce it most: " in caplog.text
 
 
 class Exhausted(torch.optim.SGD):

@@ -100,6 +100,9 @@ def test_a_value_error_of_a_job_is_a_bug_and_not_explained(monkeypatch):
     monkeypatch.setattr(command_line, "check_hydra", lambda *arguments: None)
     monkeypatch.setattr(command_line, "_STARTED", Event())
     monkeypatch.setattr(sys, "argv", ["train"])
+    # `run` sets these variables, which other tests must not inherit.
+    for name in ("HYDRA_FULL_ERROR", "LIGHTNING_DPO_FULL_ERROR"):
+        monkeypatch.setenv(name, "0")
     with pytest.raises(ValueError, match="invalid literal"):
         command_line.run(job, "train")
 

@@ -60,9 +60,11 @@ def test_names_that_belong_to_no_source(tokenizer, options, message):
 
 
 def test_weights_are_for_several_sources(tokenizer):
-    with pytest.raises(UserError, match=r"data.sources needs several sources, and there is one"):
+    with pytest.raises(UserError, match=r"data.sources needs several datasets, and there is only one"):
         PreferenceDataModule(rows=made("a", 3), sources={"a": 1}, tokenizer=tokenizer)
-    with pytest.raises(UserError, match=r"data.val_path={'a': 'a.jsonl'} needs several sources, and there is one: set"):
+    with pytest.raises(
+        UserError, match=r"data.val_path={'a': 'a.jsonl'} needs several datasets, and there is only one: set"
+    ):
         PreferenceDataModule("b.jsonl", val_path={"a": "a.jsonl"}, tokenizer=tokenizer)
 
 

@@ -177,5 +177,5 @@ def test_an_adapter_of_another_name_or_kind(tmp_path, pairs_file, tokenizer):
 
 
 def test_a_policy_of_which_nothing_is_trained(tmp_path, pairs_file, tokenizer):
-    with pytest.raises(UserError, match=r"the policy has no trainable parameter; .* adapter=Continue\(\)"):
+    with pytest.raises(UserError, match=r"the policy has no trainable parameters; .* adapter=Continue\(\)"):
         fit(tmp_path, pairs_file, tokenizer, policy=make_llama().requires_grad_(False))

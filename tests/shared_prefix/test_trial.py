@@ -143,7 +143,7 @@ def test_auto_uses_padded_rows_with_one_line_and_shared_is_an_error(tmp_path, pa
     *_, data = run(tmp_path, pairs_file, tokenizer, make("falcon"), "auto")
     assert not shares_prompts(data)
     assert [line for line in caplog.messages if "layout" in line] == [
-        f"Prompts are not shared: each is computed once per answer (data.layout=padded). {REASONS['falcon']}."
+        f"Prompts are not shared, but processed once per answer (data.layout=padded). Reason: {REASONS['falcon']}."
     ]
     with pytest.raises(UserError, match=r"^data.layout=shared: FalconForCausalLM: .*; use data.layout=padded$"):
         run(tmp_path, pairs_file, tokenizer, make("falcon"), "shared")

@@ -149,7 +149,7 @@ def _checked(prompt: Dialogue, chosen: Dialogue, rejected: Dialogue) -> dict[str
         if not answer or answer[-1]["role"] != "assistant":
             raise InvalidRow("an answer does not end with a message of the assistant")
         if answer[0]["role"] != "assistant":
-            raise InvalidRow("an answer begins with a message of another role than the assistant")
+            raise InvalidRow("an answer does not begin with a message of the assistant")
         if not str(answer[-1].get("content", "")).strip() and not answer[-1].get("tool_calls"):
             raise InvalidRow("an answer is empty")
     if prompt[-1]["role"] == "assistant":

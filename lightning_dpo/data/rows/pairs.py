@@ -31,7 +31,7 @@ class PreferencePair(TypedDict):
     chat_template_kwargs: NotRequired[dict[str, Any] | str]
     """Further arguments of the chat template, as a dict or as JSON."""
     weight: NotRequired[float]
-    """Factor of the pair's loss. Default: 1."""
+    """Weight of the pair's loss. Default: 1."""
     offset: NotRequired[float]
     """Target reward margin. Default: 0."""
     source: NotRequired[str | None]
@@ -39,7 +39,7 @@ class PreferencePair(TypedDict):
 
 
 ToPair = Callable[[dict[str, Any]], PreferencePair | Iterable[PreferencePair]]
-"""A source of pairs: a function that makes a pair of a row, or a list of pairs. An empty list skips the row.
+"""A source of pairs: a function that converts a row to a pair or a list of pairs. An empty list skips the row.
 
 It raises `InvalidRow("reason")` for a row that is not valid. Options are keyword arguments, set with
 `functools.partial`.

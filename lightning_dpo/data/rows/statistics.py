@@ -8,7 +8,7 @@ Pair = tuple[str, str, str]
 
 
 def duplicates(pairs: Iterable[Pair]) -> tuple[int, int]:
-    """The number of duplicate pairs, and the number of pairs that also occur with exchanged answers.
+    """The number of duplicate pairs, and the number of pairs that also occur with chosen and rejected swapped.
 
     >>> duplicates([("p", "a", "b"), ("p", "a", "b"), ("p", "b", "a")])
     (1, 3)

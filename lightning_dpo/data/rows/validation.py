@@ -28,11 +28,11 @@ _FEATURES = Features(
 
 
 def to_pairs(rows: Iterable[Row], to_pair: ToPair, name: str) -> Dataset:
-    """Make pairs of all rows and mark those that are invalid.
+    """Convert all rows to pairs and mark those that are invalid.
 
     Args:
         rows: Location and content of every row.
-        to_pair: Makes a pair, or a list of pairs, of a row. Any exception is a reason why the row is invalid.
+        to_pair: Converts a row to a pair or a list of pairs. Any exception is a reason why the row is invalid.
         name: Name of the data, for the progress bar and messages.
 
     Returns:
@@ -115,7 +115,7 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _FLOAT32_MAX:
         raise InvalidRow(f"{name} must be a finite number, not {value!r:.40}")
     if name == "weight" and value < 0:
-        raise InvalidRow(f"weight must not be negative, and is {value!r}")
+        raise InvalidRow(f"weight must not be negative, got {value!r}")
     return value
 
 

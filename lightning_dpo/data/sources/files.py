@@ -64,7 +64,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Python itself would silently keep the last of two equal keys."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise InvalidRow("the row has a key twice")
+        raise InvalidRow("the row has the same key twice")
     return row
 
 

@@ -16,8 +16,8 @@ class HubRows:
 
     Args:
         name: Id of the dataset, such as `Anthropic/hh-rlhf`.
-        train: The hub's name of the training split.
-        validation: The hub's name of the validation split; None: it has none, and a fraction of the training pairs is
+        train: Name of the training split on the hub.
+        validation: Name of the validation split on the hub; None: it has none, and a fraction of the training pairs is
             held out.
         config: Configuration of the dataset; None: its default.
         folder: Folder of the dataset; None: all of it.

@@ -30,7 +30,7 @@ def jsonl_pair(
         query: Column of text that is appended to the prompt on a new line (`input` in Alpaca); None: no such column.
         system: Column of a system message; None: no such column.
         chat: Convert text to one user message and its answer, for the chat template.
-        weight: Column of the factor of the pair's loss; None: every pair has weight 1.
+        weight: Column with the weight of the pair's loss; None: every pair has weight 1.
         offset: Column of the target reward margin; None: every pair has offset 0.
         source: Column of a subset's name; validation metrics are logged for each; None: no such column.
 

@@ -147,7 +147,7 @@ class StepSampler(DistributedSampler[MicroBatchRows]):
             sizes = [self.tokens(rows) for rows in micro_batches]
             mine = [micro_batches[index] for index in deal(sizes, self.num_replicas)[self.rank]]
         yield from (MicroBatchRows(rows, [True] * len(rows), pairs, tokens) for rows in mine)
-        # Fillers: all devices must call their collectives equally often.
+        # Fillers, because all devices must take part in the same number of collective calls.
         yield from [MicroBatchRows(step[:1], [False], pairs, tokens)] * (self._per_device(pairs) - len(mine))
 
     def _micro_batches(self, step: list[int]) -> list[list[int]]:
@@ -166,7 +166,7 @@ def pairs_of_step(pairs_per_step: int | None, batch_size: int, devices: int, acc
     """Pairs in one optimizer step; with `pairs_per_step=None`, according to the Trainer's accumulation.
 
     Raises:
-        UserError: `pairs_per_step` needs another accumulation than the Trainer's.
+        UserError: `pairs_per_step` contradicts the accumulation of the Trainer.
     """
     if pairs_per_step is None:
         return accumulate * batch_size * devices

@@ -61,9 +61,11 @@ class Tokenization:
         if chat:
             self._template.check()
         elif self.score == "all":
-            raise UserError("data.score=all has no effect: the data are text, and it applies to messages")
+            raise UserError("data.score=all has no effect: it applies only to messages, and the data are text")
         elif self.chat_template_kwargs:
-            raise UserError("data.chat_template_kwargs has no effect: the data are text, and it applies to messages")
+            raise UserError(
+                "data.chat_template_kwargs has no effect: it applies only to messages, and the data are text"
+            )
         key = self.cache_key(pairs, self._template.probe() if chat else "")
         folder = Path(datasets.config.HF_DATASETS_CACHE, "lightning_dpo")
         folder.mkdir(parents=True, exist_ok=True)

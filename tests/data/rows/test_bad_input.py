@@ -20,7 +20,7 @@ BAD = {
     "malformed JSON": (b'{"prompt": "Q:", "chosen":', "bad.jsonl:3: the line is not valid JSON"),
     "a key twice": (
         b'{"prompt": "Q:", "prompt": "R:", "chosen": "a", "rejected": "b"}',
-        "bad.jsonl:3: the row has a key twice",
+        "bad.jsonl:3: the row has the same key twice",
     ),
     "no UTF-8": (b'{"prompt": "\xff", "chosen": "a", "rejected": "b"}', "bad.jsonl:3: the line is not valid UTF-8"),
     "no object": (["a"], "bad.jsonl:3: the row is not a JSON object"),

@@ -64,7 +64,7 @@ def test_turns_before_the_last_stay_in_the_prompt_and_later_ones_in_the_answers(
         ),
         (
             (ASKED, [user("b"), *GOOD], BAD),
-            "an answer begins with a message of another role than the assistant",
+            "an answer does not begin with a message of the assistant",
         ),
         ((None, ASKED + GOOD, ASKED + GOOD), "both answers are identical"),
         ((ASKED, [*GOOD, user("b")], BAD), "an answer does not end with a message of the assistant"),

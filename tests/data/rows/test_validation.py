@@ -15,7 +15,7 @@ INVALID = {
     "an answer is empty": GOOD | {"rejected": "\n"},
     "both answers are identical": GOOD | {"rejected": "c"},
     "the text contains characters that are not valid Unicode": GOOD | {"chosen": "\ud800"},
-    "weight must not be negative, and is -1": GOOD | {"weight": -1},
+    "weight must not be negative, got -1": GOOD | {"weight": -1},
     "the line is not valid JSON": "the line is not valid JSON",
     "'wieght' is not a field of a pair; the fields are": GOOD | {"wieght": 1},
     # Values that JSON does not have, as Parquet files do.

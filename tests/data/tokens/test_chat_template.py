@@ -106,7 +106,7 @@ def test_all_turns_of_the_assistant_are_scored_on_request(tokenizer):
     assert decoded(chat, row, "chosen") == "1<|im_end|>\n2<|im_end|>\nyes<|im_end|>\n"
     assert decoded(chat, row, "rejected") == "1<|im_end|>\n3<|im_end|>\n"
     assert chat.decode(row["prompt_ids"]).endswith("One?<|im_end|>\n<|im_start|>assistant\n")
-    with pytest.raises(UserError, match=r"data.score=all has no effect: the data are text"):
+    with pytest.raises(UserError, match=r"data.score=all has no effect: it applies only to messages"):
         tokens(chat, [{"prompt": "a", "chosen": " b", "rejected": " c"}], score="all")
 
 

@@ -48,7 +48,7 @@ def test_arguments_of_the_template_for_all_rows_and_for_one(tokenizer):
     assert starts == [["none", "own<"], ["all<", "own<"]]
     assert plain.cache_key(pairs) != given.cache_key(pairs)
     text = Dataset.from_dict({"prompt": ["a"], "chosen": [" b"], "rejected": [" c"]})
-    with pytest.raises(UserError, match=r"data.chat_template_kwargs has no effect: the data are text"):
+    with pytest.raises(UserError, match=r"data.chat_template_kwargs has no effect: it applies only to messages"):
         given.tokenize(text)
 
 
