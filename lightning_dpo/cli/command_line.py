@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -40,8 +41,9 @@ def run(job: Callable[[], Any], config_name: str) -> None:
         job: The function decorated with `hydra.main`.
         config_name: Name of its primary config.
     """
-    # argparse stops reading overrides at a flag between them, so -m is moved to the front.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    # argparse does not accept overrides after a flag that follows other overrides, so flags are moved to the front.
+    # `--config-dir FOLDER`, without "=", cannot be recognized here as a flag and its value.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not re.fullmatch("-m|--multirun|--[a-z-]+=.*", argument))
     # Hydra warns that configs of ours have the name of a plugin's schema. They are meant to replace it.
     warnings.filterwarnings("ignore", message=r"[\s\S]*is validated against ConfigStore schema")
     register_folders(names_only="--help" in sys.argv)

@@ -93,18 +93,30 @@ def test_what_is_rejected_as_a_secret_is_redacted_as_one(override, key):
         assert without_secrets({"x": {name: "S"}}) == {"x": {name: "(secret)"}}
 
 
-def test_a_value_error_of_a_job_is_a_bug_and_not_explained(monkeypatch):
-    def job():
-        command_line.run_job(lambda config: int("many"), OmegaConf.create())
-
-    monkeypatch.setattr(command_line, "check_hydra", lambda *arguments: None)
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Replaces what `run` reads and sets; returns the arguments that Hydra would get."""
+    received = []
+    monkeypatch.setattr(command_line, "check_hydra", lambda arguments, name: received.extend(arguments))
     monkeypatch.setattr(command_line, "_STARTED", Event())
-    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(sys, "argv", ["train", "loss=dpo", "--config-dir=mine", "seed=1", "-m"])
     # `run` sets these variables, which other tests must not inherit.
     for name in ("HYDRA_FULL_ERROR", "LIGHTNING_DPO_FULL_ERROR"):
         monkeypatch.setenv(name, "0")
+    return received
+
+
+def test_a_value_error_of_a_job_is_a_bug_and_not_explained(in_this_process):
+    def job():
+        command_line.run_job(lambda config: int("many"), OmegaConf.create())
+
     with pytest.raises(ValueError, match="invalid literal"):
         command_line.run(job, "train")
+
+
+def test_flags_may_follow_overrides(in_this_process):
+    command_line.run(lambda: None, "train")
+    assert in_this_process == ["--config-dir=mine", "-m", "loss=dpo", "seed=1"]
 
 
 def test_a_traceback_for_those_who_ask(tmp_path):
