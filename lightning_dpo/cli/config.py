@@ -69,7 +69,7 @@ def run_folder(run_name: str, now: str, ckpt_path: str | None, root: str = "outp
     """A new folder; with `ckpt_path=last`, the newest unfinished folder of this name that has a checkpoint.
 
     Raises:
-        UserError: The name is not a valid folder name, or there is no run to resume.
+        UserError: The name is not a valid folder name, or no run can be resumed.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_name):
         raise UserError(f"run_name={run_name}: use letters, digits, dots, dashes and underscores, at most 100")

@@ -42,7 +42,7 @@ class Part:
         """The pairs of `train` or `validation`, invalid ones marked; None if the source does not have the split.
 
         Raises:
-            UserError: There is no training data, or it cannot be read.
+            UserError: The training data are missing or cannot be read.
         """
         path = self.path if split == "train" else self.val_path
         if path is not None:

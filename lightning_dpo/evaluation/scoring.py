@@ -107,7 +107,7 @@ def _answers(rows: list[Row]) -> Iterator[Row]:
 def _as_pair(row: dict[str, Any]) -> PreferencePair:
     """A pair with the answer on both sides, because tokenization expects pairs."""
     answer, prompt = row["answer"], row.get("prompt")
-    if not isinstance(answer, str | list | dict) or not answer:
+    if not isinstance(answer, str | list | dict) or answer in ([], {}):
         raise InvalidRow(f"an answer must be text or messages, not {type(answer).__name__}")
     if isinstance(answer, str) and prompt is None:
         raise KeyError("prompt")

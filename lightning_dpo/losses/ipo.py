@@ -33,6 +33,7 @@ class IPO(ImplicitRewards):
             raise ValueError(f"normalize must be mean or sum, got {self.normalize!r}")
 
     def losses(self, pairs: PairLogps) -> Tensor:
+        """The squared distance of each log-ratio difference from its target. Shape: (pairs,)."""
         chosen, rejected, offset = pairs.chosen_logratio, pairs.rejected_logratio, pairs.offset
         if self.normalize == "mean":
             chosen_length, rejected_length = pairs.chosen_length, needed(pairs.rejected_length, "rejected completions")

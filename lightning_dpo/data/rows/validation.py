@@ -40,7 +40,7 @@ def to_pairs(rows: Iterable[Row], to_pair: ToPair, name: str) -> Dataset:
         messages as JSON, the location, and the reason or an empty string.
 
     Raises:
-        UserError: There are no rows, or all were skipped.
+        UserError: The data have no rows, or all rows were skipped.
     """
     columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
     read = skipped = 0

@@ -52,7 +52,7 @@ class ChatTemplate:
         """Test the template on a question and its answer.
 
         Raises:
-            UserError: There is no template, or it does not end answers with a special token.
+            UserError: The template is missing, or does not end answers with a special token.
         """
         name = self.tokenizer.name_or_path or "the model"
         if not self.tokenizer.chat_template:
