@@ -33,29 +33,29 @@ class PreferenceDataModule(LightningDataModule):
     """Preference pairs for `DPOModule`.
 
     Args:
-        path: A file of training pairs; None: read `rows`. For a mixture: files by name of the source.
+        path: A file of training pairs; None: read `rows`. For a mixture: a dict of files by dataset.
         tokenizer: Hub id or folder, or the tokenizer.
         source: A function that converts a row to a pair: one of `lightning_dpo.data.sources`, or your own; None:
-            `jsonl_pair`. For a mixture: functions by name.
-        rows: Rows by split, such as `HubRows("org/name")`, read if `path` is None. For a mixture: by name.
-        sources: For a mixture: the sources to use and how often the training pairs of each are repeated (0.5 takes half
-            of them, 2 takes each twice).
+            `jsonl_pair`. For a mixture: a dict of functions by dataset.
+        rows: Rows by split, such as `HubRows("org/name")`, read if `path` is None. For a mixture: by dataset.
+        sources: For a mixture: the datasets to use, with a weight each. 0.5 uses half of its training pairs, 2 uses
+            each pair twice.
         val_path: A file of validation pairs; None: the validation split of `rows`, or a fraction of the training pairs.
-            For a mixture: by name of the source.
-        val_fraction: That fraction, in (0, 1). All pairs of a prompt are on the same side.
+            For a mixture: by dataset.
+        val_fraction: Fraction of training pairs to hold out, in (0, 1). All pairs of a prompt are in one split.
         drop_seen_prompts: Remove training pairs whose prompt is also in the validation set.
         max_length: Maximum number of tokens of the prompt and the longer completion together.
         on_overlong: `drop` removes longer pairs and counts them; `truncate` shortens them.
-        score: For messages: `last` scores the last turn of the answer, `all` every turn of the assistant.
+        score: For messages: `last` trains on the last turn of the answer, `all` on every turn of the assistant.
         chat_template_kwargs: Arguments of the chat template. Those of a row take precedence.
         on_invalid: `error` rejects a file with invalid rows; `drop` removes these rows and lists them.
-        max_invalid_fraction: With `drop`, the maximum share of invalid rows.
+        max_invalid_fraction: With `drop`, the maximum fraction of invalid rows.
         max_pairs: Maximum number of pairs per source and split, sampled with `seed`; None: all.
-        pairs_per_step: Pairs in one optimizer step on all devices; None: follows from the Trainer's accumulation.
+        pairs_per_step: Pairs in one optimizer step on all devices; None: derived from the Trainer's accumulation.
         batch_size: Pairs in one forward pass on one device, reduced until it divides the device's `pairs_per_step`.
         max_tokens: Maximum number of tokens, padding included, in one forward pass; None: no limit.
         layout: `shared` contains each prompt of a micro-batch once, without padding; `padded` repeats it before each
-            completion; `auto` uses `shared` if the policy gives the same log-probs with it, which `DPOModule` tests.
+            completion; `auto` uses `shared` if both give the same log-probs, which `DPOModule` tests.
         group_by_prompt: Put pairs with the same prompt into the same micro-batch.
         num_workers: Worker processes that prepare batches; 0: none.
         chosen_only: Whether batches contain only chosen completions, for a loss that does not read rejected ones (SFT).
