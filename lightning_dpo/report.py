@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ from lightning_dpo.reports.runs import Run, read_runs
 from lightning_dpo.reports.sweep_plots import draw_frontier, draw_run_curves
 from lightning_dpo.reports.tables import plain, runs_table, seeds_table, write_csv
 from lightning_dpo.run_folder import RunFolder, started_runs, sweep_config, write_atomically
-from lightning_dpo.runs.settings_files import as_dict, loaded
+from lightning_dpo.runs.settings_files import as_dict, loaded, search_path
 from lightning_dpo.runs.state import RunState
 
 _PICTURES = {
@@ -77,8 +78,11 @@ def _command(folder: Path) -> str:
     file = sweep_config(folder)
     if not file.exists():
         return ""
-    overrides = as_dict(loaded(file).hydra.overrides)
-    return " ".join(["python -m lightning_dpo.train", *overrides["hydra"], *overrides["task"]])
+    hydra = loaded(file).hydra
+    overrides = as_dict(hydra.overrides)
+    others = [override for override in overrides["hydra"] if not override.startswith("hydra.searchpath=")]
+    arguments = [*search_path(hydra), *others, *overrides["task"]]
+    return shlex.join(["python", "-m", "lightning_dpo.train", *arguments])
 
 
 def _markdown(facts: dict[str, Any], drawn: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from bs4 import BeautifulSoup
+from omegaconf import OmegaConf
 
 from lightning_dpo import UserError
 from lightning_dpo.report import report
@@ -30,6 +31,21 @@ def test_what_a_report_leaves(sweep):
     assert text.startswith("# reviews-dpo 2026-01-02\n\n2 runs: 2 finished.\n")
     assert "| 1\\_beta-0.5 | 0.5 | 0.600 ± 0.048 | 2.000 ± 0.196 | 1.5 | finished |" in text
     assert "![Reward or accuracy against the KL from the reference.](frontier.png)" in text
+
+
+def test_the_command_contains_the_config_folder(sweep):
+    """What Hydra writes after `--config-dir /conf`, and after `hydra.searchpath`."""
+    sources = [
+        {"schema": "file", "provider": "main", "path": "/ours"},
+        {"schema": "file", "provider": "x", "path": "/conf"},
+    ]
+    for given in ([], ["hydra.searchpath=[file:///conf]"]):
+        overrides = {"hydra": [*given, "hydra.mode=MULTIRUN"], "task": ["sweep=mine", "loss.beta=1,2"]}
+        settings = {"hydra": {"overrides": overrides, "runtime": {"config_sources": sources}}}
+        OmegaConf.save(settings, sweep / "multirun.yaml")
+        report(sweep)
+        command = """'hydra.searchpath=["file:///conf"]' hydra.mode=MULTIRUN sweep=mine loss.beta=1,2"""
+        assert f"    python -m lightning_dpo.train {command}\n" in (sweep / "report.md").read_text()
 
 
 def test_the_page_needs_nothing_else(sweep):
