@@ -16,7 +16,7 @@ from lightning_dpo.run_folder import RunFolder
 
 # Created by Hydra, or locked, before a job starts, so they belong to the current attempt.
 _OF_THIS_ATTEMPT = (".hydra", ".lock", "*.log", "attempt_*")
-_RESTARTS = "An error that would repeat itself: a sweep restarts the job."
+_RESTARTS = "A user error, which would occur again on resume: a sweep restarts the job from the beginning."
 _RESUMES = "A crash: a sweep resumes the job from its last checkpoint, if there is one."
 # The second line of error.txt after a crash. The second text is that of earlier versions.
 _CRASHES = (
