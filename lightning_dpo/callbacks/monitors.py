@@ -59,7 +59,8 @@ def check_monitor(where: str, monitor: Any, mode: Any, known: set[str] | None) -
         known: See `known_metrics`. With several sources, validation metrics exist for each source too.
 
     Raises:
-        UserError: It does not; the message contains similar metrics, or all metrics of validation.
+        UserError: The run does not log it, or `mode` selects its worse values. The message contains similar metrics, or
+            the right mode.
     """
     if monitor is None or known is None:
         return
@@ -77,6 +78,7 @@ def check_monitor(where: str, monitor: Any, mode: Any, known: set[str] | None) -
 
 
 def _check_mode(where: str, monitor: str, mode: Any) -> None:
+    # A metric without a direction, such as a length, can be monitored in both modes.
     better = {metric.name: metric.higher_is_better for metric in METRICS}
     for name in (monitor, _of_one_source(monitor)):
         higher = better.get(name.partition("/")[2])

@@ -144,7 +144,7 @@ def _around(question: str, chosen: Dialogue, rejected: Dialogue) -> Dialogue:
 
 def _checked(prompt: Dialogue, chosen: Dialogue, rejected: Dialogue) -> dict[str, Any]:
     if not prompt:
-        raise InvalidRow("the two dialogues have no message in common, so there is no prompt")
+        raise InvalidRow("the two dialogues have no message in common, so the prompt is missing")
     for answer in (chosen, rejected):
         if not answer or answer[-1]["role"] != "assistant":
             raise InvalidRow("an answer does not end with a message of the assistant")

@@ -60,7 +60,7 @@ def test_turns_before_the_last_stay_in_the_prompt_and_later_ones_in_the_answers(
         ),
         (
             (None, [user("a"), *GOOD], [user("b"), *BAD]),
-            "the two dialogues have no message in common, so there is no prompt",
+            "the two dialogues have no message in common, so the prompt is missing",
         ),
         (
             (ASKED, [user("b"), *GOOD], BAD),
