@@ -1,4 +1,4 @@
-"""The exception for errors that the user can correct."""
+"""The exceptions for errors that the user can correct."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints only the message, without a traceback. In Python, it is a `ValueError`.
     """
+
+
+class WriteError(UserError):
+    """A file could not be written, for example because the disk is full. The run can resume from a checkpoint."""

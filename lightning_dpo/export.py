@@ -1,7 +1,6 @@
 """`python -m lightning_dpo.export RUN`: the model of a run's checkpoint as a folder for transformers or peft."""
 
 import argparse
-import csv
 import json
 import logging
 import sys
@@ -13,6 +12,7 @@ from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.cli.config import register_resolvers
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.runs.history import read_history
 from lightning_dpo.runs.settings_files import loaded
 from lightning_dpo.train import KEYS
 
@@ -34,9 +34,9 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     Raises:
         UserError: The folder is not a run, or does not have this checkpoint.
     """
-    import torch
     from peft import PeftModel
 
+    from lightning_dpo.checkpoints.reading import opened
     from lightning_dpo.models.causal_lm import ready_policy
     from lightning_dpo.runs.exports import export_run, model_card, record
 
@@ -48,7 +48,7 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     policy = checked.build("adapter")(ready_policy(model.policy()))
     if merge and not isinstance(policy, PeftModel):
         raise UserError("--merge has no effect: the run trained all weights and has no adapter")
-    saved = torch.load(path, mmap=True, weights_only=True)
+    saved = opened(path)
     state = {name.removeprefix("policy."): value for name, value in saved["state_dict"].items()}
     trained = {name for name, value in policy.named_parameters() if value.requires_grad}
     if missing := trained - state.keys():
@@ -76,7 +76,7 @@ def config_of(run: Path, trust_remote_code: bool = False) -> tuple[DictConfig, C
 def metrics_at(run: Path, step: int) -> dict[str, float]:
     """The validation metrics after `step` optimizer steps, according to `metrics.csv`."""
     path = RunFolder(run).history
-    rows = list(csv.DictReader(path.open(newline=""))) if path.is_file() else []
+    rows = read_history(path)
     # Training logs steps from 0, so a validation after step n is logged at n - 1 or, after training, at n.
     here = [row for row in rows if int(row["step"]) in (step - 1, step) and row.get("val/loss")]
     return {name: float(value) for name, value in here[0].items() if value and name != "step"} if here else {}

@@ -13,7 +13,7 @@ from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.cli.command_line import run, run_job
 from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.run_folder import RunFolder, write_atomically
 from lightning_dpo.runs.settings_files import task_overrides
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def inspect_data(config: DictConfig) -> None:
     print_pairs(data.train_pairs, tokenizer, config.shown, config.seed)
     print_statistics(found)
     draw_lengths(lengths, data.max_length, folder.lengths)
-    folder.inspection.write_text(json.dumps(found, indent=2) + "\n")
+    write_atomically(folder.inspection, json.dumps(found, indent=2) + "\n")
     written = (path.name for path in (folder.inspection, folder.lengths, folder.invalid_rows) if path.exists())
     log.info("Wrote %s to %s.", ", ".join(written), folder.path)
 

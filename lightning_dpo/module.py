@@ -1,6 +1,8 @@
 """DPOModule: from a batch of preference pairs to a loss, metrics and an optimizer step."""
 
+from collections.abc import Collection
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from lightning import Callback
@@ -22,13 +24,14 @@ from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.causal_lm import PolicySource
 from lightning_dpo.models.reference import Auto, ReferenceFactory
 from lightning_dpo.models.sharding import full
-from lightning_dpo.training.optimizers import default_optimizer, optimizer_of
+from lightning_dpo.training.optimizers import default_optimizer, optimizer_facts, optimizer_of, settings_of
 from lightning_dpo.training.policy_module import PolicyModule
-from lightning_dpo.training.schedules import Schedule, warmup_constant
+from lightning_dpo.training.schedules import Schedule, restarted, schedule_facts, warmup_constant
 from lightning_dpo.training.start_checks import check_columns
 from lightning_dpo.training.step_checks import StepChecks, checked_loss
 from lightning_dpo.training.step_timer import REFERENCE
 from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of, profiler_of
+from lightning_dpo.training.trainer_facts import data_facts, layout_facts, trainer_facts
 
 
 class DPOModule(PolicyModule):
@@ -42,6 +45,7 @@ class DPOModule(PolicyModule):
         adapter: Selects what is trained, for example `LoRA(r=16)`; None: the parameters with `requires_grad`.
         optimizer: Creates the optimizer of the trainable parameters, for example `partial(AdamW, lr=1e-5)`.
         scheduler: Creates the learning-rate schedule: a function of `(optimizer, total_steps)`, per optimizer step.
+        resume_allow: Kinds of differences between a run and the checkpoint that it resumes from, such as `data`.
 
     Attributes:
         policy, reference: The models; None until `configure_model`. See `PolicyModule`.
@@ -57,14 +61,17 @@ class DPOModule(PolicyModule):
         adapter: AdapterFactory | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         scheduler: Schedule = warmup_constant,
+        resume_allow: Collection[str] = (),
     ) -> None:
-        super().__init__(policy, loss or DPO(), reference or Auto(), adapter)
+        super().__init__(policy, loss or DPO(), reference or Auto(), adapter, resume_allow)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.train_metrics = preference_metrics("train/", self.loss)
         self.val_metrics = preference_metrics("val/", self.loss)
         self.source_metrics: list[MetricCollection] = []  # not submodules: created again for each validation
         self.validated_step: int | None = None
         self._checks = StepChecks(self.loss)
+        self._settings: list[dict[str, Any]] = []  # of the optimizer, by parameter group
+        self._steps = 0  # of the run
 
     def setup(self, stage: str) -> None:
         """Check the data's columns and the metrics that callbacks monitor, and reset the state of an earlier `fit`."""
@@ -72,7 +79,9 @@ class DPOModule(PolicyModule):
         if stage == "fit":
             self._checks.new_fit()
             # Forget the checkpoint of an earlier `fit`. Lightning restores the one of this `fit` later.
-            self.trained_with.resumes({})
+            self.identity.resumes({})
+            for kind, facts in (trainer_facts(self.trainer) | data_facts(self.trainer)).items():
+                self.identity.add(kind, facts)
             check_monitors(self, callbacks_of(self.trainer))
         if not any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)):
             raise UserError("configure_callbacks() must include the callbacks of super().configure_callbacks()")
@@ -89,6 +98,15 @@ class DPOModule(PolicyModule):
         with profiler_of(self.trainer).profile(REFERENCE) if self._trainer else nullcontext():
             reference = self.reference.logps(batch) if self.reference else None
         return pair_logps(completion_logps(self.policy, batch), reference, batch)
+
+    def on_train_start(self) -> None:
+        """Compare the layout of the batches with the checkpoint, and apply new settings of the optimizer."""
+        self.identity.add("layout", layout_facts(self.trainer))
+        if self.identity.waived & {"optimizer", "scheduler"}:
+            (config,) = self.trainer.lr_scheduler_configs
+            (optimizer,) = self.trainer.optimizers
+            arguments = self._settings, self.make_scheduler, self._steps, self.trainer.global_step
+            config.scheduler = restarted(optimizer, *arguments)
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """The micro-batch's part of the step's loss. The parts sum to `sum(weight * losses) / step_pairs`."""
@@ -138,9 +156,12 @@ class DPOModule(PolicyModule):
         """The optimizer of the trainable parameters and its schedule per optimizer step."""
         optimizer = optimizer_of(self.policy, self.make_optimizer)
         # This property creates the training loader.
-        steps = int(self.trainer.estimated_stepping_batches)
-        self.trained_with.optimizes_by(optimizer, self.make_scheduler, steps)
-        scheduler = self.make_scheduler(optimizer, steps)
+        self._steps = int(self.trainer.estimated_stepping_batches)
+        self._settings = settings_of(optimizer)  # before a schedule changes the learning rates
+        self.identity.add("shape", {"optimizer": type(optimizer).__name__})
+        self.identity.add("optimizer", optimizer_facts(self._settings))
+        self.identity.add("scheduler", schedule_facts(self.make_scheduler, self._steps))
+        scheduler = self.make_scheduler(optimizer, self._steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _log(self, metrics: MetricCollection, sync_dist: bool = False) -> None:

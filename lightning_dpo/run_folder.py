@@ -1,10 +1,15 @@
 """The names of a run's files, and atomic writing."""
 
+import csv
+import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from lightning_dpo.errors import WriteError
 
 
 class RunFolder:
@@ -60,6 +65,11 @@ def started_runs(parent: Path) -> list[RunFolder]:
     return [folder for folder in folders if folder.config.exists() or folder.error.exists()]
 
 
+def earlier_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder` from which a run can resume: `last.ckpt` and its predecessors, newest first."""
+    return sorted(folder.glob("last*.ckpt"), key=lambda path: -path.stat().st_mtime_ns)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Context that returns a file to write. At its end the file replaces `path`, unless there was an exception.
@@ -68,28 +78,77 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     temporary file is in the same folder: renames are atomic only within one file system, and TMPDIR may be on another.
 
     Args:
-        path: The file to replace or create. Its folder must exist.
+        path: The file to replace or create. Its folder is created if it does not exist.
 
     Raises:
-        OSError: The folder is not writable, or the disk is full.
+        WriteError: The folder is not writable, or the disk is full. An existing file is unchanged.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)  # it would fill a full disk
+        sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)  # it would fill a full disk
+        if (reason := _failed_write(error)) is not None:
+            raise WriteError(f"{path} could not be written ({reason}); an existing file is unchanged") from error
         raise
-    sync_folder(path.parent)
+
+
+def _failed_write(error: BaseException | None) -> str | None:
+    """Why a file could not be written, if that is the reason of `error`. torch.save raises another error on top."""
+    while isinstance(error, Exception) and not isinstance(error, OSError):
+        if "os error" in str(error):  # safetensors, which is written in Rust, has its own exception
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return error.strerror or str(error) if isinstance(error, OSError) else None
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Context that returns a folder to write to. At its end it replaces `path`, unless there was an exception.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    try:
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+        if path.exists():  # a folder cannot be replaced by a rename unless it is empty
+            path.replace(old)
+        partial.replace(path)
+        sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if (reason := _failed_write(error)) is not None:
+            raise WriteError(f"{path} could not be written ({reason})") from error
+        raise
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace the content of `path` with `text`, atomically."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def write_table(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Replace the content of `path` with `rows` as CSV, atomically."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def sync_folder(folder: Path) -> None:

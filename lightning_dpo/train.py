@@ -30,16 +30,14 @@ if TYPE_CHECKING:
     from lightning import Trainer
     from torch.nn import Parameter
     from torch.optim import Optimizer
-    from transformers import PreTrainedModel
 
     from lightning_dpo import DPOModule, PreferenceDataModule
-    from lightning_dpo.models.causal_lm import CausalLM
 
 log = logging.getLogger(__name__)
 
 KEYS = {
     "model", "adapter", "reference", "data", "loss", "optimizer", "scheduler", "trainer", "logger", "callbacks",
-    "suggested", "profile", "seed", "run_name", "run_folder", "ckpt_path", "sweep_folder", "sweep_objective",
+    "resume", "suggested", "profile", "seed", "run_name", "run_folder", "ckpt_path", "sweep_folder", "sweep_objective",
 }  # fmt: skip
 
 
@@ -74,8 +72,7 @@ def train(config: DictConfig) -> float:
     data = checked.build("data", tokenizer=model.tokenizer(), chosen_only=not loss.needs_rejected)
     check_columns(loss, data.columns)
     trainer = make_trainer(config, checked, data)
-    policy = partial(fitting_policy, model, data)
-    module = DPOModule(policy, loss, reference, adapter, optimizer, checked.build("scheduler"))
+    module = DPOModule(model, loss, reference, adapter, optimizer, checked.build("scheduler"), config.resume.allow)
     check_monitors(config, trainer, module)
     # Data that cannot be read must stop the run before a logger opens a run elsewhere.
     data.setup("fit")
@@ -100,15 +97,6 @@ def explained_memory() -> Iterator[None]:
         if is_out_of_memory(error) and (notes := getattr(error, "__notes__", None)):
             raise UserError("; ".join(notes)) from error
         raise
-
-
-def fitting_policy(model: "CausalLM", data: "PreferenceDataModule") -> "PreTrainedModel":
-    """Open the policy and check that it has an embedding for every token and position."""
-    from lightning_dpo.models.causal_lm import check_fits
-
-    policy = model.policy()
-    check_fits(policy, data.tokenizer, data.max_length)
-    return policy
 
 
 def checked_optimizer(checked: CheckedConfig) -> "Callable[[Iterable[Parameter]], Optimizer]":
@@ -192,14 +180,16 @@ def checkpoint(config: DictConfig) -> str | None:
     """The checkpoint to resume from, or None.
 
     Raises:
-        UserError: It does not exist.
+        UserError: It does not exist, or it is damaged and the run has no other one.
     """
+    from lightning_dpo.checkpoints.reading import check_resumable, newest_whole, opened
+
     if config.ckpt_path is None:
         return None
-    path = RunFolder(config.run_folder).last if config.ckpt_path == "last" else Path(config.ckpt_path)
-    if not path.exists():
-        raise UserError(f"ckpt_path={config.ckpt_path}: {path} does not exist")
-    log.info("Resuming from %s.", path)
+    path = newest_whole(RunFolder(config.run_folder).checkpoints) if config.ckpt_path == "last" else config.ckpt_path
+    saved = opened(path)
+    check_resumable(saved, path)
+    log.info("Resuming from %s, step %d.", path, saved["global_step"])
     return str(path)
 
 

@@ -118,8 +118,8 @@ def test_pairs_that_may_have_trained_the_model_are_reported(tmp_path, trained, c
     ("overrides", "message"),
     [
         (["adapter=lora"], r"adapter has no effect without ckpt_path"),
-        (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: the file does not exist"),
-        (["ckpt_path={file}"], r"ckpt_path=.*hh.jsonl: it is not a checkpoint \("),
+        (["ckpt_path=nowhere.ckpt"], r"nowhere.ckpt does not exist"),
+        (["ckpt_path={file}"], r"hh.jsonl is truncated, or is not a checkpoint"),
         (
             ["ckpt_path={checkpoint}", "model.pretrained=false", "model.config={small}"],
             "has another model or",

@@ -16,7 +16,7 @@ LAYERS = [
     {"train", "evaluate", "export", "inspect_data", "report"},
     {"evaluation", "cli", "reports", "runs"},
     {"module", "callbacks", "data"},
-    {"shared_prefix", "training", "models"},
+    {"shared_prefix", "training", "checkpoints", "models"},
     {"logps", "layouts", "losses", "metrics", "batch", "run_folder", "labels", "settings", "errors"},
 ]
 # The lowest layer that may import a library; what is not listed may be imported anywhere.

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
-from lightning_dpo.callbacks.checkpoints import LastCheckpoint
+from lightning_dpo.callbacks import LastCheckpoint
 from lightning_dpo.losses import DPO, SFT, Hinge
 from lightning_dpo.models.reference import AnotherModel
 from tests.support.models import make_llama

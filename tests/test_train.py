@@ -214,7 +214,7 @@ def test_what_wandb_and_disk_receive_contains_no_secret(tmp_path, monkeypatch, m
             ["callbacks.best.monitor=val/accuracy"],
             r"callbacks.best.monitor=val/accuracy: this run does not log it; did you mean val/rewards/accuracies",
         ),
-        (["ckpt_path=nowhere.ckpt"], r"ckpt_path=nowhere.ckpt: nowhere.ckpt does not exist"),
+        (["ckpt_path=nowhere.ckpt"], r"nowhere.ckpt does not exist"),
         (["data.layout=share"], "data.layout=share: Input should be 'auto', 'shared' or 'padded'"),
         (
             ["data.layout=shared", "model.attention=eager"],

@@ -1,7 +1,8 @@
 """Callbacks of a run."""
 
-from lightning_dpo.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_dpo.callbacks.best_checkpoint import BestCheckpoint
 from lightning_dpo.callbacks.guards import Guards
+from lightning_dpo.callbacks.last_checkpoint import LastCheckpoint
 from lightning_dpo.callbacks.memory import MemoryCheck
 from lightning_dpo.callbacks.progress_bar import PreferenceProgressBar
 from lightning_dpo.callbacks.samples import Samples

@@ -141,9 +141,10 @@ class Guards(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Warnings and averages so far, so that a resumed run does not repeat warnings."""
-        # "said" is the key in checkpoints of earlier versions, which can be resumed.
-        return {"said": self._warned, "start": self._start, "ratios": self._ratios}
+        window = {"sum": float(self._sum), "steps": self._steps}
+        return {"warned": self._warned, "start": self._start, "ratios": self._ratios, "window": window}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore them."""
-        self._warned, self._start, self._ratios = state_dict["said"], state_dict["start"], state_dict["ratios"]
+        self._warned, self._start, self._ratios = (state_dict[name] for name in ("warned", "start", "ratios"))
+        self._sum, self._steps = torch.tensor(state_dict["window"]["sum"]), state_dict["window"]["steps"]

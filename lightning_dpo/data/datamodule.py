@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from datasets import Dataset
 from lightning import LightningDataModule, Trainer
@@ -19,7 +19,6 @@ from lightning_dpo.data.rows.pairs import Rows, ToPair
 from lightning_dpo.data.sources.jsonl import jsonl_pair
 from lightning_dpo.data.steps.forward_size import StreamTokens, check_max_tokens, largest_forward, longest_rows
 from lightning_dpo.data.steps.loader import Collator, MicroBatches, StepLoader, devices_of, steps_done
-from lightning_dpo.data.steps.resume import check_same_pairs
 from lightning_dpo.data.steps.sampler import MicroBatchRows, StepSampler, fitting_batch_size, pairs_of_step
 from lightning_dpo.data.tokens.lengths import prompt_numbers, scored_lengths
 from lightning_dpo.data.tokens.tokenization import Tokenization
@@ -217,21 +216,26 @@ class PreferenceDataModule(LightningDataModule):
 
     def largest_batch(self) -> tuple[int, int]:
         """Tokens, padding included, and scored positions of a micro-batch of the longest training pairs."""
-        shared = self.collate.layout is self.layouts.shared  # until the layout is chosen, padded: the larger one
+        shared = self.layout_name == "shared"  # until the layout is chosen, padded: the larger one
         return largest_forward(self.train_pairs, self.batch_size, self.chosen_only, shared)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The settings that decide which pairs a micro-batch contains, and digests of their content."""
-        names = ("seed", "batch_size", "pairs_per_step", "max_length", "group_by_prompt")
-        found = {"training_pairs": len(self.train_pairs), "devices": devices_of(self.trainer)["num_replicas"]}
-        digests = {"tokenizer": self.preparation.tokenization.digest, "set of training pairs": self.pairs.digest}
-        return {name: getattr(self, name) for name in names} | found | {"digests": digests}
+    @property
+    def facts(self) -> dict[str, dict[str, str]]:
+        """What identifies a training, by kind: the pairs, the tokenizer, and the order of the pairs. After `setup`."""
+        order = {name: getattr(self, name) for name in ("seed", "batch_size", "pairs_per_step", "group_by_prompt")}
+        order["num_replicas"] = devices_of(self.trainer)["num_replicas"]
+        keys = {"num_replicas": "the number of devices"}
+        pairs = {"training pairs": str(len(self.train_pairs)), "set of training pairs (sha256)": self.pairs.digest}
+        return {
+            "order": {keys.get(name, f"data.{name}"): str(value) for name, value in order.items()},
+            "tokenizer": self.preparation.tokenization.digests,
+            "data": pairs,
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Check that the run has the pairs and the order of the checkpoint."""
-        if self.trainer and self.trainer.state.fn != "fit":  # only `fit` depends on the order of training pairs
-            return
-        check_same_pairs(self.state_dict(), state)
+    @property
+    def layout_name(self) -> str:
+        """The layout of the next batches: `shared` or `padded`."""
+        return "shared" if self.collate.layout is self.layouts.shared else "padded"
 
     def _sampler(self, tokens: Dataset, pairs_per_step: int, seed: int | None) -> StepSampler:
         """A sampler that shuffles with `seed` and balances micro-batches; without a seed, one that keeps the order."""

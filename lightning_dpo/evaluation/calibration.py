@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lightning_dpo.evaluation.accuracy import ScoredPair
 from lightning_dpo.reports.intervals import wilson
+from lightning_dpo.reports.plots import save_figure
 
 _BINS = 10
 
@@ -82,4 +83,4 @@ def draw_calibration(rows: Sequence[tuple[float, float, int]], subtitle: str, pi
     below.set(xlabel="confidence σ(|margin|)", ylabel="pairs", xlim=(0.49, 1.01))
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=150)
+    save_figure(figure, picture, 150)

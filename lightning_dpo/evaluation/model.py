@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_dpo.checkpoints.reading import entry_of, opened
 from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.errors import UserError
@@ -80,33 +80,13 @@ def make_module(
     module.configure_model()
     check_fits(module.policy, data.tokenizer, data.max_length)
     if saved is not None:
-        trained_with = saved.get("trained_with", {}).get("loss", repr(loss))
-        if saved.get("has_rewards", True) and trained_with != repr(loss):
+        entry = entry_of(saved)
+        trained_with = entry["trained_with"]["loss"]["loss"]
+        if entry["has_rewards"] and trained_with != repr(loss):
             raise UserError(f"ckpt_path: it was trained with {trained_with}: set loss to the same values")
         module.on_load_checkpoint(saved)
-        try:
-            module.load_state_dict(saved["state_dict"])
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"ckpt_path={config.ckpt_path}: it has another model or adapter ({reason})") from error
+        module.load_state_dict(saved["state_dict"])
     return module, why_ties
-
-
-def opened(path: str) -> dict[str, Any]:
-    """The content of a checkpoint.
-
-    Raises:
-        UserError: The file is not a checkpoint.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"ckpt_path={path}: the file does not exist")
-    try:
-        saved = torch.load(path, mmap=True, weights_only=True)
-    except Exception as error:  # other files fail in many ways
-        raise UserError(f"ckpt_path={path}: it is not a checkpoint ({type(error).__name__})") from error
-    if not isinstance(saved, dict) or "state_dict" not in saved:
-        raise UserError(f"ckpt_path={path}: it is not a checkpoint of a run")
-    return saved
 
 
 def make_reference(

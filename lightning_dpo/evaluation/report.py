@@ -1,6 +1,5 @@
 """The report of `evaluate`: a table, a plot, and a row per pair."""
 
-import csv
 import json
 import logging
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from rich.text import Text
 from lightning_dpo.evaluation.accuracy import ScoredPair, accuracy, by_length_difference, by_source, length_baseline
 from lightning_dpo.evaluation.calibration import calibration, draw_calibration
 from lightning_dpo.reports.intervals import Z
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.run_folder import RunFolder, write_atomically, write_table
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +39,7 @@ def report(metrics: dict[str, float], pairs: Sequence[ScoredPair], folder: RunFo
     Console().print(table)
     subtitle = f"calibration error {calibrated.expected_error:.3f}, log loss {calibrated.log_loss:.3f} nats"
     draw_calibration(calibrated.bins, subtitle, folder.calibration)
-    with folder.scored_pairs.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(asdict(pairs[0])))
-        writer.writeheader()
-        writer.writerows(map(asdict, pairs))
+    write_table(folder.scored_pairs, [list(asdict(pairs[0])), *(list(asdict(pair).values()) for pair in pairs)])
     found = {
         "accuracy": asdict(everything),
         "accuracy_by_source": {name: asdict(part) for name, part in sources.items()},
@@ -51,5 +47,5 @@ def report(metrics: dict[str, float], pairs: Sequence[ScoredPair], folder: RunFo
         "length_baseline": longer,
         "calibration": asdict(calibrated),
     }
-    folder.metrics.write_text(json.dumps(metrics | found, indent=2) + "\n")
+    write_atomically(folder.metrics, json.dumps(metrics | found, indent=2) + "\n")
     log.info("Wrote metrics.json, pairs.csv and calibration.png to %s.", folder.path)

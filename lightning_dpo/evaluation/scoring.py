@@ -23,6 +23,7 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout, LayoutName, Layouts, PaddedLayout, SharedLayout
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.module import DPOModule
+from lightning_dpo.run_folder import atomic_write
 from lightning_dpo.shared_prefix.choice import TRIED, chosen_layout
 
 
@@ -75,10 +76,10 @@ class AnswersFile:
         layouts = Layouts(PaddedLayout(self.pad_token_id, chosen_only=True), SharedLayout(chosen_only=True))
         chosen = chosen_layout(layout, layouts, self._longest, module.models, trainer)
         rewards = iter(_rewards(self.answers, module, trainer, chosen, batch_size))
-        with target.open("w", encoding="utf-8") as file:
+        with atomic_write(target) as file:
             for row in self.rows:
                 scored = cast(dict[str, Any], row[1]) | {"rewards": [next(rewards) for _ in _answers([row])]}
-                file.write(json.dumps(scored, ensure_ascii=False) + "\n")
+                file.write(f"{json.dumps(scored, ensure_ascii=False)}\n".encode())
         return len(self.answers)
 
     def _longest(self) -> MicroBatch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -148,13 +148,6 @@ def base_name(policy: PeftModel) -> str:
 def own_adapter(policy: PeftModel) -> str:
     """The name of the policy's adapter; peft's is `default`."""
     return next(name for name in policy.peft_config if name != REFERENCE)
-
-
-def describe(policy: PeftModel) -> str:
-    """The settings without which the weights of an adapter cannot be interpreted, as text."""
-    config = policy.peft_config[own_adapter(policy)]
-    names = ("r", "lora_alpha", "use_rslora", "use_dora")
-    return " ".join([PeftType(config.peft_type).value, *(f"{name}={getattr(config, name, None)}" for name in names)])
 
 
 def is_untrained(policy: PeftModel) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -21,6 +21,7 @@ from lightning_dpo.logps.forward import vocabulary
 _CANNOT_OPEN = (ImportError, OSError, ValueError, KeyError, TypeError, StrictDataclassError)
 # Private arguments of transformers' `cached_file`: return None for a missing file instead of raising OSError.
 _OPTIONAL = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+_CONFIGS = ("config.json", "adapter_config.json")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -143,15 +144,35 @@ def ready_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBa
     return tokenizer
 
 
-PolicySource = str | PreTrainedModel | Callable[[], PreTrainedModel]
-"""A hub id or folder, a model, or a function that returns one."""
+class OpensPolicy(Protocol):
+    """A description of a model, such as `CausalLM`."""
+
+    def policy(self) -> PreTrainedModel:
+        """Open or create the model."""
+
+
+PolicySource = str | PreTrainedModel | OpensPolicy | Callable[[], PreTrainedModel]
+"""A hub id or folder, a model, a `CausalLM`, or a function that returns a model."""
 
 
 def opened_policy(source: PolicySource) -> PreTrainedModel:
     """The model of `source`."""
+    if isinstance(source, nn.Module):
+        return cast(PreTrainedModel, source)
     if isinstance(source, str):
-        return CausalLM(source).policy()
-    return cast(PreTrainedModel, source) if isinstance(source, nn.Module) else source()
+        source = CausalLM(source)
+    return source() if callable(source) else source.policy()
+
+
+def weight_files(source: PolicySource) -> list[Path]:
+    """The files of the model that `opened_policy` has opened; empty if it is not read from files."""
+    if isinstance(source, str):
+        source = CausalLM(source)
+    if not isinstance(source, CausalLM) or not source.pretrained:
+        return []
+    found = [cached_file(name, file, **_OPTIONAL) for name in {source.name, source.base()} for file in _CONFIGS]
+    folders = {Path(file).parent for file in found if file}
+    return [path for folder in folders for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json")]
 
 
 def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:

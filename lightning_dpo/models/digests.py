@@ -1,13 +1,20 @@
-"""Digests (sha256) of weights. A resumed run compares them, because different models can have the same name."""
+"""Digests (sha256) of weights and files, which identify them, because different models can have the same name."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import torch
+import transformers
+from huggingface_hub import constants
 from torch import Tensor, nn
 
+from lightning_dpo.run_folder import write_atomically
+
 _SHOWN = 12  # hexadecimal digits: 48 bits are enough to distinguish datasets or models
+_BLOCK = 1 << 16
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -33,3 +40,44 @@ def digest_of(parts: Iterable[bytes | memoryview], digits: int = _SHOWN) -> str:
         digest.update(f"{len(part)} ".encode())
         digest.update(part)
     return digest.hexdigest()[:digits]
+
+
+def file_digest(path: Path) -> str:
+    """Digest of the content of a file. It is computed once, and again if the file has changed."""
+
+    def compute() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:_SHOWN]
+
+    return remembered([path], compute)
+
+
+def remembered(files: Iterable[Path], compute: Callable[[], str], of: str = "content") -> str:
+    """The result of `compute`, stored on disk for as long as the files do not change.
+
+    A file counts as unchanged if its path, size, modification time, and first and last 64 KB are the same.
+
+    Args:
+        files: The files that the result depends on. If there are none, it is computed every time.
+        compute: Computes a digest.
+        of: What the digest describes, besides the files.
+    """
+    states = [part for path in sorted(files) for part in _state(path)]
+    if not states:
+        return compute()
+    key = digest_of([of.encode(), transformers.__version__.encode(), *states], digits=64)
+    stored = Path(constants.HF_HOME, "lightning_dpo", "digests", key)
+    if stored.is_file() and (found := stored.read_text()):
+        return found
+    found = compute()
+    with suppress(ValueError):  # the cache is not writable
+        write_atomically(stored, found)
+    return found
+
+
+def _state(path: Path) -> list[bytes]:
+    status = path.stat()
+    with path.open("rb") as file:
+        first = file.read(_BLOCK)
+        file.seek(max(0, status.st_size - _BLOCK))
+        return [f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode(), first, file.read(_BLOCK)]

@@ -1,9 +1,12 @@
 """Functions that plots of runs and of sweeps share."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from lightning_dpo.run_folder import atomic_write
 
 LINES = ("-", "--", "-.", ":")
 """Line styles that can be distinguished in black and white."""
@@ -26,3 +29,9 @@ def curve(rows: Sequence[Mapping[str, str]], name: str) -> list[tuple[int, float
     The last row of a running process may be incomplete, and is skipped.
     """
     return [(int(row["step"]), float(row[name])) for row in rows if row.get(name) and None not in row.values()]
+
+
+def save_figure(figure: Figure, picture: Path, dpi: int) -> None:
+    """Write a figure as PNG, atomically."""
+    with atomic_write(picture) as file:
+        figure.savefig(file, format="png", dpi=dpi)

@@ -1,6 +1,5 @@
 """Plots of a run's curves and of the lengths of its data."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,15 +8,15 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_dpo.labels import LABELS, panels
 from lightning_dpo.reports.intervals import Z
-from lightning_dpo.reports.plots import LINES, curve, grid
+from lightning_dpo.reports.plots import LINES, curve, grid, save_figure
+from lightning_dpo.runs.history import read_history
 
 _ERRORS = {"val/kl": "val/kl_stderr"}
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
     """Draw the curves of `metrics.csv` by optimizer step in the panels of `labels.py`. Without curves, draw nothing."""
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_history(metrics)
     curves = {name: curve(rows, name) for names in panels().values() for name in names}
     shown = {title: names for title, names in panels().items() if any(curves[name] for name in names)}
     if not shown:
@@ -39,7 +38,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         axes.set_xlabel("optimizer step")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    figure.savefig(picture, dpi=150)
+    save_figure(figure, picture, 150)
 
 
 def draw_lengths(lengths: Mapping[str, Sequence[int]], limit: int, picture: Path) -> None:
@@ -55,4 +54,4 @@ def draw_lengths(lengths: Mapping[str, Sequence[int]], limit: int, picture: Path
         axes.set(title=title, xlabel="tokens", ylabel="pairs")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize="small")
-    figure.savefig(picture, dpi=150)
+    save_figure(figure, picture, 150)

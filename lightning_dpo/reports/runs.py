@@ -1,6 +1,5 @@
 """The runs in a folder, read from their files: their settings, differences and results."""
 
-import csv
 import math
 import re
 import shlex
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 from lightning_dpo.labels import FRONTIER_SHARE
 from lightning_dpo.reports.intervals import Z, wilson
 from lightning_dpo.run_folder import RunFolder, started_runs
+from lightning_dpo.runs.history import read_history
 from lightning_dpo.runs.settings_files import as_dict, loaded, shown
 from lightning_dpo.runs.state import RunState, failure, final_metrics, state_now
 from lightning_dpo.settings import compared, flat
@@ -53,8 +53,7 @@ class Run:
     @cached_property
     def history(self) -> list[dict[str, str]]:
         """The rows of `metrics.csv`."""
-        path = RunFolder(self.folder).history
-        return list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+        return read_history(RunFolder(self.folder).history)
 
     def setting(self, name: str) -> str:
         """The value on the command line or, without one, in the config; empty for a group of settings."""

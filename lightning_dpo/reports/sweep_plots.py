@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_dpo.labels import LABELS
 from lightning_dpo.reports.intervals import interval
-from lightning_dpo.reports.plots import LINES, curve, grid
+from lightning_dpo.reports.plots import LINES, curve, grid, save_figure
 from lightning_dpo.reports.runs import SEED, Run, by_all_but_the_seed, differing, label
 from lightning_dpo.run_folder import RunFolder
 
@@ -82,7 +82,7 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
             axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 1))
         axes.grid(alpha=0.3)
     _draw_legend(figure)
-    figure.savefig(picture, dpi=200)
+    save_figure(figure, picture, 200)
     return True
 
 
@@ -164,5 +164,5 @@ def draw_run_curves(runs: Sequence[Run], picture: Path) -> bool:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     _draw_legend(figure)
-    figure.savefig(picture, dpi=150)
+    save_figure(figure, picture, 150)
     return True

@@ -1,6 +1,5 @@
 """The tables of a report: the runs, and means over seeds with their intervals."""
 
-import csv
 import math
 import re
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from lightning_dpo.labels import FRONTIER_SHARE, LABELS
 from lightning_dpo.reports.intervals import interval
 from lightning_dpo.reports.runs import SEED, Run, by_all_but_the_seed, differing
+from lightning_dpo.run_folder import write_table
 from lightning_dpo.runs.state import RunState
 
 SHOWN = (
@@ -69,13 +69,12 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
     """Write a row per run: folder, state, settings that differ, all metrics, and the error."""
     names = differing(runs)
     metrics = sorted({name for run in runs for name in run.metrics})
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["run", "state", *names, *metrics, "error"])
-        for run in runs:
-            settings = [run.setting(name) for name in names]
-            values = [run.metrics.get(name, "") for name in metrics]
-            writer.writerow([run.folder.name, run.state.value, *settings, *values, run.error])
+    rows: list[Sequence[object]] = [["run", "state", *names, *metrics, "error"]]
+    for run in runs:
+        settings = [run.setting(name) for name in names]
+        values = [run.metrics.get(name, "") for name in metrics]
+        rows.append([run.folder.name, run.state.value, *settings, *values, run.error])
+    write_table(path, rows)
 
 
 def _known(runs: Sequence[Run]) -> list[str]:

@@ -1,6 +1,5 @@
 """Reports the distance of the policy from the known optimum, after every validation and at the end of a run."""
 
-import csv
 from contextlib import nullcontext
 from typing import cast
 
@@ -20,7 +19,7 @@ from lightning_dpo.models.generation import Writer
 from lightning_dpo.module import DPOModule
 from lightning_dpo.reviews import world
 from lightning_dpo.reviews.closed_form import ClosedForm
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.run_folder import RunFolder, write_table
 
 _LABELS = {
     "reward": ("expected reward", "reference_reward", "optimal_reward"),
@@ -65,8 +64,7 @@ class ClosedFormReport(Callback):
             self.world = ClosedForm(world.rewards(), all_logps(start, tokenizer), self._beta(module))
             self.before = sample_reviews(start, tokenizer, self.samples, trainer.world_size)
         if self.folder and trainer.is_global_zero:
-            with RunFolder(self.folder).frontier.open("w", newline="") as file:
-                csv.writer(file).writerows([("beta", "kl", "reward"), *self.world.frontier()])
+            write_table(RunFolder(self.folder).frontier, [("beta", "kl", "reward"), *self.world.frontier()])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics of the current policy."""

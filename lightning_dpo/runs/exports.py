@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,11 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import base_model
 from lightning_dpo.models.adapter import base_name, merged, own_adapter
 from lightning_dpo.models.probe import check_same, probe
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.run_folder import RunFolder, atomic_folder
 from lightning_dpo.runs.settings_files import as_dict, resolved_settings
 from lightning_dpo.settings import without_secrets
 
@@ -62,12 +60,13 @@ def export_run(
     for path, model in folders.items():
         # A merged model needs only transformers.
         text = card.replace("library_name: peft", "library_name: transformers") if model is None else card
-        if model is None:
-            with compared(policy, path):
-                export(merged(policy), tokenizer, path, text)
-        else:
-            export(model, tokenizer, path, text)
-        (path / RECORD).write_text(json.dumps(about, indent=2) + "\n")
+        with atomic_folder(path) as partial:
+            if model is None:
+                with compared(policy, partial):
+                    export(merged(policy), tokenizer, partial, text)
+            else:
+                export(model, tokenizer, partial, text)
+            (partial / RECORD).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def export(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, card: str) -> None:
@@ -96,18 +95,14 @@ def compared(policy: PeftModel, folder: Path) -> Iterator[None]:
     """Context in which `policy` is merged and exported to `folder`. At its end, the export is compared with `policy`.
 
     Raises:
-        UserError: The export has other log-probs than the policy. It is deleted.
+        UserError: The export has other log-probs than the policy.
     """
     inner = base_model(policy)
     inner.set_attn_implementation("eager")  # after training, the model is on the CPU
     expected = probe(cast(PreTrainedModel, policy))
     yield
     model = type(inner).from_pretrained(folder, dtype="auto")
-    try:
-        check_same(expected, model, f"{folder}: the merged model differs from the model with its adapter")
-    except UserError:
-        shutil.rmtree(folder)
-        raise
+    check_same(expected, model, "the merged model differs from the model with its adapter, so it is not exported")
 
 
 def record(config: DictConfig) -> dict[str, Any]:

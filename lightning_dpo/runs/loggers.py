@@ -1,53 +1,76 @@
 """The loggers of a run: a CSV file that continues after a resume, and wandb, which never waits for a login."""
 
-import csv
 import hashlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.checkpoints.reading import newest_whole, opened
+from lightning_dpo.run_folder import RunFolder, earlier_checkpoints
+from lightning_dpo.runs.history import History
 from lightning_dpo.runs.state import attempts
 
 log = logging.getLogger(__name__)
 
 
-def csv_logger(folder: str, flush_every_n_steps: int = 20) -> CSVLogger:
-    """A logger that writes `metrics.csv` in `folder` and keeps the rows of an existing file.
+class HistoryLogger(Logger):
+    """Writes metrics to `metrics.csv`. The settings of a run are in its `config.yaml`.
 
-    A resumed run repeats the steps after its last checkpoint, so their old rows are removed.
+    Lightning's `CSVLogger` deletes an existing file when it is created, rewrites it in place, and writes the values of
+    environment variables in the settings to `hparams.yaml`.
 
     Args:
-        folder: The run's folder, with `checkpoints/last.ckpt` if the run resumes.
+        history: The file.
         flush_every_n_steps: Number of logged steps between two writes.
     """
-    path = RunFolder(folder).history
+
+    name = version = ""
+
+    def __init__(self, history: History, flush_every_n_steps: int) -> None:
+        super().__init__()
+        self.history, self.flush_every_n_steps = history, flush_every_n_steps
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add a row."""
+        self.history.add(
+            {name: getattr(value, "item", lambda v=value: v)() for name, value in metrics.items()}, step or 0
+        )
+        if ((step or 0) + 1) % self.flush_every_n_steps == 0:
+            self.save()
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that were added."""
+        self.history.save()
+
+    def finalize(self, status: str) -> None:
+        """Write the last rows."""
+        self.save()
+
+
+def csv_logger(folder: str, flush_every_n_steps: int = 20) -> HistoryLogger:
+    """A logger that writes `metrics.csv` in `folder` and keeps the rows of a run that resumes.
+
+    Args:
+        folder: The run's folder, with a checkpoint if the run resumes.
+        flush_every_n_steps: Number of logged steps between two writes.
+    """
+    run = RunFolder(folder)
     # Only the first rank writes the file.
     first = getattr(rank_zero_only, "rank", 0) == 0
-    rows = list(csv.DictReader(path.open(newline=""))) if first and path.exists() else []
-    checkpoint = RunFolder(folder).last
-    if checkpoint.exists():
-        done = torch.load(checkpoint, mmap=True, weights_only=True)["global_step"]
-        # Steps are logged from 0, so step `done` is the first one after the checkpoint.
-        rows = [row for row in rows if int(row["step"]) < done]
-    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=flush_every_n_steps)
-    with warnings.catch_warnings():
-        # Lightning warns that it deletes the file in a folder that is not empty; the rows are written back below.
-        warnings.filterwarnings("ignore", message="Experiment logs directory")
-        # This deletes an existing metrics.csv, so its rows were read before.
-        experiment = logger.experiment
-    for row in rows:
-        values = {name: float(value) for name, value in row.items() if value and name != "step"}
-        experiment.log_metrics(values, step=int(row["step"]))
-    experiment.save()
-    return logger
+    done = opened(newest_whole(run.checkpoints))["global_step"] if first and earlier_checkpoints(run.checkpoints) else 0
+    return HistoryLogger(History(run.history, done), flush_every_n_steps)
 
 
 def wandb_logger(

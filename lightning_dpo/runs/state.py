@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lightning_dpo.errors import UserError
+from lightning_dpo.errors import UserError, WriteError
 from lightning_dpo.run_folder import RunFolder
 
 # Created by Hydra, or locked, before a job starts, so they belong to the current attempt.
@@ -68,9 +68,9 @@ def record_failure(folder: Path, error: BaseException) -> None:
 
     The first rank to fail writes first; later ranks usually report only that they lost the connection.
     """
-    by_user = isinstance(error, UserError)
+    by_user = isinstance(error, UserError) and not isinstance(error, WriteError)
     sentence = " ".join(str(error).split())
-    sentence = sentence if by_user else f"{type(error).__name__}: {sentence}"
+    sentence = sentence if isinstance(error, UserError) else f"{type(error).__name__}: {sentence}"
     folder.mkdir(parents=True, exist_ok=True)
     with RunFolder(folder).error.open("a", encoding="utf-8") as file:
         trace = "".join(traceback.format_exception(error))
@@ -91,12 +91,12 @@ def saved(folder: Path) -> str:
     """
     if not RunFolder(folder).last.exists():
         return "nothing saved yet"
-    from torch import load  # a run may be stopped before torch is imported
+    from lightning_dpo.checkpoints.reading import opened  # a run may be stopped before torch is imported
 
     try:
-        return f"saved at step {load(RunFolder(folder).last, mmap=True, weights_only=True)['global_step']}"
-    except Exception:  # a corrupt file must not hide the reason why the run ended
-        return f"{RunFolder(folder).last} cannot be read"
+        return f"saved at step {opened(RunFolder(folder).last)['global_step']}"
+    except UserError as error:  # a damaged file must not hide the reason why the run ended
+        return str(error)
 
 
 @contextmanager

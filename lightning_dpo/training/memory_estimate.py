@@ -101,7 +101,7 @@ def estimate(
     return MemoryEstimate(
         weights=_size(policy.parameters()),
         gradients=_size(trained),
-        optimizer=int(_states(make_optimizer) * _size(trained)),
+        optimizer=int(optimizer_numbers(make_optimizer) * _size(trained)),
         reference=_size(reference.model.parameters()) if reference and reference.model else 0,
         logits=(min(scored, CHUNK) if can_fuse(policy) else scored) * config.vocab_size * (itemsize + 8),
         activations=per_layer * (layers + _KEPT if checkpointing else layers * _KEPT),
@@ -135,12 +135,15 @@ def _size(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in here)
 
 
-def _states(make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> float:
-    """Numbers that the optimizer stores per trained number."""
+def optimizer_numbers(make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> float:
+    """Numbers that the optimizer stores per trained number. Two, as for Adam, if it cannot be tested on a matrix."""
     # A matrix, because optimizers such as Adafactor store only sums over rows and columns.
     weights = nn.Parameter(torch.zeros(64, 64))
     weights.grad = torch.zeros(64, 64)
-    optimizer = make_optimizer([weights])
-    optimizer.step()
+    try:
+        optimizer = make_optimizer([weights])
+        optimizer.step()
+    except Exception:  # LBFGS needs a closure, and SparseAdam sparse gradients
+        return 2.0
     kept = chain.from_iterable(state.values() for state in optimizer.state.values())
     return sum(value.numel() for value in kept if isinstance(value, Tensor) and value.numel() > 1) / weights.numel()

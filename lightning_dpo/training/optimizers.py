@@ -1,12 +1,16 @@
 """The default optimizer of `DPOModule`, and the optimizer of a policy."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from lightning_dpo.errors import UserError
+
+# These change how an update is computed, and not its result.
+_NO_RESULT = ("params", "initial_lr", "foreach", "fused", "capturable", "differentiable")
 
 
 def default_optimizer(parameters: Iterable[Parameter]) -> Optimizer:
@@ -27,3 +31,25 @@ def optimizer_of(policy: nn.Module, make_optimizer: Callable[[Iterable[Parameter
     # A fused optimizer would unscale fp16 gradients inside its step. Their norm is needed before.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch's own undeclared flag
     return optimizer
+
+
+def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The settings of each parameter group that determine the result of an update."""
+    return [
+        {name: value for name, value in group.items() if name not in _NO_RESULT} for group in optimizer.param_groups
+    ]
+
+
+def optimizer_facts(settings: list[dict[str, Any]]) -> dict[str, str]:
+    """The result of `settings_of` as text, by config key."""
+    keys = ["optimizer"] if len(settings) == 1 else [f"optimizer[{index}]" for index in range(len(settings))]
+    return {
+        f"{key}.{name}": _plain(value)
+        for key, group in zip(keys, settings, strict=True)
+        for name, value in group.items()
+    }
+
+
+def _plain(value: Any) -> str:
+    value = value.item() if isinstance(value, Tensor) else value
+    return str(list(value) if isinstance(value, tuple) else value)

@@ -1,6 +1,6 @@
 """A LightningModule with a policy and its frozen reference: how they are opened, sharded, moved and saved."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from lightning import LightningModule
@@ -8,14 +8,18 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightning_dpo.checkpoints.identity import Identity, packages, warn_of_versions
+from lightning_dpo.checkpoints.reading import ENTRY, FORMAT, check_resumable, entry_of
+from lightning_dpo.errors import UserError
 from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.models.adapter import AdapterFactory
-from lightning_dpo.models.causal_lm import PolicySource, opened_policy, ready_policy
+from lightning_dpo.models.causal_lm import PolicySource, check_fits, opened_policy, ready_policy
+from lightning_dpo.models.facts import adapter_facts, model_facts, reference_facts, weights_facts
 from lightning_dpo.models.probe import check_opened, probe
 from lightning_dpo.models.reference import Reference, ReferenceFactory
 from lightning_dpo.models.sharding import shard
-from lightning_dpo.training.checkpoint_checks import TrainedWith, check_tensors
 from lightning_dpo.training.start_checks import check_declared
+from lightning_dpo.training.trainer_attributes import datamodule_of
 
 
 class PolicyModule(LightningModule):
@@ -26,12 +30,13 @@ class PolicyModule(LightningModule):
         loss: The loss; it decides which references are valid.
         reference: Creates the reference from the untrained policy.
         adapter: Selects what is trained; None: the parameters with `requires_grad`.
+        resume_allow: Kinds of differences between a run and the checkpoint that it resumes from; see `WAIVABLE`.
 
     Attributes:
         policy: The policy; None until `configure_model`.
         reference: The reference, outside the module tree, so that checkpoints, optimizers and strategy wrappers do not
             include it. None until `configure_model`, or if the loss needs none.
-        trained_with: The settings and weights that the training depends on.
+        identity: The settings, weights and data that the training depends on.
     """
 
     policy: PreTrainedModel
@@ -43,6 +48,7 @@ class PolicyModule(LightningModule):
         loss: PreferenceLossFunction,
         reference: ReferenceFactory,
         adapter: AdapterFactory | None,
+        resume_allow: Collection[str] = (),
     ) -> None:
         super().__init__()
         check_declared(loss)
@@ -50,7 +56,8 @@ class PolicyModule(LightningModule):
         self.policy = None  # type: ignore[assignment]  # created in configure_model
         self._untrained_policy = [policy]  # in a list, so that nn.Module does not register a model
         self.loss, self.make_reference, self.make_adapter = loss, reference, adapter
-        self.trained_with = TrainedWith(loss)
+        self.identity = Identity(resume_allow)
+        self.identity.add("loss", {"loss": repr(loss)})
         self._hold_reference(None)
 
     def configure_model(self) -> None:
@@ -59,8 +66,13 @@ class PolicyModule(LightningModule):
             return
         # The order matters: digest and probe before the adapter, the reference from the untrained policy, and `shard`
         # last, because sharded modules can be neither copied nor compared.
-        policy = ready_policy(opened_policy(self._untrained_policy.pop()))
-        self.trained_with.starts_from(policy)
+        source = self._untrained_policy.pop()
+        policy = ready_policy(opened_policy(source))
+        data = datamodule_of(self.trainer) if self._trainer else None
+        if hasattr(data, "tokenizer") and hasattr(data, "max_length"):
+            check_fits(policy, data.tokenizer, data.max_length)
+        self.identity.add("model", model_facts(policy))
+        self.identity.add("weights", weights_facts(policy, source))
         # Log-probs before anything is added, for the check at the end.
         opened = probe(policy) if self.make_adapter or isinstance(policy, PeftModel) else None
         # After `ready_policy`, which would remove the dropout of a new adapter.
@@ -69,7 +81,9 @@ class PolicyModule(LightningModule):
         self.strict_loading = not isinstance(self.policy, PeftModel)
         self._hold_reference(self.make_reference(self.policy, self.loss))
         check_opened(opened, self.policy, self.reference)
-        self.trained_with.trains(self.policy, self.reference)
+        for kind, facts in adapter_facts(self.policy).items():
+            self.identity.add(kind, facts)
+        self.identity.add("weights", reference_facts(self.reference))
         # Set only by ModelParallelStrategy, before this hook.
         if self.device_mesh is not None:
             for model in self.models:
@@ -82,24 +96,26 @@ class PolicyModule(LightningModule):
         return [self.policy] if own is None else [self.policy, own]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the settings of the training: loss, starting weights, adapter, optimizer, schedule."""
-        checkpoint |= {"trained_with": dict(self.trained_with.settings), "has_rewards": self.loss.has_rewards}
-        if isinstance(self.policy, PeftModel):
-            checkpoint["tensors"] = self._trained()
+        """Store what the training depends on, and the names of the trained tensors."""
+        entry = {"format": FORMAT, "trained_with": self.identity.facts, "has_rewards": self.loss.has_rewards}
+        checkpoint[ENTRY] = entry | {"tensors": self._trained(), "packages": packages()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the run has the settings and starting weights of the checkpoint.
 
         Raises:
-            UserError: It does not; the message contains the difference.
+            UserError: It does not; the message contains the differences.
         """
-        saved = checkpoint.get("trained_with", {})
-        # Outside `fit`, as in load_from_checkpoint, only the weights are used, with any loss.
-        fits = self._trainer is not None and self.trainer.state.fn == "fit"
-        (self.trained_with.resumes if fits else self.trained_with.opens)(saved)
+        entry = entry_of(checkpoint)
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            check_resumable(checkpoint)
+            self.identity.resumes(entry["trained_with"])
+            warn_of_versions(entry["packages"])
+        elif isinstance(self.policy, PeftModel):
+            # Only the weights are used, with any loss. Those under the adapter are not in the checkpoint.
+            self.identity.opens(entry["trained_with"], ["adapter", "shape", "weights"])
         # The strategy loads a sharded policy without calling `load_state_dict`, so the names are checked here too.
-        if "tensors" in checkpoint:
-            check_tensors(self._trained(), checkpoint["tensors"])
+        self._check_tensors(entry["tensors"])
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's overloads
         """The state of the policy; with an adapter, only the trained tensors."""
@@ -110,12 +126,24 @@ class PolicyModule(LightningModule):
         """Load the result of `state_dict`.
 
         Raises:
-            UserError: The checkpoint has another adapter.
+            UserError: The checkpoint has other tensors.
         """
-        if not isinstance(self.policy, PeftModel):
-            return super().load_state_dict(state_dict, strict, assign)
-        check_tensors(self._trained(), state_dict)
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
+        adapter = isinstance(self.policy, PeftModel)
+        if adapter:
+            self._check_tensors(state_dict)
+        try:
+            return super().load_state_dict(state_dict, strict and not adapter, assign)
+        except RuntimeError as error:  # torch lists every tensor in its message
+            first = " ".join(str(error).strip().splitlines()[1:2]).strip() or str(error)
+            raise UserError(f"the checkpoint has another model or adapter: {first}") from error
+
+    def _check_tensors(self, found: Collection[str]) -> None:
+        """Check that a checkpoint has the trained tensors: with `strict=False`, missing ones would be ignored."""
+        if different := set(self._trained()) ^ set(found):
+            raise UserError(
+                f"the checkpoint has another model or adapter: {len(different)} tensors are only in one of them, the "
+                f"first is {min(different)}; set model.* and adapter.* to the values that it was trained with"
+            )
 
     def _trained(self) -> list[str]:
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]

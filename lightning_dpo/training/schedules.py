@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
@@ -68,6 +69,37 @@ def describe(schedule: Schedule) -> str:
     arguments = sorted(getattr(schedule, "keywords", {}).items())
     name = getattr(function, "__name__", type(function).__name__)
     return f"{name}({', '.join(f'{key}={value}' for key, value in arguments)})"
+
+
+def schedule_facts(schedule: Schedule, total_steps: int) -> dict[str, str]:
+    """The schedule and, if it depends on it, the length of the run."""
+    length = {"optimizer steps of the run (trainer.max_epochs, trainer.max_steps)": str(total_steps)}
+    return {"scheduler": describe(schedule)} | (length if depends_on_length(schedule) else {})
+
+
+def restarted(
+    optimizer: Optimizer, settings: list[dict[str, Any]], schedule: Schedule, steps: int, done: int
+) -> LRScheduler:
+    """The schedule after `done` steps with new settings, for an optimizer whose state was restored.
+
+    Lightning restores the settings of the checkpoint as well. This is for a run that resumes with other settings.
+
+    Args:
+        optimizer: The optimizer. Its settings are replaced.
+        settings: The new settings of each parameter group.
+        schedule: Creates the schedule.
+        steps: Number of optimizer steps of the run.
+        done: Number of steps that are done.
+    """
+    for group, new in zip(optimizer.param_groups, settings, strict=True):
+        group.pop("initial_lr", None)
+        group.update(new)
+    scheduler = schedule(optimizer, steps)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        for _ in range(done):
+            scheduler.step()
+    return scheduler
 
 
 def _cosine(optimizer: Optimizer, steps: int, final: float) -> LRScheduler:

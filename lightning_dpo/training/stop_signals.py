@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as exceptions with the exit status that shells and schedulers expect."""
+"""Signals that end a run, as exceptions with the exit status that shells and schedulers expect."""
 
 import os
 import signal
@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SLURM sends SIGUSR1 before the time limit if it is asked to: `--signal=USR1@90`. Windows does not have it.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+)  # fmt: skip
 
 
 class Stopped(SystemExit):
-    """A signal ended the program: exit status 143 for SIGTERM, 130 for SIGINT.
+    """A signal ended the program: exit status 143 for SIGTERM, 130 for SIGINT, 138 for SIGUSR1.
 
     Attributes:
         signal: The signal.
@@ -24,10 +27,10 @@ class Stopped(SystemExit):
 
 @contextmanager
 def handling(handle: Callable[[int], None]) -> Iterator[None]:
-    """Context in which `handle(signal number)` is called for SIGTERM and SIGINT. It restores the previous handlers.
+    """Context in which `handle(signal number)` is called for `SIGNALS`. It restores the previous handlers.
 
-    `handle` is not called in forked processes, such as DataLoader workers. SIGTERM ends them, and they ignore SIGINT: a
-    terminal sends SIGINT to all processes, and the main process ends its workers.
+    `handle` is not called in forked processes, such as DataLoader workers. SIGTERM ends them, and they ignore the
+    others: a terminal sends SIGINT, and SLURM SIGUSR1, to all processes, and the main process ends its workers.
     """
     if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers only there
         yield
@@ -37,7 +40,7 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
     def received(number: int, _: FrameType | None) -> None:
         if os.getpid() == process:
             handle(number)
-        elif number != signal.SIGINT:
+        elif number == signal.SIGTERM:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

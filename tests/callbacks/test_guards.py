@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_dpo import DPOModule, UserError
-from lightning_dpo.callbacks.checkpoints import BestCheckpoint
+from lightning_dpo.callbacks import BestCheckpoint
 from lightning_dpo.callbacks.guards import Guards
 from lightning_dpo.callbacks.samples import Samples
 from lightning_dpo.losses import DPO, SFT

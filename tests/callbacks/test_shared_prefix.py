@@ -14,7 +14,8 @@ from tests.support.training import sgd, trainer_for
 
 
 def data_of(pairs_file, tokenizer, **options) -> PreferenceDataModule:
-    return PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=4, val_fraction=0.3, **options)
+    options = {"batch_size": 4, "val_fraction": 0.3, "max_length": 128} | options
+    return PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, **options)
 
 
 def test_making_loaders_runs_no_model(tmp_path, pairs_file, tokenizer):

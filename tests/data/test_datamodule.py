@@ -128,18 +128,6 @@ def test_the_training_file_cannot_validate(pairs_file, tokenizer):
         data.setup()
 
 
-def test_a_checkpoint_of_another_order_is_rejected(pairs_file, tokenizer):
-    def module(**options) -> PreferenceDataModule:
-        data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.2, **options)
-        data.setup()
-        return data
-
-    state = module(batch_size=4, seed=1).state_dict()
-    module(batch_size=4, seed=1).load_state_dict(state)
-    with pytest.raises(UserError, match="another order of pairs: batch_size was 4 and is 2; restore the setting"):
-        module(batch_size=2, seed=1).load_state_dict(state)
-
-
 @pytest.mark.parametrize("layout", ["padded", "shared"])
 def test_a_forward_pass_of_more_than_max_tokens_is_rejected_with_the_batch_size_that_fits(
     pairs_file, tokenizer, layout

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightning_dpo import DPOModule, PreferenceDataModule
-from lightning_dpo.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_dpo.callbacks import BestCheckpoint, LastCheckpoint
 from tests.support.models import make_llama
 from tests.support.ranks import _FORKS
 

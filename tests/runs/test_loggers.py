@@ -4,6 +4,7 @@ import logging
 import pytest
 import torch
 
+from lightning_dpo.checkpoints.reading import FORMAT
 from lightning_dpo.runs.loggers import csv_logger, join_lightning_logs, wandb_logger
 
 
@@ -20,7 +21,8 @@ def test_the_metrics_of_a_resumed_run_stay(tmp_path):
     first.log_metrics({"train/loss": 9.0}, step=2)  # done again: the checkpoint is of the first two steps
     first.save()
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"global_step": 2}, tmp_path / "checkpoints" / "last.ckpt")
+    saved = {"global_step": 2, "state_dict": {}, "lightning_dpo": {"format": FORMAT}}
+    torch.save(saved, tmp_path / "checkpoints" / "last.ckpt")
     second = csv_logger(str(tmp_path))
     second.log_metrics({"train/loss": 0.125}, step=2)
     second.save()

@@ -81,8 +81,9 @@ def test_two_devices_for_each_job(tmp_path):
     (sweep,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
     assert jobs(sweep) == ["0"]  # a single value is not swept
     checkpoint = torch.load(sweep / "0" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["PreferenceDataModule"]["devices"] == 2
-    assert checkpoint["trained_with"]["loss"] == "DPO(beta=0.1, label_smoothing=0.0)"
+    trained_with = checkpoint["lightning_dpo"]["trained_with"]
+    assert trained_with["order"]["the number of devices"] == "2"
+    assert trained_with["loss"] == {"loss": "DPO(beta=0.1, label_smoothing=0.0)"}
     assert "GLOBAL_RANK: 1" in (sweep / "0" / "train_ddp_process_1.log").read_text()
 
 
@@ -95,8 +96,9 @@ def test_two_ranks_of_torchrun_go_through_a_sweep_together(tmp_path):
     assert jobs(sweep) == ["0_beta--1", "1_beta-0.1", "2_beta-0.5"]
     for name, beta in (("1_beta-0.1", 0.1), ("2_beta-0.5", 0.5)):
         checkpoint = torch.load(sweep / name / "checkpoints" / "last.ckpt", weights_only=True)
-        assert checkpoint["PreferenceDataModule"]["devices"] == 2
-        assert checkpoint["trained_with"]["loss"] == f"DPO(beta={beta}, label_smoothing=0.0)"
+        trained_with = checkpoint["lightning_dpo"]["trained_with"]
+        assert trained_with["order"]["the number of devices"] == "2"
+        assert trained_with["loss"] == {"loss": f"DPO(beta={beta}, label_smoothing=0.0)"}
         assert (sweep / name / "train_rank1.log").exists()
     report = (sweep / "report.md").read_text()
     assert "3 runs: 2 finished, 1 failed." in report

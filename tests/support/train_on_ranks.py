@@ -86,7 +86,9 @@ def fit(
 ) -> dict[str, Any]:
     """Train the tiny Llama by SGD; the weights at the end as numpy arrays, what this rank saw, and the metrics."""
     module = make_module(tied, adapter, checkpointing, reference, broken_row, optimizer, architecture)
-    data = PreferenceDataModule(str(pairs), tokenizer=tokenizer, batch_size=batch_size, val_fraction=0.2, layout=layout)
+    data = PreferenceDataModule(
+        str(pairs), tokenizer=tokenizer, batch_size=batch_size, val_fraction=0.2, layout=layout, max_length=128
+    )
     seen = Seen(save_after_two)
     trainer = make_trainer(folder, strategy, devices, accumulate_grad_batches=accumulate, callbacks=[seen], **options)
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)

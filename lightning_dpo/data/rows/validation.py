@@ -14,7 +14,7 @@ from lightning_dpo.data.rows.messages import explicit_pair, without_null
 from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, NUMBERS, PreferencePair, Row, ToPair
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow, reason_of
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.run_folder import RunFolder, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -169,8 +169,9 @@ def valid(
     counts = "; ".join(f"{count}: {reason}" for reason, count in Counter(row["reason"] for row in found).most_common(5))
     share = f"{len(bad)} of {len(pairs)} rows are invalid ({counts})"
     if folder:
-        with RunFolder(folder).invalid_rows.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+        path = RunFolder(folder).invalid_rows
+        earlier = path.read_text(encoding="utf-8") if path.exists() else ""
+        write_atomically(path, earlier + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
     if on_invalid == "error":
         raise UserError(f"{first}. {share}; correct them, or remove them with data.on_invalid=drop")
     if len(bad) > max_invalid_fraction * len(pairs):

@@ -23,19 +23,23 @@ def pairs_digest(tokens: Dataset) -> str:
     return digest_of(part for batch in batches for name in batch.column_names for part in _column(batch[name]))
 
 
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Digest of the tokenizer: vocabulary, rules, special tokens and chat template."""
-    return digest_of(fact.encode() for fact in tokenizer_facts(tokenizer))
+def tokenizer_digests(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Digests of the vocabulary and its rules, of the special tokens, and of the chat template."""
+    return {f"{name} (sha256)": digest_of([fact.encode()]) for name, fact in tokenizer_facts(tokenizer).items()}
 
 
-def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """The state of a fast tokenizer without padding and truncation, which calls set; of others, the vocabulary."""
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
-        yield json.dumps(state | {"padding": None, "truncation": None})
+        rules = json.dumps(state | {"padding": None, "truncation": None})
     else:
-        yield json.dumps([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())])
-    yield json.dumps([tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
+        rules = json.dumps([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())])
+    return {
+        "tokenizer": rules,
+        "special tokens of the tokenizer": json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str),
+        "chat template": json.dumps(tokenizer.chat_template, sort_keys=True, default=str),
+    }
 
 
 def _column(column: pa.ChunkedArray) -> Iterable[bytes]:

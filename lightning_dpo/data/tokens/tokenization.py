@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS
 from lightning_dpo.data.tokens.chat_template import ChatTemplate
-from lightning_dpo.data.tokens.digests import tokenizer_digest, tokenizer_facts
+from lightning_dpo.data.tokens.digests import tokenizer_digests, tokenizer_facts
 from lightning_dpo.data.tokens.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder
 from lightning_dpo.errors import UserError
 
@@ -121,9 +121,9 @@ class Tokenization:
         return start + prompt[len(prompt) - room + len(start) :]
 
     @cached_property
-    def digest(self) -> str:
-        """Digest of the tokenizer."""
-        return tokenizer_digest(self.tokenizer)
+    def digests(self) -> dict[str, str]:
+        """Digests of the tokenizer, by name."""
+        return tokenizer_digests(self.tokenizer)
 
     @cached_property
     def _text(self) -> TextEncoder:
@@ -135,7 +135,14 @@ class Tokenization:
 
     def cache_key(self, pairs: Dataset, probe: str = "") -> str:
         """Digest of everything that the result depends on. `probe`: output of the template, with its date."""
-        settings = [_VERSION, self.max_length, self.on_overlong, self.score, probe, *tokenizer_facts(self.tokenizer)]
+        settings = [
+            _VERSION,
+            self.max_length,
+            self.on_overlong,
+            self.score,
+            probe,
+            *tokenizer_facts(self.tokenizer).values(),
+        ]
         settings.append(json.dumps(dict(self.chat_template_kwargs), sort_keys=True))
         digest = hashlib.sha256(json.dumps(settings).encode())
         for row in pairs:

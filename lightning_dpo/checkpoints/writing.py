@@ -1,4 +1,4 @@
-"""Writing of checkpoints: atomically, and with a copy of the previous one."""
+"""Writing of checkpoints: atomically, and with copies of the previous ones."""
 
 import os
 from contextlib import suppress
@@ -9,45 +9,60 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 
+from lightning_dpo.checkpoints.reading import check_whole
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file in the same folder and renames it.
+    """Writes a checkpoint to a temporary file in the same folder and renames it. Verifies checksums when it loads one.
 
     Lightning writes to TMPDIR and moves the file. If TMPDIR is on another file system, that is a copy, and a kill
-    during the copy leaves a truncated file. Lightning also replaces files in a folder without write permission.
+    during the copy leaves a truncated file. Lightning also ignores that a folder is not writable.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`.
 
         Raises:
-            OSError: The folder is not writable, or the disk is full. An existing file is unchanged.
+            WriteError: The folder is not writable, or the disk is full. An existing file is unchanged.
         """
         if "://" in str(path):  # uploads to object storage are atomic
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
+        with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Load `path`.
 
-def previous(path: Path) -> Path:
-    """The checkpoint that `path` replaced.
+        Raises:
+            UserError: It is damaged.
+        """
+        if "://" not in str(path):
+            check_whole(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
 
-    >>> previous(Path("checkpoints/last.ckpt")).name
-    'last.previous.ckpt'
+
+def previous(path: Path, number: int = 1) -> Path:
+    """The checkpoint that `path` replaced; with `number`, an earlier one.
+
+    >>> previous(Path("checkpoints/last.ckpt")).name, previous(Path("checkpoints/last.ckpt"), 2).name
+    ('last.previous.ckpt', 'last.previous2.ckpt')
     """
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
+    return path.with_name(f"{path.stem}.previous{number if number > 1 else ''}{path.suffix}")
 
 
-def keep_previous(path: Path) -> None:
-    """Keep the file at `path` as `previous(path)` before it is replaced, as a hard link, without copying data."""
-    if not path.exists():
+def keep_previous(path: Path, keep: int = 1) -> None:
+    """Keep the file at `path`, before it is replaced, and its `keep - 1` predecessors.
+
+    The file gets a second name, as a hard link, so that `path` exists at any time and no data are copied.
+    """
+    if not keep or not path.exists():
         return
+    for number in range(keep - 1, 0, -1):
+        if previous(path, number).exists():
+            previous(path, number).replace(previous(path, number + 1))
     # `os.link` cannot overwrite a file, so link to a temporary name and rename.
     link = path.with_name(f".{path.name}.link")
     link.unlink(missing_ok=True)

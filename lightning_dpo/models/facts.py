@@ -1,0 +1,85 @@
+"""What identifies a policy and its reference in a checkpoint: settings and digests, by name."""
+
+from typing import Any
+
+import torch
+from peft import PeftModel, PeftType
+from torch import nn
+from transformers import PreTrainedModel
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.logps.forward import attention_of
+from lightning_dpo.models.adapter import own_adapter
+from lightning_dpo.models.causal_lm import PolicySource, weight_files
+from lightning_dpo.models.digests import remembered, weights_digest
+from lightning_dpo.models.reference import Reference
+
+# Fields of a model's config that have no effect on its log-probs.
+_NO_EFFECT = (
+    "_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "id2label",
+    "label2id",
+)  # fmt: skip
+STARTING_WEIGHTS = "starting weights (sha256)"
+
+
+def model_facts(policy: PreTrainedModel) -> dict[str, str]:
+    """The model's config, its dtype and its attention implementation."""
+    config: dict[str, Any] = policy.config.to_dict()
+    facts = {f"model.{name}": str(value) for name, value in config.items() if name not in _NO_EFFECT}
+    return facts | {"model.dtype": str(policy.dtype), "model.attention": attention_of(policy)}
+
+
+def weights_facts(policy: PreTrainedModel, source: PolicySource) -> dict[str, str]:
+    """The digest of the policy's weights before an adapter is added.
+
+    Args:
+        policy: The policy, as it was opened from `source`.
+        source: If it names files, their digest is computed once.
+
+    Raises:
+        UserError: Weights are NaN or infinite.
+    """
+
+    def compute() -> str:
+        check_finite(policy)
+        return weights_digest(policy)
+
+    return {STARTING_WEIGHTS: remembered(weight_files(source), compute, of=f"weights as {policy.dtype}")}
+
+
+def check_finite(model: nn.Module) -> None:
+    """Check that all weights are finite. Log-probs would be NaN, and nothing would name the reason.
+
+    Raises:
+        UserError: One is not; the message contains its name.
+    """
+    for name, value in model.named_parameters():
+        if value.is_floating_point() and value.numel() and not torch.stack(value.detach().aminmax()).isfinite().all():
+            raise UserError(
+                f"the weight {name} of the model is NaN or infinite, or too large for {value.dtype}: the model's files "
+                "are damaged, or its training diverged; use another checkpoint of it"
+            )
+
+
+def adapter_facts(policy: PreTrainedModel) -> dict[str, dict[str, str]]:
+    """The settings of an adapter, by kind: `shape` without which its weights cannot be loaded, and `adapter`."""
+    if not isinstance(policy, PeftModel):
+        return {"shape": {"adapter": "none"}}
+    config = policy.peft_config[own_adapter(policy)]
+    shape = {name: str(getattr(config, name, None)) for name in ("r", "use_dora")}
+    adapter = {name: str(getattr(config, name, None)) for name in ("lora_alpha", "lora_dropout", "use_rslora")}
+    names = {"r": "adapter.r", "lora_alpha": "adapter.alpha", "lora_dropout": "adapter.dropout"}
+    return {
+        "shape": {"adapter": PeftType(config.peft_type).value} | {names.get(k, k): v for k, v in shape.items()},
+        "adapter": {names.get(name, name): value for name, value in adapter.items()},
+    }
+
+
+def reference_facts(reference: Reference | None) -> dict[str, str]:
+    """The reference: the starting weights, or the digest of others."""
+    if reference is None:
+        return {"reference": "none"}
+    if reference.model is None or reference.starts_equal:
+        return {"reference": "the starting weights"}
+    check_finite(reference.model)
+    return {"reference": f"other weights (sha256 {weights_digest(reference.model)})"}
