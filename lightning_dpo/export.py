@@ -6,17 +6,19 @@ import logging
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.cli.config import register_resolvers
 from lightning_dpo.errors import UserError
+from lightning_dpo.printable import one_line
 from lightning_dpo.run_folder import RunFolder
 from lightning_dpo.runs.history import read_history
-from lightning_dpo.runs.settings_files import loaded
-from lightning_dpo.train import KEYS
+from lightning_dpo.runs.settings_files import loaded, resolved_settings
 
 log = logging.getLogger(__name__)
+
+_BUILT = ("model", "adapter")
 
 
 def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code: bool = False) -> Path:
@@ -36,8 +38,10 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     """
     from peft import PeftModel
 
-    from lightning_dpo.checkpoints.reading import opened
+    from lightning_dpo import DPOModule
+    from lightning_dpo.checkpoints.reading import entry_of, opened
     from lightning_dpo.models.causal_lm import ready_policy
+    from lightning_dpo.models.facts import check_finite
     from lightning_dpo.runs.exports import export_run, model_card, record
 
     config, checked = config_of(run, trust_remote_code)
@@ -49,28 +53,34 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     if merge and not isinstance(policy, PeftModel):
         raise UserError("--merge has no effect: the run trained all weights and has no adapter")
     saved = opened(path)
-    state = {name.removeprefix("policy."): value for name, value in saved["state_dict"].items()}
-    trained = {name for name, value in policy.named_parameters() if value.requires_grad}
-    if missing := trained - state.keys():
-        raise UserError(f"{path}: {len(missing)} tensors of the model are missing, the first is {min(missing)}")
-    policy.load_state_dict(state, strict=not isinstance(policy, PeftModel))
+    module = DPOModule(policy)
+    module.policy = policy
+    module.load_state_dict(saved["state_dict"])
+    check_finite(policy)
     metrics, counts = metrics_at(run, saved["global_step"]), counts_of(run)
-    card = model_card(config, metrics, counts, saved["global_step"])
+    facts = entry_of(saved)["trained_with"]
+    card = model_card(config, metrics, counts, saved["global_step"], facts)
     name = f"export_{checkpoint}"
-    export_run(policy, model.tokenizer(), run, card, record(config), merge, name)
+    export_run(policy, model.tokenizer(), run, card, record(config, facts), merge, name)
     return run / name
 
 
 def config_of(run: Path, trust_remote_code: bool = False) -> tuple[DictConfig, CheckedConfig]:
-    """The config of a run, checked like any other, because the folder may come from somebody else."""
+    """The config of a run, and its model and adapter, checked because the folder may come from somebody else."""
     path = RunFolder(run).config
     if not path.is_file():
         raise UserError(f"{run} is not the folder of a run: {path} does not exist")
     register_resolvers()
-    config = loaded(path)
-    config.run_folder, config.run_name = str(run), (RunFolder(run).sweep or run).parent.name
+    try:
+        config = loaded(path)
+        config.run_folder, config.run_name = str(run), (RunFolder(run).sweep or run).parent.name
+        settings = resolved_settings(config)
+    except Exception as error:  # of YAML and OmegaConf, for a file that is damaged or foreign
+        raise UserError(f"{path} is not the config of a run ({one_line(str(error))[:200]})") from error
     trusted = ["model.trust_remote_code=true"] if trust_remote_code else []
-    return config, CheckedConfig(config, KEYS, trusted)
+    # Only what is built is checked, because a check imports the targets.
+    built = OmegaConf.create({key: settings.get(key) for key in _BUILT})
+    return config, CheckedConfig(built, _BUILT, trusted)
 
 
 def metrics_at(run: Path, step: int) -> dict[str, float]:

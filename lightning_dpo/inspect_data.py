@@ -13,6 +13,7 @@ from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.cli.command_line import run, run_job
 from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.errors import UserError
+from lightning_dpo.printable import printable
 from lightning_dpo.run_folder import RunFolder, write_atomically
 from lightning_dpo.runs.settings_files import task_overrides
 
@@ -123,7 +124,7 @@ def print_statistics(found: dict[str, Any], most: int = 20) -> None:
             value = "\n".join([*value[:most], *more]) or "none"
         elif isinstance(value, float):
             value = f"{value:.1%}"
-        table.add_row(_LABELS[name], Text(str(value)), end_section=True)
+        table.add_row(_LABELS[name], Text(printable(str(value))), end_section=True)
     Console().print(table)
 
 

@@ -28,7 +28,7 @@ from lightning_dpo.training.optimizers import default_optimizer, optimizer_facts
 from lightning_dpo.training.policy_module import PolicyModule
 from lightning_dpo.training.schedules import Schedule, restarted, schedule_facts, warmup_constant
 from lightning_dpo.training.start_checks import check_columns
-from lightning_dpo.training.step_checks import StepChecks, checked_loss
+from lightning_dpo.training.step_checks import StepChecks, check_weights, checked_loss
 from lightning_dpo.training.step_timer import REFERENCE
 from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of, profiler_of
 from lightning_dpo.training.trainer_facts import data_facts, layout_facts, trainer_facts
@@ -128,7 +128,8 @@ class DPOModule(PolicyModule):
         self._log(self.train_metrics)
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the metrics; with several sources, create metrics for each."""
+        """Check the weights, and reset the metrics; with several sources, create metrics for each."""
+        check_weights(self, self.trainer.global_step)
         self.val_metrics.reset()
         sources = getattr(datamodule_of(self.trainer), "sources", ())
         prefixes = [f"val/{name}/" for name in sources] if len(sources) > 1 else []

@@ -11,6 +11,9 @@ from typing import BinaryIO
 
 from lightning_dpo.errors import WriteError
 
+LAST, LAST_IF_ANY = "last", "last_if_any"
+"""Values of `ckpt_path`: the newest unfinished run, which must exist, or else a new run."""
+
 
 class RunFolder:
     """The files of the run in one folder.
@@ -86,7 +89,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)  # after a kill; or a link to another file, in a folder of somebody else
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

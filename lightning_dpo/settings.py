@@ -4,13 +4,35 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_SECRET = re.compile(
-    r"(api|access|private)_?key|secret|passw|pwd|credential|bearer|authorization|(?<!bos)(?<!eos)(?<!pad)(?<!unk)(^|_)token$",
+# Words of a key that make it a secret: anywhere, as its last word only, and those that do so before `key`.
+_ANYWHERE = (
+    "apikey", "accesskey", "authorization", "bearer", "credential", "credentials", "jwt", "passphrase", "passwd",
+    "password", "pwd", "secret", "secretkey", "token", "webhook",
+)  # fmt: skip
+_AT_THE_END = (
+    "auth", "cookie", "cookies", "dsn", "kubeconfig", "otp", "pass", "pat", "pin", "pw", "sas", "secrets", "session",
+)  # fmt: skip
+_BEFORE_KEY = ("access", "account", "api", "encryption", "license", "private", "secret", "signing", "ssh")
+# `token` is not a secret after the name of a special token, nor before these words.
+_SPECIAL = (
+    "bos", "eos", "pad", "unk", "mask", "sep", "cls", "image", "video", "audio", "stop", "start", "end", "special",
+    "boi", "eoi", "new",
+)  # fmt: skip
+_AFTER_TOKEN = ("id", "ids", "type", "types", "index", "indices")
+# A path to a secret is not a secret.
+_HARMLESS_END = ("file", "path", "folder", "dir", "name")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# Known formats of keys, and credentials in URLs and headers.
+_SECRET_VALUE = re.compile(
+    r"\b(hf_|sk-|gh[pousr]_|github_pat_|xox[abprs]-|AKIA)[\w-]{12,}|\bbearer\s+[\w.-]{4,}|hooks\.slack\.com/services/\w+",
     re.IGNORECASE,
 )
-_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-# A key that is set, at the start of an override or in a dict. `${oc.env:NAME}` only refers to a secret, and is allowed.
-_SET = re.compile(r"(?:^[+~]*|[{,\s])['\"]?([\w./-]+)['\"]?\s*[=:]\s*(?!\$\{oc\.env:)(?=\S)")
+_IN_URL = re.compile(r"://(?!git@)[^/\s@'\"]+@")
+# A key that is set, at the start of an override, in a dict, or as NAME=VALUE in a text. `${oc.env:NAME}` without a
+# default only refers to a secret, and is allowed.
+_SET = re.compile(
+    r"(?:^[+~]*|[{\[,\s'\"])['\"]?([\w./-]+)['\"]?\s*[=:]\s*(?!['\"]?\$\{oc\.env:\w+\}['\"]?\s*(?:[,}\]]|$))(?=[^\s,}\]])"
+)
 
 _OF_ATTEMPT = ("run_folder", "run_name", "ckpt_path", "sweep_folder", "logger", "hydra")
 
@@ -49,7 +71,7 @@ def without_secrets(config: Any) -> Any:
         }
     if isinstance(config, list):
         return [without_secrets(value) for value in config]
-    return _IN_URL.sub("://(secret)@", config) if isinstance(config, str) else config
+    return _SECRET_VALUE.sub("(secret)", _IN_URL.sub("://(secret)@", config)) if isinstance(config, str) else config
 
 
 def secret_in(override: str) -> str | None:
@@ -58,14 +80,24 @@ def secret_in(override: str) -> str | None:
     >>> secret_in("+logger.mlflow={tracking_token: abc}"), secret_in("data.path=/data/token=1")
     ('tracking_token', None)
     """
-    named = (match[1] for match in _SET.finditer(override) if is_secret(match[1].rpartition(".")[2]))
-    return next(named, override.partition("=")[0] if _IN_URL.search(override) else None)
+    named = (match[1] for match in _SET.finditer(override) if any(map(is_secret, re.split("[./]", match[1]))))
+    key, _, value = override.partition("=")
+    return next(named, key if _IN_URL.search(value) or _SECRET_VALUE.search(value) else None)
 
 
 def is_secret(key: object) -> bool:
     """Whether a config key looks like a secret.
 
-    >>> [name for name in ("api_key", "hf_token", "max_tokens", "tokenizer", "eos_token") if is_secret(name)]
-    ['api_key', 'hf_token']
+    >>> [name for name in ("api_key", "hfToken", "max_tokens", "eos_token", "password_file") if is_secret(name)]
+    ['api_key', 'hfToken']
     """
-    return bool(_SECRET.search(str(key)))
+    words = [word.lower() for word in _WORD.findall(str(key))]
+    if not words or words[-1] in _HARMLESS_END:
+        return False
+    for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
+        if word == "token" and (before in _SPECIAL or after in _AFTER_TOKEN):
+            continue
+        if word in _ANYWHERE or (word == "key" and before in _BEFORE_KEY):
+            return True
+    last = words[-2] if words[-1] in ("id", "value") and len(words) > 1 else words[-1]
+    return last in _AT_THE_END or words == ["key"]

@@ -5,8 +5,9 @@ Heavy imports are inside functions, so that `--help` and errors in the config do
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +21,11 @@ from lightning_dpo.cli.checked import CheckedConfig, call
 from lightning_dpo.cli.command_line import run, run_job
 from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_folder import RunFolder
-from lightning_dpo.runs.ranks import process_count, process_rank, started_by_others
+from lightning_dpo.printable import one_line
+from lightning_dpo.run_folder import LAST, RunFolder
+from lightning_dpo.runs.ranks import process_count, started_by_others
 from lightning_dpo.runs.settings_files import as_dict, note_settings, resolved_settings, task_overrides
-from lightning_dpo.runs.state import claimed, record_failure, saved
+from lightning_dpo.runs.single_run import single_run
 from lightning_dpo.runs.sweep_job import run_in_sweep
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ def train(config: DictConfig) -> float:
     from lightning_dpo.runs.loggers import end_wandb
     from lightning_dpo.training.start_checks import check_columns, check_declared
 
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed={config.seed} must be between 0 and {2**32 - 1}")
     seed_everything(config.seed, workers=True, verbose=False)
     loss, model, reference, adapter = (checked.build(key) for key in ("loss", "model", "reference", "adapter"))
     check_declared(loss)
@@ -79,7 +83,7 @@ def train(config: DictConfig) -> float:
     try:
         log_config(config, trainer)
         # weights_only=True: Lightning passes it to torch.load, so that a checkpoint cannot execute code.
-        with explained_memory():
+        with explained():
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
         return results.write(config, trainer, module, data, time.perf_counter() - started, draw_curves)
     finally:
@@ -87,8 +91,10 @@ def train(config: DictConfig) -> float:
 
 
 @contextmanager
-def explained_memory() -> Iterator[None]:
-    """Convert an out-of-memory error to a user error with the advice that the memory callback attached."""
+def explained() -> Iterator[None]:
+    """Convert errors that the user can correct: out of memory, with advice, and settings that Lightning rejects."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from lightning_dpo.callbacks.memory import is_out_of_memory
 
     try:
@@ -97,6 +103,12 @@ def explained_memory() -> Iterator[None]:
         if is_out_of_memory(error) and (notes := getattr(error, "__notes__", None)):
             raise UserError("; ".join(notes)) from error
         raise
+    except (MisconfigurationException, ValueError) as error:
+        # A ValueError of our own code is a bug; one that Lightning itself raises is about an argument of the Trainer.
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if isinstance(error, UserError) or not frame.f_globals["__name__"].startswith("lightning."):
+            raise
+        raise UserError(f"trainer: {one_line(str(error))}") from error
 
 
 def checked_optimizer(checked: CheckedConfig) -> "Callable[[Iterable[Parameter]], Optimizer]":
@@ -186,34 +198,11 @@ def checkpoint(config: DictConfig) -> str | None:
 
     if config.ckpt_path is None:
         return None
-    path = newest_whole(RunFolder(config.run_folder).checkpoints) if config.ckpt_path == "last" else config.ckpt_path
+    path = newest_whole(RunFolder(config.run_folder).checkpoints) if config.ckpt_path == LAST else config.ckpt_path
     saved = opened(path)
     check_resumable(saved, path)
     log.info("Resuming from %s, step %d.", path, saved["global_step"])
     return str(path)
-
-
-def single_run(config: DictConfig) -> float:
-    """A run outside a sweep. If it fails, `error.txt` has the reason; if it is stopped, a note lists what was saved."""
-    if config.sweep_folder is not None:
-        raise UserError("sweep_folder has no effect without a sweep: choose one with sweep=..., or set values with -m")
-    folder = Path(config.run_folder)
-    first = process_rank() == 0
-    with claimed(folder) if first else nullcontext():
-        if first:
-            RunFolder(folder).error.unlink(missing_ok=True)  # left by the run that this one resumes
-        try:
-            return train(config)
-        except BaseException as error:
-            failed = isinstance(error, Exception)  # otherwise a signal stopped it
-            if failed:
-                with suppress(OSError):  # on a full disk, `error` must still be raised
-                    record_failure(folder, error)
-            if RunFolder(folder).last.exists():
-                error.add_note(f"{saved(folder)}; resume with ckpt_path=last")
-            elif not failed:
-                error.add_note(saved(folder))
-            raise
 
 
 def write_report(sweep: Path) -> list[Path]:
@@ -228,7 +217,7 @@ def job(config: DictConfig) -> float:
     """The Hydra job: a single run, or one of a sweep."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_in_sweep(partial(run_job, train), write_report, config)
-    return run_job(single_run, config)
+    return run_job(partial(single_run, train), config)
 
 
 def main() -> None:

@@ -83,16 +83,25 @@ def test_a_loss_without_rewards_cannot_be_evaluated(tmp_path, trained):
 def test_what_a_downloaded_record_names_is_checked(tmp_path, trained):
     run, shared = trained
     path = run / "export" / "lightning_dpo.json"
-    path.write_text(json.dumps({"base_model": "x", "loss": {"_target_": "os.system"}}))
-    with pytest.raises(UserError, match=r"loss._target_=os.system is not allowed"):
-        evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}")
+    record = json.loads(path.read_text())
+    changes = {
+        r"loss._target_=os.system is not allowed": record | {"loss": {"_target_": "os.system"}},
+        r"is not the record of an export": record | {"loss": record["loss"] | {"beta": "${oc.env:HOME}"}},
+        r"is not the record of an export: export": record | {"loss": [1]},
+        r"has format 1, and this version of lightning_dpo reads format 2": record | {"format": 1},
+        r"the weights of .* are not those that the training started from": record
+        | {"trained_with": record["trained_with"] | {"weights": {"starting weights (sha256)": "0"}}},
+    }
+    for message, changed in changes.items():
+        path.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=message):
+            evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}")
 
 
 def test_a_model_made_in_code_has_no_name_to_compare_with(tmp_path, trained):
     run, shared = trained
-    (run / "export" / "lightning_dpo.json").write_text(
-        json.dumps({"base_model": None, "loss": {"_target_": "lightning_dpo.losses.DPO"}})
-    )
+    path = run / "export" / "lightning_dpo.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model": None}))
     with pytest.raises(UserError, match=r"reference.name: .* was trained from a model that was created in code"):
         evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}")
 

@@ -84,5 +84,10 @@ def test_what_cannot_be_exported(run, tmp_path):
         export_checkpoint(run, "best", merge=False)
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("lightning_dpo.losses.DPO", "os.system"))
-    with pytest.raises(UserError, match=r"loss._target_=os.system is not allowed"):
+    export_checkpoint(run, "last", merge=False)  # the loss is not built
+    config.write_text(config.read_text().replace("lightning_dpo.models.NoAdapter", "os.system"))
+    with pytest.raises(UserError, match=r"adapter._target_=os.system is not allowed"):
+        export_checkpoint(run, "last", merge=False)
+    config.write_text("a: ${b}")
+    with pytest.raises(UserError, match=r"config.yaml is not the config of a run"):
         export_checkpoint(run, "last", merge=False)

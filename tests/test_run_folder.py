@@ -1,8 +1,10 @@
+import errno
 from pathlib import Path
 
 import pytest
 
-from lightning_dpo.run_folder import RunFolder, atomic_write, started_runs, write_atomically
+from lightning_dpo.errors import WriteError
+from lightning_dpo.run_folder import RunFolder, atomic_folder, atomic_write, started_runs, write_atomically
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -15,10 +17,34 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_block_that_fails_leaves_the_old_file(tmp_path):
     write_atomically(tmp_path / "a", "old")
-    with pytest.raises(OSError, match="no space left"), atomic_write(tmp_path / "a") as file:
+    with (
+        pytest.raises(WriteError, match=r"a could not be written \(No space left"),
+        atomic_write(tmp_path / "a") as file,
+    ):
         file.write(b"ne")
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "a") as folder:
+            (folder / "file").write_text(text)
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "a") as folder:
+        (folder / "file").write_text("half")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "file").read_text() == "new"
+
+
+def test_a_link_in_a_foreign_folder_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    for name in ("a", ".a.partial"):
+        (tmp_path / name).symlink_to("victim")
+    write_atomically(tmp_path / "a", "theirs")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert (tmp_path / "a").read_text() == "theirs"
 
 
 def test_what_a_kill_left_is_overwritten_and_does_not_pile_up(tmp_path):

@@ -16,6 +16,7 @@ from lightning_dpo.checkpoints.resume_points import ResumePoint, after_validatio
 from lightning_dpo.checkpoints.writing import check_writable, keep_previous, write_atomically
 from lightning_dpo.errors import UserError
 from lightning_dpo.training.checkpoint_space import check_space
+from lightning_dpo.training.step_checks import check_weights
 from lightning_dpo.training.stop_requests import StopRequest
 from lightning_dpo.training.stop_signals import Stopped, handling
 
@@ -175,8 +176,8 @@ class LastCheckpoint(Checkpoint):
         if self._ranks == 1 and self._point is not None and intact:
             try:
                 self._save_point(trainer)
-            except Exception:  # `exception` ends the run and must not be replaced
-                log.exception("Step %d could not be saved.", self._step)
+            except Exception as error:  # `exception` ends the run and must not be replaced
+                log.error("Step %d was not saved: %s", self._step, error)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the recorded state of the loops, because their current state may be in the middle of a step."""
@@ -194,6 +195,7 @@ class LastCheckpoint(Checkpoint):
         self._due = False
         if self._step == self._saved_step:
             return
+        check_weights(trainer.lightning_module, self._step)
         self._saving = True  # a signal waits until the file is written
         try:
             for logger in trainer.loggers:  # a resumed run continues their files, which must be complete up to here

@@ -16,8 +16,7 @@ def replace_handlers(trainer: Trainer) -> None:
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)
     if isinstance(environment, SLURMEnvironment):
         environment.auto_requeue = False
-    # Lightning has no option for this.
-    trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+    trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]  # no option for it
 
 
 def forward_to_children(trainer: Trainer, number: int) -> None:

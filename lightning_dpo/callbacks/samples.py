@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.data.tokens.prompts import answer_ends, sample_prompts
 from lightning_dpo.models.generation import Ids, Writer
+from lightning_dpo.printable import printable
 from lightning_dpo.run_folder import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ class Samples(Callback):
         table = Table(*columns, title=f"Answers at step {rows[0]['step']}", title_justify="left", show_lines=True)
         for row in rows[: self.shown]:
             # Only the end of a long prompt. `Text`, because rich would interpret brackets in an answer as markup.
-            table.add_row(*(Text(row[name][-400:] if name == "prompt" else row[name]) for name in columns))
+            texts = (row[name][-400:] if name == "prompt" else row[name] for name in columns)
+            table.add_row(*map(Text, map(printable, texts)))
         if self.shown:
             rich.get_console().print(table)
 

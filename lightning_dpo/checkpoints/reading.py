@@ -102,7 +102,7 @@ def newest_whole(folder: Path) -> Path:
     for path in earlier_checkpoints(folder):
         if not (damage := damage_of(path)):
             for found in damaged:
-                log.warning("%s; resuming from %s instead, which was written before it.", found, path.name)
+                log.warning("%s; %s, which was written before it, is used instead.", found, path.name)
             return path
         damaged.append(f"{path} {damage}")
     reason = "; ".join(damaged) or f"{folder} has no checkpoint from which the run can resume"

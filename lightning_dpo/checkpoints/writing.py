@@ -9,7 +9,7 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 
-from lightning_dpo.checkpoints.reading import check_whole
+from lightning_dpo.checkpoints.reading import check_whole, damage_of
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import atomic_write
 
@@ -58,7 +58,7 @@ def keep_previous(path: Path, keep: int = 1) -> None:
 
     The file gets a second name, as a hard link, so that `path` exists at any time and no data are copied.
     """
-    if not keep or not path.exists():
+    if not keep or damage_of(path):  # a damaged file must not replace the one that the run resumed from
         return
     for number in range(keep - 1, 0, -1):
         if previous(path, number).exists():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -18,8 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_dpo.cli.config import register_folders, register_resolvers
 from lightning_dpo.cli.explain import explain
-from lightning_dpo.cli.hydra_checks import check_hydra
+from lightning_dpo.cli.hydra_checks import check_composed_configs
 from lightning_dpo.errors import UserError
+from lightning_dpo.printable import Printable, printable
+from lightning_dpo.runs import slurm
 from lightning_dpo.runs.ranks import process_rank
 from lightning_dpo.settings import secret_in
 from lightning_dpo.training.stop_signals import Stopped, handling
@@ -62,7 +65,9 @@ def run(job: Callable[[], Any], config_name: str) -> None:
     try:
         with handling(stop):
             _refuse_secrets(sys.argv[1:])
-            check_hydra(sys.argv[1:], config_name)
+            if get_args_parser().parse_args(sys.argv[1:]).experimental_rerun:
+                raise UserError("--experimental-rerun is not allowed: it executes code in the file that it reads")
+            check_composed_configs()
             job()
     except (KeyboardInterrupt, SystemExit) as end:
         # Lightning raises its own SystemExit on SIGTERM, without a status, and exits with 1 on KeyboardInterrupt.
@@ -78,13 +83,15 @@ def run(job: Callable[[], Any], config_name: str) -> None:
         explained = isinstance(error, UserError | HydraException | OmegaConfBaseException)
         if traceback_wanted() or (_STARTED.is_set() and not explained):
             raise
-        print(f"Error: {explain(error, sys.argv[1:], config_name)}", file=sys.stderr)
+        print(printable(f"Error: {explain(error, sys.argv[1:], config_name)}"), file=sys.stderr)
         sys.exit(1)
 
 
 def _end(number: int, stop: BaseException) -> NoReturn:
     """Exit with the status of a program that a signal ended, and print what the run has saved."""
     facts = "; ".join(getattr(stop, "__notes__", ()))
+    if number == getattr(signal, "SIGUSR1", None) and slurm.in_job() and process_rank() == 0:
+        slurm.requeue()
     print(f"Stopped by {signal.Signals(number).name}{facts and f': {facts}'}.", file=sys.stderr)
     sys.exit(128 + number)
 
@@ -97,7 +104,7 @@ def traceback_wanted() -> bool:
 def run_job(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     """Run a job with its config. A user error ends a single run with one sentence; in a sweep, Hydra records it."""
     _STARTED.set()
-    quiet_console(process_rank())
+    set_up_logging(process_rank())
     try:
         return job(config)
     except UserError as error:
@@ -107,9 +114,10 @@ def run_job(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
         sys.exit(1)
 
 
-def quiet_console(rank: int) -> None:
-    """On all ranks but the first, print only warnings and errors. Log files contain everything."""
+def set_up_logging(rank: int) -> None:
+    """Escape control characters. On all ranks but the first, print only warnings and errors."""
     for handler in logging.getLogger().handlers:
+        handler.addFilter(Printable())
         if rank and type(handler) is logging.StreamHandler:
             handler.setLevel(logging.WARNING)
 

@@ -9,8 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_folder import RunFolder
-from lightning_dpo.runs.ranks import process_rank, start_time
+from lightning_dpo.run_folder import LAST, LAST_IF_ANY, RunFolder, earlier_checkpoints
+from lightning_dpo.runs.ranks import new_folder, process_rank
 from lightning_dpo.runs.sweep_job import job_folder
 
 PACKAGE = Path(__file__).parents[1]
@@ -36,7 +36,6 @@ def register_resolvers() -> None:
     constant: dict[str, Callable[..., object]] = {
         "run_folder": run_folder,
         "sweep_folder": sweep_folder,
-        "start_time": start_time,
     }
     for name, function in constant.items():
         OmegaConf.register_new_resolver(name, function, replace=True, use_cache=True)
@@ -65,8 +64,8 @@ def _with_rank(name: str) -> str:
     return f"{name}_rank{process_rank()}" if process_rank() else name
 
 
-def run_folder(run_name: str, now: str, ckpt_path: str | None, root: str = "outputs") -> str:
-    """A new folder; with `ckpt_path=last`, the newest unfinished folder of this name that has a checkpoint.
+def run_folder(run_name: str, ckpt_path: str | None, root: str = "outputs") -> str:
+    """A new folder, which is created; with `ckpt_path=last` or `last_if_any`, the newest unfinished one of this name.
 
     Raises:
         UserError: The name is not a valid folder name, or no run can be resumed.
@@ -74,19 +73,20 @@ def run_folder(run_name: str, now: str, ckpt_path: str | None, root: str = "outp
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_name):
         raise UserError(f"run_name={run_name}: use letters, digits, dots, dashes and underscores, at most 100")
     parent = Path(root, run_name)
-    if ckpt_path != "last":
-        return str(parent / now)
-    saved = [folder for folder in map(RunFolder, parent.glob("*")) if folder.last.exists()]
-    started = sorted(saved, key=lambda folder: (folder.last.stat().st_mtime_ns, folder.path))
-    unfinished = [folder.path for folder in started if not folder.metrics.exists()]
-    if not unfinished:
-        raise UserError(
-            f"ckpt_path=last: {parent} has no unfinished run with a checkpoint ({len(started)} finished); "
-            "leave out ckpt_path to start a new one"
-        )
-    return str(unfinished[-1])
+    if ckpt_path in (LAST, LAST_IF_ANY):
+        found = {folder: earlier_checkpoints(folder.checkpoints) for folder in map(RunFolder, parent.glob("*"))}
+        saved = {folder: files[0].stat().st_mtime_ns for folder, files in found.items() if files}
+        unfinished = [folder for folder in saved if not folder.metrics.exists()]
+        if unfinished:
+            return str(max(unfinished, key=lambda folder: (saved[folder], folder.path)).path)
+        if ckpt_path == LAST:
+            raise UserError(
+                f"ckpt_path=last: {parent} has no unfinished run with a checkpoint ({len(saved)} finished); leave out "
+                "ckpt_path to start a new one"
+            )
+    return str(new_folder(parent))
 
 
-def sweep_folder(given: str | None, run_name: str, now: str) -> str:
+def sweep_folder(given: str | None, run_name: str) -> str:
     """The folder of a sweep: `given`, or a new one."""
-    return given or run_folder(run_name, now, None)
+    return given or run_folder(run_name, None)

@@ -34,7 +34,7 @@ def explain(error: BaseException, arguments: Sequence[str], config_name: str = "
             names = [str(name) for name in cause.parent_node if str(name) != "hydra" and not str(name).startswith("_")]
             return _unknown_key(str(cause.full_key), names)
     not_a_group = _not_a_group(arguments, config_name) if isinstance(error, ConfigCompositionException) else None
-    return not_a_group or " ".join(str(error).split())
+    return not_a_group or " ".join(str(error).split()) or f"the config cannot be read ({type(error).__name__})"
 
 
 def _unknown_key(key: str, names: list[str]) -> str:

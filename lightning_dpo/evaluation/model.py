@@ -7,13 +7,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_dpo.checkpoints.reading import entry_of, opened
+from lightning_dpo.checkpoints.reading import check_format, entry_of, opened
 from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.errors import UserError
 from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.models.adapter import NoAdapter
 from lightning_dpo.models.causal_lm import CausalLM, check_fits
+from lightning_dpo.models.digests import weights_digest
+from lightning_dpo.models.facts import STARTING_WEIGHTS
 from lightning_dpo.models.reference import AdapterOff, AnotherModel, Auto, Frozen, LogProbOnly, ReferenceFactory
 from lightning_dpo.module import DPOModule
 from lightning_dpo.runs.exports import RECORD, data_settings
@@ -27,9 +29,8 @@ def as_trained(config: DictConfig) -> DictConfig:
     """`config` with the loss that an export was trained with, unless the command line sets one or it has no rewards."""
     named = [override for override in task_overrides() if override.lstrip("+~").startswith("loss")]
     about = record_of(config)
-    if named or not about:
+    if named or not about or about["loss"] is None:
         return config
-    # The record is a file that may come from somebody else, so its loss is checked like any config.
     if not CheckedConfig(OmegaConf.create({"loss": about["loss"]}), {"loss"}).build("loss").has_rewards:
         return config
     config = config.copy()
@@ -40,14 +41,38 @@ def as_trained(config: DictConfig) -> DictConfig:
 
 
 def record_of(config: DictConfig) -> dict[str, Any] | None:
-    """The record in the folder of an export, if the model is one."""
+    """The record in the folder of an export, if the model is one.
+
+    The file may come from somebody else. It is data and not a config: its loss is checked like the one of a config, and
+    interpolations, which could read the environment, are not resolved.
+
+    Raises:
+        UserError: It is not a record of this version.
+    """
     path = Path(OmegaConf.select(config, "model.name") or "", RECORD)
-    return json.loads(path.read_text()) if config.ckpt_path is None and path.is_file() else None
+    if config.ckpt_path is not None or not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    try:
+        about = json.loads(text)
+        check_format(about.get("format"), path)
+        known = (
+            isinstance(about["loss"], dict | None) and about["data"].keys() and about["trained_with"]["weights"].keys()
+        )
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        known = False
+    if not known or "${" in text:
+        raise UserError(f"{path} is not the record of an export: export the model again, or delete this file")
+    return about
 
 
 def warn_of_trained_pairs(config: DictConfig) -> None:
     """Warn if an export was trained on the same file with another split: it may have been trained on these pairs."""
     trained, now = (record_of(config) or {}).get("data", {}), data_settings(config)
+    if trained and now["val_path"] and now["val_path"] == trained["path"]:
+        log.warning("The model was trained on pairs in data.val_path.")
     if not trained or now["val_path"] or trained["path"] != now["path"]:
         return
     changed = [
@@ -55,6 +80,27 @@ def warn_of_trained_pairs(config: DictConfig) -> None:
     ]
     if changed:
         log.warning("The model may have been trained on some of these pairs: %s.", ", ".join(changed))
+
+
+def check_reference(config: DictConfig, module: DPOModule) -> None:
+    """Check that the base model of an export still has the weights that the training started from.
+
+    Raises:
+        UserError: It has others, so the rewards would be relative to another reference.
+    """
+    about = record_of(config)
+    if about is None or config.reference.name is not None or module.reference is None:
+        return
+    trained, model = about["trained_with"], module.reference.model or module.policy
+    if trained.get("model", {}).get("model.dtype") != str(model.dtype):  # the digest depends on it
+        return
+    facts = module.identity.facts["weights"] if module.reference.model is None else {}
+    now = facts.get(STARTING_WEIGHTS) or weights_digest(model)
+    if (was := trained["weights"].get(STARTING_WEIGHTS)) != now:
+        raise UserError(
+            f"reference: the weights of {about['base_model']} are not those that the training started from (sha256 "
+            f"{was}, now {now}): set reference.name to that model"
+        )
 
 
 def make_module(
@@ -78,6 +124,7 @@ def make_module(
     reference, why_ties = make_reference(config, model, loss)
     module = DPOModule(model.policy, loss, reference, adapter)
     module.configure_model()
+    check_reference(config, module)
     check_fits(module.policy, data.tokenizer, data.max_length)
     if saved is not None:
         entry = entry_of(saved)

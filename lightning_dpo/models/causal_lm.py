@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,11 +16,11 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import vocabulary
+from lightning_dpo.printable import one_line
 
-# The exceptions of transformers for a wrong name, wrong files or a wrong config.
-_CANNOT_OPEN = (ImportError, OSError, ValueError, KeyError, TypeError, StrictDataclassError)
 # Private arguments of transformers' `cached_file`: return None for a missing file instead of raising OSError.
 _OPTIONAL = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+_LONGEST_REASON = 300
 _CONFIGS = ("config.json", "adapter_config.json")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -73,15 +73,22 @@ class CausalLM:
         base = self.base()
         named = f"model.name={self.name}" if base == self.name else f"model.name={self.name}: its base model {base}"
         options = {"attn_implementation": self.attention, "dtype": _DTYPES[self.dtype]}
+        # transformers, peft and safetensors raise many kinds of exceptions for files that are damaged or foreign.
+        open_model: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
         try:
             if self.pretrained:
-                model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=self.trust_remote_code, **options)
+                options |= {"trust_remote_code": self.trust_remote_code, "output_loading_info": True}
+                model, info = cast(tuple[PreTrainedModel, dict[str, Any]], open_model(base, **options))
             else:
-                model = AutoModelForCausalLM.from_config(
-                    AutoConfig.for_model(**cast(dict[str, Any], self.config)), **options
-                )
-        except _CANNOT_OPEN as error:
-            raise UserError(f"{named} {_reason(error)}") from error
+                settings = AutoConfig.for_model(**cast(dict[str, Any], self.config))
+                model, info = AutoModelForCausalLM.from_config(settings, **options), {}
+        except Exception as error:
+            raise UserError(f"{named} {_reason(base, error)}") from error
+        if missing := info.get("missing_keys"):
+            raise UserError(
+                f"{named} lacks {len(missing)} tensors of {type(model).__name__}, such as {min(missing)}, which would "
+                "be random: the model is damaged, or its config is that of another model"
+            )
         if self.gradient_checkpointing:
             # The reentrant variant needs inputs with gradients, which frozen embeddings under an adapter do not give.
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -89,8 +96,10 @@ class CausalLM:
             return model
         try:
             return cast(PreTrainedModel, PeftModel.from_pretrained(model, self.name))
-        except (*_CANNOT_OPEN, RuntimeError) as error:
-            raise UserError(f"model.name={self.name}: the adapter does not fit {base}: {_reason(error)}") from error
+        except Exception as error:
+            raise UserError(
+                f"model.name={self.name}: the adapter does not fit {base}: {_reason(self.name, error)}"
+            ) from error
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with a pad token; for an adapter without a tokenizer, that of its base model.
@@ -114,9 +123,12 @@ class CausalLM:
             return self.name
         try:
             adapter = find_adapter_config_file(self.name)
-        except _CANNOT_OPEN as error:
-            raise UserError(f"model.name={self.name} {_reason(error)}") from error
-        return json.loads(Path(adapter).read_text())["base_model_name_or_path"] if adapter else self.name
+            base = json.loads(Path(adapter).read_text())["base_model_name_or_path"] if adapter else self.name
+        except Exception as error:
+            raise UserError(f"model.name={self.name} {_reason(self.name, error)}") from error
+        if not isinstance(base, str) or not base:
+            raise UserError(f"model.name={self.name}: adapter_config.json does not name a base model")
+        return base
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -127,8 +139,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"the tokenizer of {name} {_reason(error)}") from error
+    except Exception as error:
+        raise UserError(f"the tokenizer of {name} {_reason(name, error)}") from error
     return ready_tokenizer(tokenizer)
 
 
@@ -229,14 +241,13 @@ def check_fits(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_
         )
 
 
-def _reason(error: Exception) -> str:
+def _reason(name: str, error: Exception) -> str:
     """Why a model or tokenizer cannot be opened: the predicate of a sentence about it."""
     text = str(error)
     if "gated" in text.lower() or "401 Client Error" in text:
         return "needs permission on the hub: accept its licence on its page, then run `hf auth login`"
-    if isinstance(error, OSError):
+    if not Path(name).is_dir() and isinstance(error, OSError | HFValidationError):
         return "is neither a folder with a saved model nor a hub id that can be reached"
-    if isinstance(error, StrictDataclassError):
-        return f"cannot be opened: {' '.join(text.split())}"
-    first, *_ = text.strip().splitlines() or [type(error).__name__]
-    return f"cannot be opened: {first}"
+    if "weights_only" in text or type(error).__name__ == "UnpicklingError":
+        return "cannot be opened: its weights are a Python pickle that could execute code; use safetensors"
+    return f"cannot be opened: {one_line(text)[:_LONGEST_REASON] or type(error).__name__}"

@@ -1,6 +1,7 @@
 """Digests (sha256) of weights and files, which identify them, because different models can have the same name."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -9,17 +10,27 @@ from pathlib import Path
 import torch
 import transformers
 from huggingface_hub import constants
+from peft import PeftModel
 from torch import Tensor, nn
 
 from lightning_dpo.run_folder import write_atomically
 
 _SHOWN = 12  # hexadecimal digits: 48 bits are enough to distinguish datasets or models
 _BLOCK = 1 << 16
+_OF_ADAPTER = re.compile(r"\.(lora_\w+|modules_to_save)\.")
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Digest of all parameters and buffers: names, dtypes, shapes and bytes. About a second per GB and core."""
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    """Digest of all parameters and buffers: names, dtypes, shapes and bytes. About a second per GB and core.
+
+    Those of an adapter are left out, and the base model below it has the digest that it has without the adapter.
+    """
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        name = name.removeprefix("base_model.model.") if isinstance(model, PeftModel) else name
+        name = name.replace(".base_layer.", ".").replace(".original_module.", ".")
+        if not _OF_ADAPTER.search(name):
+            tensors[name] = tensor.detach()
     with ThreadPoolExecutor() as threads:  # hashlib releases the GIL
         digests = threads.map(_tensor_digest, tensors.values())
     parts = [f"{name} {found}" for name, found in zip(tensors, digests, strict=True)]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from peft import PeftModel, PeftType
+from peft import PeftModel, PeftType, get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -11,7 +11,7 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import attention_of
 from lightning_dpo.models.adapter import own_adapter
 from lightning_dpo.models.causal_lm import PolicySource, weight_files
-from lightning_dpo.models.digests import remembered, weights_digest
+from lightning_dpo.models.digests import digest_of, remembered, weights_digest
 from lightning_dpo.models.reference import Reference
 
 # Fields of a model's config that have no effect on its log-probs.
@@ -30,7 +30,7 @@ def model_facts(policy: PreTrainedModel) -> dict[str, str]:
 
 
 def weights_facts(policy: PreTrainedModel, source: PolicySource) -> dict[str, str]:
-    """The digest of the policy's weights before an adapter is added.
+    """The digests of the policy's weights before an adapter is added, and of the adapter that it came with.
 
     Args:
         policy: The policy, as it was opened from `source`.
@@ -44,7 +44,15 @@ def weights_facts(policy: PreTrainedModel, source: PolicySource) -> dict[str, st
         check_finite(policy)
         return weights_digest(policy)
 
-    return {STARTING_WEIGHTS: remembered(weight_files(source), compute, of=f"weights as {policy.dtype}")}
+    facts = {STARTING_WEIGHTS: remembered(weight_files(source), compute, of=f"weights as {policy.dtype}")}
+    if isinstance(policy, PeftModel):
+        adapter = get_peft_model_state_dict(policy).items()
+        facts["starting adapter (sha256)"] = digest_of(
+            part
+            for name, value in sorted(adapter)
+            for part in (name.encode(), value.detach().float().numpy().tobytes())
+        )
+    return facts
 
 
 def check_finite(model: nn.Module) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_dpo.labels import FRONTIER_SHARE, LABELS
+from lightning_dpo.printable import one_line
 from lightning_dpo.reports.intervals import interval
 from lightning_dpo.reports.runs import SEED, Run, by_all_but_the_seed, differing
 from lightning_dpo.run_folder import write_table
@@ -89,5 +90,5 @@ def _with_error(value: float, error: float) -> str:
 
 
 def plain(text: str) -> str:
-    """`text` with Markdown's special characters escaped."""
-    return re.sub(r"([\\|\[\]`*_])", r"\\\1", text.replace("<", "&lt;").replace("\n", " "))
+    """`text` in one line, with Markdown's special characters escaped."""
+    return re.sub(r"([\\|\[\]`*_])", r"\\\1", one_line(text).replace("<", "&lt;"))

@@ -9,6 +9,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.tokens.special_tokens import special_tokens
+from lightning_dpo.printable import printable
 
 _SHOWN = 24  # tokens of each text
 
@@ -23,7 +24,7 @@ def token_table(pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Tab
         tokenizer: The tokenizer.
     """
     special = special_tokens(tokenizer)
-    words = functools.cache(lambda token: str(tokenizer.decode([token])).replace("\n", "\\n"))
+    words = functools.cache(lambda token: printable(str(tokenizer.decode([token]))).replace("\n", "\\n"))
 
     def text(ids: Sequence[int], scored: Sequence[bool]) -> Text:
         shown = Text("")

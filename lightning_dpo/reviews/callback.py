@@ -45,6 +45,8 @@ class ClosedFormReport(Callback):
     """
 
     def __init__(self, samples: int = 3, folder: str | None = None, beta: float | None = None) -> None:
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples!r}")
         self.samples, self.folder, self.beta = samples, folder, beta
         self.before: list[list[str]] = []
         self.world: ClosedForm | None = None

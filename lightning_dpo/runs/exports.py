@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lightning_dpo.checkpoints.identity import Facts
+from lightning_dpo.checkpoints.reading import FORMAT
 from lightning_dpo.logps.forward import base_model
 from lightning_dpo.models.adapter import base_name, merged, own_adapter
+from lightning_dpo.models.digests import file_digest
 from lightning_dpo.models.probe import check_same, probe
+from lightning_dpo.printable import name_of, one_line
 from lightning_dpo.run_folder import RunFolder, atomic_folder
 from lightning_dpo.runs.settings_files import as_dict, resolved_settings
 from lightning_dpo.settings import without_secrets
@@ -105,24 +109,40 @@ def compared(policy: PeftModel, folder: Path) -> Iterator[None]:
     check_same(expected, model, "the merged model differs from the model with its adapter, so it is not exported")
 
 
-def record(config: DictConfig) -> dict[str, Any]:
-    """Settings for `evaluate`: the base model, the loss, and those that determine the validation pairs."""
-    loss = as_dict(config.loss, resolve=True)
-    return without_secrets({"base_model": base_model_name(config), "loss": loss, "data": data_settings(config)})
+def record(config: DictConfig, trained_with: Mapping[str, Facts]) -> dict[str, Any]:
+    """What `evaluate` needs: the base model, the loss, what the training depended on, and the validation pairs.
+
+    Args:
+        config: Config of the run.
+        trained_with: The facts of the module's identity.
+    """
+    loss = resolved_settings(config)["loss"]
+    about = {"base_model": base_model_name(config), "loss": None if "${" in json.dumps(loss) else loss}
+    return {"format": FORMAT} | without_secrets(about | {"data": data_settings(config), "trained_with": trained_with})
 
 
 def data_settings(config: DictConfig) -> dict[str, Any]:
-    """The settings that determine the validation pairs."""
-    names = ("path", "val_path", "val_fraction", "max_pairs", "seed")
+    """What determines the validation pairs: settings, and digests of the files, which can be moved and changed."""
     data = as_dict(config.data, resolve=True)
-    found = {name: data.get(name) for name in names}
-    paths = {name: found[name] for name in ("path", "val_path")}
-    return found | {name: str(Path(path).resolve()) for name, path in paths.items() if isinstance(path, str)}
+    files = {name: _digests(data.get(name)) for name in ("path", "val_path")}
+    return {name: data.get(name) for name in ("val_fraction", "max_pairs", "seed")} | files
+
+
+def _digests(path: Any) -> Any:
+    """The digest of a file, or of each file of a mixture; None for what is not a file."""
+    if isinstance(path, dict):
+        return {name: _digests(one) for name, one in path.items()}
+    return file_digest(Path(path)) if isinstance(path, str) and Path(path).is_file() else None
 
 
 def base_model_name(config: DictConfig) -> str | None:
-    """Hub id or absolute path of the model before training; None for a model that was created in code."""
+    """Hub id or absolute path of the model before training; None for a model that was created in code.
+
+    None also for a name from an environment variable, whose value is not written to files.
+    """
     if not OmegaConf.select(config, "model.pretrained") or not OmegaConf.select(config, "model.name"):
+        return None
+    if "${" in resolved_settings(config)["model"]["name"]:
         return None
     name = config.model.name
     return str(Path(name).resolve()) if Path(name).is_dir() else name
@@ -131,10 +151,16 @@ def base_model_name(config: DictConfig) -> str | None:
 def command(folder: Path) -> str:
     """The command of the run in `folder`."""
     file = RunFolder(folder).command
-    return file.read_text(encoding="utf-8").strip() if file.exists() else "python -m lightning_dpo.train"
+    return one_line(file.read_text(encoding="utf-8")) if file.exists() else "python -m lightning_dpo.train"
 
 
-def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, int], step: int) -> str:
+def model_card(
+    config: DictConfig,
+    metrics: dict[str, float],
+    counts: dict[str, int],
+    step: int,
+    trained_with: Mapping[str, Facts],
+) -> str:
     """The README.md of an export: base model, data, settings and metrics.
 
     Args:
@@ -142,14 +168,21 @@ def model_card(config: DictConfig, metrics: dict[str, float], counts: dict[str, 
         metrics: Metrics by name; those of validation are shown.
         counts: Numbers of pairs that were kept, removed and truncated.
         step: Optimizer step of the weights.
+        trained_with: The facts of the module's identity. The card contains its digests.
     """
-    base = without_secrets(config.model.name) if base_model_name(config) else "a model that was created in code"
+    base = (
+        one_line(without_secrets(config.model.name)) if base_model_name(config) else "a model that was created in code"
+    )
+    digests = "\n".join(
+        f"- {name}: {value}" for kind in ("weights", "data", "tokenizer") for name, value in trained_with[kind].items()
+    )
     adapter = "_target_: lightning_dpo.models.NoAdapter" not in OmegaConf.to_yaml(config.adapter)
     # The hub shows a link to the base model. A local path would be invalid there.
     link = f"base_model: {base}\n" if base_model_name(config) and not Path(base).is_dir() else ""
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()) if name.startswith(_SHOWN))
-    pairs = "\n".join(f"- {name.replace('_', ' ')}: {count}" for name, count in counts.items())
+    shown = sorted(item for item in metrics.items() if item[0].startswith(_SHOWN))
+    rows = "\n".join(f"| {name_of(name)} | {value:.4f} |" for name, value in shown)
+    pairs = "\n".join(f"- {name_of(name).replace('_', ' ')}: {count}" for name, count in counts.items())
     keys = ("loss", "adapter", "optimizer", "scheduler", "data")
     settings = resolved_settings(config)
     settings = {key: settings[key] for key in keys}
@@ -164,6 +197,10 @@ Trained from {base} on preference pairs with lightning_dpo. The weights are thos
 Pairs:
 
 {pairs}
+
+Trained with:
+
+{digests}
 
 | metric | value |
 |---|---|

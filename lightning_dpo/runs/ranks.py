@@ -1,13 +1,19 @@
 """Ranks and communication of processes of torchrun, SLURM or Lightning before they form a process group."""
 
 import os
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lightning_dpo.runs import slurm
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
-_FORMAT = "%Y-%m-%d_%H-%M-%S"
+_FORMAT, _EXAMPLE = "%Y-%m-%d_%H-%M-%S", "2026-01-02_03-04-05"
 
 
 def process_rank() -> int:
@@ -30,21 +36,30 @@ def process_count() -> int:
     return next((int(os.environ[name]) for name in names if name in os.environ), 1) if started_by_others() else 1
 
 
-def start_time() -> str:
-    """Start time of the run. It is part of the run's folder, so all processes must use the same one.
+def new_folder(parent: Path) -> Path:
+    """A folder in `parent` that no other run uses, the same one on all ranks. It is created, except under SLURM.
 
-    torchrun has a store that all processes can access. SLURM sets the job's start time in the environment.
+    The ranks of torchrun have a store that all can access. A job of SLURM that was requeued gets its own folder again.
     """
+    if slurm.in_job():
+        return parent / slurm.job_name()
     now = datetime.now().strftime(_FORMAT)
     if _has_store():
-        return _value_of_first_rank(now)
-    if _by_slurm():
-        step = os.environ.get("SLURM_STEP_ID", "0")
-        if "SLURM_JOB_START_TIME" in os.environ:
-            now = datetime.fromtimestamp(int(os.environ["SLURM_JOB_START_TIME"])).strftime(_FORMAT)
-            return f"{now}_{os.environ['SLURM_JOB_ID']}-{step}"
-        return f"job_{os.environ['SLURM_JOB_ID']}-{step}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-    return now
+        return parent / (_value_of_first_rank(partial(_created, parent, now)))
+    return parent / (_created(parent, now) if process_rank() == 0 else now)
+
+
+def _created(parent: Path, name: str) -> str:
+    """The name of a new folder: `name`, or with a number if a run started in the same second."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in count(2):
+        try:
+            (parent / name).mkdir()
+        except FileExistsError:
+            name = f"{name[: len(_EXAMPLE)]}_{number}"
+        else:
+            return name
+    raise AssertionError  # `count` does not end
 
 
 def report_done(what: str) -> None:
@@ -79,9 +94,7 @@ def done_by_all(what: str, within: timedelta) -> bool:
 
 
 def _by_slurm() -> bool:
-    # As in Lightning, an interactive shell on a node does not count as a task of a job.
-    shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and not shell
+    return slurm.in_job() and int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def _has_store() -> bool:
@@ -100,10 +113,9 @@ def _key(name: str) -> str:
     return f"lightning_dpo/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
-def _value_of_first_rank(value: str) -> str:
-    """The value that rank 0 set first. It must not change later, because other ranks may have read it."""
+def _value_of_first_rank(make: Callable[[], str]) -> str:
+    """The value of rank 0. It must not change later, because other ranks may have read it."""
     store = _store()
-    if process_rank() == 0:
-        # Sets the value only if it is unset, and returns the stored one.
-        return store.compare_set(_key("start_time"), "", value).decode()
-    return store.get(_key("start_time")).decode()
+    if process_rank() == 0 and not store.check([_key("folder")]):
+        store.set(_key("folder"), make())
+    return store.get(_key("folder")).decode()

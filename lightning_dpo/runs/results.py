@@ -43,9 +43,10 @@ def write(
         make_whole(module.policy, keep=trainer.is_global_zero)
     if trainer.is_global_zero:
         folder = RunFolder(config.run_folder)
-        card = model_card(config, metrics, data.counts, trainer.global_step)
+        facts = module.identity.facts
+        card = model_card(config, metrics, data.counts, trainer.global_step, facts)
         merge = bool(module.make_adapter and module.make_adapter.merge)
-        export_run(module.policy, data.tokenizer, folder.path, card, record(config), merge)
+        export_run(module.policy, data.tokenizer, folder.path, card, record(config, facts), merge)
         for logger in trainer.loggers:
             logger.save()
         if folder.history.exists():

@@ -12,7 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lightning_dpo.errors import UserError, WriteError
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.printable import one_line, printable
+from lightning_dpo.run_folder import RunFolder, earlier_checkpoints
 
 # Created by Hydra, or locked, before a job starts, so they belong to the current attempt.
 _OF_THIS_ATTEMPT = (".hydra", ".lock", "*.log", "attempt_*")
@@ -69,11 +70,11 @@ def record_failure(folder: Path, error: BaseException) -> None:
     The first rank to fail writes first; later ranks usually report only that they lost the connection.
     """
     by_user = isinstance(error, UserError) and not isinstance(error, WriteError)
-    sentence = " ".join(str(error).split())
+    sentence = one_line(str(error))
     sentence = sentence if isinstance(error, UserError) else f"{type(error).__name__}: {sentence}"
     folder.mkdir(parents=True, exist_ok=True)
     with RunFolder(folder).error.open("a", encoding="utf-8") as file:
-        trace = "".join(traceback.format_exception(error))
+        trace = printable("".join(traceback.format_exception(error)))
         file.write(f"{sentence}\n{_RESTARTS if by_user else _RESUMES}\n\n{trace}\n")
 
 
@@ -89,12 +90,12 @@ def saved(folder: Path) -> str:
     >>> saved(Path("nowhere"))
     'nothing saved yet'
     """
-    if not RunFolder(folder).last.exists():
+    if not earlier_checkpoints(RunFolder(folder).checkpoints):
         return "nothing saved yet"
-    from lightning_dpo.checkpoints.reading import opened  # a run may be stopped before torch is imported
+    from lightning_dpo.checkpoints.reading import newest_whole, opened  # a run may be stopped before torch is imported
 
     try:
-        return f"saved at step {opened(RunFolder(folder).last)['global_step']}"
+        return f"saved at step {opened(newest_whole(RunFolder(folder).checkpoints))['global_step']}"
     except UserError as error:  # a damaged file must not hide the reason why the run ended
         return str(error)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.run_folder import RunFolder, earlier_checkpoints
 from lightning_dpo.runs.job_process import needs_processes, objective, run_separately
 from lightning_dpo.runs.ranks import after_the_first, done_by_all, process_rank, report_done
 from lightning_dpo.runs.settings_files import check_same_settings, note_settings
@@ -115,7 +115,7 @@ def _ready(config: DictConfig, folder: Path) -> None:
     Only the first rank moves files. The state that the others read afterwards leads to the same decision.
     """
     state = run_state(folder)
-    if state in (RunState.INTERRUPTED, RunState.CRASHED) and RunFolder(folder).last.exists():
+    if state in (RunState.INTERRUPTED, RunState.CRASHED) and earlier_checkpoints(RunFolder(folder).checkpoints):
         check_same_settings(config, folder)
         log.info("The job in %s is %s and resumes from its last checkpoint.", folder, state)
         config.ckpt_path = "last"

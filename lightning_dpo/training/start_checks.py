@@ -75,6 +75,8 @@ def check_start(
     wrong = (ratios.abs().max() == 0) & (not torch.allclose(loss.losses.detach(), start))
     if on_all_devices(~(off.any() | wrong)):
         return
+    if not start.isfinite().all():
+        raise UserError(f"the loss {function!r} is not finite for a policy that equals its reference: use other values")
     worst = ratios.abs().max().item()
     bad = of_all_devices(batch.pair_index[off].tolist())
     raise UserError(

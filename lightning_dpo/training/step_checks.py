@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import torch
 from lightning import Trainer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
@@ -155,9 +156,27 @@ def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) 
     bad, every = of_all_devices(record.non_finite()), of_all_devices(record.all())
     what = f"the loss of {named(bad, place)}" if bad else f"the gradient of {named(every, place)}"
     raise UserError(
-        f"{what} is not finite, so the update was not applied and the last checkpoint is valid. Likely causes: too "
-        "large a learning rate, fp16 (use bf16-mixed or 32-true), or a corrupt row"
+        f"{what} is not finite, so the update was not applied. Likely causes: too large a learning rate, fp16 (use "
+        "bf16-mixed or 32-true), or a corrupt row"
     )
+
+
+def check_weights(module: nn.Module, step: int) -> None:
+    """Check before a validation and before a checkpoint that all trained weights are finite. A collective call.
+
+    Raises:
+        UserError: They are not, on any device.
+    """
+    trained = [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]
+    here = [value.to_local() if isinstance(value, DTensor) else value for value in trained]
+    ranges = [torch.stack(value.aminmax()).float() for value in here if value.numel()]
+    device = here[0].device if here else torch.device("cpu")
+    finite = torch.cat(ranges).isfinite().all() if ranges else torch.ones((), dtype=torch.bool, device=device)
+    if not on_all_devices(finite):
+        raise UserError(
+            f"the weights are not finite after optimizer step {step}, so they are not saved. Likely causes: too large "
+            "a learning rate, or a damaged checkpoint"
+        )
 
 
 def where(trainer: Trainer) -> Callable[[int], str]:

@@ -47,11 +47,11 @@ def test_an_out_of_memory_error_contains_advice(tmp_path, pairs_file, tokenizer)
 
 
 def test_train_reports_it_in_one_sentence():
-    from lightning_dpo.train import explained_memory
+    from lightning_dpo.train import explained
 
     error = torch.OutOfMemoryError("CUDA out of memory")
     error.add_note("the device is out of memory")
-    with pytest.raises(UserError, match="the device is out of memory"), explained_memory():
+    with pytest.raises(UserError, match="the device is out of memory"), explained():
         raise error
-    with pytest.raises(RuntimeError, match="other"), explained_memory():
+    with pytest.raises(RuntimeError, match="other"), explained():
         raise RuntimeError("other")

@@ -22,7 +22,17 @@ def test_every_key_has_a_comment(file):
 
 
 def test_a_new_run_has_a_new_folder(tmp_path):
-    assert run_folder("name", "now", None, root=str(tmp_path)) == str(tmp_path / "name" / "now")
+    folders = {run_folder("name", None, root=str(tmp_path)) for _ in range(2)}
+    assert {str(path) for path in (tmp_path / "name").iterdir()} == folders
+
+
+def test_last_if_any_is_a_new_folder_without_a_run_to_resume(tmp_path):
+    new = run_folder("name", "last_if_any", root=str(tmp_path))
+    (Path(new) / "checkpoints").mkdir()
+    (Path(new) / "checkpoints" / "last.ckpt").touch()
+    assert run_folder("name", "last_if_any", root=str(tmp_path)) == new
+    (Path(new) / "metrics.json").touch()
+    assert run_folder("name", "last_if_any", root=str(tmp_path)) != new
 
 
 def test_last_is_the_newest_unfinished_run(tmp_path):
@@ -33,15 +43,15 @@ def test_last_is_the_newest_unfinished_run(tmp_path):
             (folder / "checkpoints" / "last.ckpt").touch()
         if finished:
             (folder / "metrics.json").touch()
-    assert Path(run_folder("name", "5", "last", root=str(tmp_path))).name == "2"
+    assert Path(run_folder("name", "last", root=str(tmp_path))).name == "2"
 
 
 def test_nothing_to_continue_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"ckpt_path=last: .*name has no unfinished run with a checkpoint"):
-        run_folder("name", "now", "last", root=str(tmp_path))
+        run_folder("name", "last", root=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a=b", "x" * 101])
 def test_a_run_name_is_a_folder_name(tmp_path, name):
     with pytest.raises(UserError, match="run_name="):
-        run_folder(name, "now", None, root=str(tmp_path))
+        run_folder(name, None, root=str(tmp_path))

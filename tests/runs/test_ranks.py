@@ -1,10 +1,11 @@
 import os
-import time
+import sys
+from pathlib import Path
 
 import pytest
 from torch.distributed import TCPStore
 
-from lightning_dpo.runs.ranks import process_count, process_rank, start_time, started_by_others
+from lightning_dpo.runs.ranks import new_folder, process_count, process_rank, started_by_others
 from tests.support.ranks import on_ranks
 
 
@@ -16,37 +17,42 @@ def alone(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def told(port: int) -> str:
+def chosen(port: int, parent: Path) -> str:
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(port)}
-    before = "" if process_rank() else start_time()
-    time.sleep(1.1)
-    return f"{process_rank()} {start_time()} {before or start_time()}"
+    return new_folder(parent).name
 
 
-def test_torchruns_processes_have_one_start_time():
-    """The first one's time counts, by way of the store of torchrun's agent, however late and often they ask for it."""
+def test_torchruns_processes_have_one_folder(tmp_path):
+    """The one that the first rank creates, by way of the store of torchrun's agent."""
     agent = TCPStore("localhost", 0, is_master=True)
-    ranks = on_ranks(2, told, agent.port)
-    assert [answer.split()[0] for answer in ranks] == ["0", "1"]
-    assert len({time for answer in ranks for time in answer.split()[1:]}) == 1
-    assert agent.get("lightning_dpo/start_time/0").decode() == ranks[0].split()[1]
+    names = on_ranks(2, chosen, agent.port, tmp_path)
+    assert names[0] == names[1]
+    assert [path.name for path in tmp_path.iterdir()] == names[:1]
 
 
-def test_slurms_processes_have_one_start_time(monkeypatch):
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
+def test_runs_that_start_in_the_same_second_have_different_folders(tmp_path):
+    names = [new_folder(tmp_path).name for _ in range(3)]
+    assert len(set(names)) == 3
+    assert all((tmp_path / name).is_dir() for name in names)
+
+
+def test_a_requeued_job_of_slurm_has_its_own_folder_again(tmp_path, monkeypatch):
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     assert (process_rank(), process_count()) == (3, 4)
     assert started_by_others()
-    assert start_time() == "job_7-2-0"
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    assert start_time() == "job_7-2-0"
-    monkeypatch.setenv("SLURM_JOB_START_TIME", "0")
-    assert start_time().endswith("_7-2")
+    monkeypatch.setattr(sys, "argv", ["train", "loss.beta=0.1"])
+    first = new_folder(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert new_folder(tmp_path) == first
+    assert first.name.startswith("slurm-7-")
+    monkeypatch.setattr(sys, "argv", ["train", "loss.beta=0.2"])  # another command of the same script
+    assert new_folder(tmp_path) != first
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert not started_by_others()
     monkeypatch.delenv("SLURM_JOB_NAME")
-    monkeypatch.setenv("SLURM_NTASKS", "1")  # a shell on a node is no task of many
+    monkeypatch.setenv("SLURM_NTASKS", "1")
     assert process_rank() == 0
     assert not started_by_others()
 

@@ -67,7 +67,7 @@ def test_a_model_whose_log_probs_would_change_is_found_out_by_trying_it():
 
 def run(folder: Path, pairs, tokenizer, model, layout: str, steps: int = -1, precision="32-true", lr=0.05, **options):
     """Train for an epoch, or for fewer steps; the losses, the validation metrics, and the data module."""
-    options = {"val_fraction": 0.3, "batch_size": 4} | options
+    options = {"val_fraction": 0.3, "batch_size": 4, "max_length": 128} | options
     data = PreferenceDataModule(str(pairs), tokenizer=tokenizer, layout=layout, **options)
     losses = []
     note = LambdaCallback(

@@ -14,6 +14,7 @@ from lightning_dpo.data.rows.messages import explicit_pair, without_null
 from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, NUMBERS, PreferencePair, Row, ToPair
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow, reason_of
 from lightning_dpo.errors import UserError
+from lightning_dpo.printable import name_of, printable
 from lightning_dpo.run_folder import RunFolder, write_atomically
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
     if not pair["chat"] and any(row.get(name) for name in MESSAGE_COLUMNS):
         raise InvalidRow("tools and chat_template_kwargs need messages, not text")
     pair |= {name: _json(_parsed(name, row[name])) for name in MESSAGE_COLUMNS if row.get(name)}
-    pair |= {"source": str(row["source"])} if row.get("source") is not None else {}
+    pair |= {"source": name_of(str(row["source"]))} if row.get("source") is not None else {}
     if not all(_encodable(text) for text in pair.values() if isinstance(text, str)):
         raise InvalidRow("the text contains characters that are not valid Unicode")
     pair |= {name: _number(name, row[name]) for name in NUMBERS.keys() & row.keys()}
@@ -164,7 +165,7 @@ def valid(
     bad = [row for row, reason in enumerate(reasons) if reason]
     if not bad:
         return pairs
-    found = [{"where": pairs[row]["where"], "reason": reasons[row]} for row in bad]
+    found = [{"where": pairs[row]["where"], "reason": printable(reasons[row])} for row in bad]
     first = "; ".join(f"{row['where']}: {row['reason']}" for row in found[:10])
     counts = "; ".join(f"{count}: {reason}" for reason, count in Counter(row["reason"] for row in found).most_common(5))
     share = f"{len(bad)} of {len(pairs)} rows are invalid ({counts})"

@@ -4,6 +4,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning_dpo.data.rows.pairs import Row
 from lightning_dpo.data.rows.reasons import InvalidRow
 from lightning_dpo.errors import UserError
 
+_LONGEST_ROW = 64 << 20  # bytes
 _NOT_AN_OBJECT = "the row is not a JSON object"
 
 
@@ -39,7 +41,9 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 def _lines(path: Path) -> Iterator[Row]:
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST_ROW), b""), 1):
+                if len(line) == _LONGEST_ROW:  # a small compressed file can become larger than the memory
+                    raise UserError(f"{path.name}:{number}: the row is longer than {_LONGEST_ROW >> 20} MB")
                 # The first line may begin with a byte order mark. Empty lines, such as the last one, are not rows.
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if line.strip():
@@ -55,6 +59,8 @@ def _parsed(line: bytes) -> dict[str, Any] | str:
         return "the line is not valid UTF-8"
     except InvalidRow as reason:
         return str(reason)
+    except RecursionError:
+        return "the line is nested too deeply"
     except ValueError:
         return "the line is not valid JSON"
     return row if isinstance(row, dict) else _NOT_AN_OBJECT
@@ -71,7 +77,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _list(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(rows, list):
         raise UserError(f"{path}: a .json file must be one list of rows; write .jsonl for one row per line")

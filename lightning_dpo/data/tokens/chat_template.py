@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.rows.pairs import Message
 from lightning_dpo.data.rows.reasons import InvalidRow
 from lightning_dpo.data.tokens.special_tokens import special_tokens
+from lightning_dpo.data.tokens.time_limit import time_limit
 from lightning_dpo.errors import UserError
+from lightning_dpo.printable import one_line
 
 log = logging.getLogger(__name__)
+
+_SECONDS = 10
+_LONGEST_TEXT = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -125,12 +129,22 @@ class ChatTemplate:
             InvalidRow: The template rejects them.
         """
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=introduce, **{**self.options, **options}
-            )
-            return str(text)
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise InvalidRow(f"the chat template rejects the messages ({' '.join(str(error).split())})") from error
+            with time_limit(_SECONDS):
+                text = self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=introduce, **{**self.options, **options}
+                )
+        except TimeoutError as error:
+            name = self.tokenizer.name_or_path or "the model"
+            raise UserError(
+                f"the chat template of {name} takes more than {_SECONDS} s for {len(messages)} messages: use the "
+                "template of another tokenizer"
+            ) from error
+        # A template is a program: it may raise anything, for example for a role that it does not know.
+        except Exception as error:
+            raise InvalidRow(f"the chat template rejects the messages ({one_line(str(error))})") from error
+        if len(text) > _LONGEST_TEXT:
+            raise InvalidRow(f"the chat template writes more than {_LONGEST_TEXT} characters")
+        return str(text)
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:

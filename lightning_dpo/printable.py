@@ -1,0 +1,41 @@
+"""Text from data, models and other people's files, without characters that control a terminal or a page."""
+
+import logging
+import re
+
+# C0 and C1 control characters except tab and newline, and those that change the direction of text.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_NOT_IN_A_NAME = re.compile(r"[^\w .,:+/@=-]+")
+_LONGEST_NAME = 80
+
+
+def printable(text: str) -> str:
+    r"""`text` with control characters as escape sequences. Tabs and newlines are kept.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """`printable(text)` in one line."""
+    return " ".join(printable(text).split())
+
+
+def name_of(text: str) -> str:
+    """`text` as a name in metrics, tables and file headers.
+
+    >>> name_of("<script>  a|b")
+    '_script_ a_b'
+    """
+    return _NOT_IN_A_NAME.sub("_", one_line(text))[:_LONGEST_NAME].strip()
+
+
+class Printable(logging.Filter):
+    """Escapes control characters in the messages of a log handler."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace the message. Always True."""
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
