@@ -4,7 +4,7 @@ To add a metric, write a function and add a line to `METRICS`. It is then logged
 every source. A label in `labels.py` adds it to `curves.png` and to tables.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
@@ -221,3 +221,8 @@ def preference_metrics(prefix: str, loss: PreferenceLossFunction) -> MetricColle
     metrics: dict[str, Metric | MetricCollection] = {metric.name: metric.kind(metric) for metric in defined}
     # Compute groups would merge metrics with equal states after the first update: before training, all rewards are 0.
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)
+
+
+def metrics_of_sources(sources: Sequence[str], loss: PreferenceLossFunction) -> list[MetricCollection]:
+    """Validation metrics of each source; none if there is only one."""
+    return [preference_metrics(f"val/{name}/", loss) for name in sources] if len(sources) > 1 else []

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from lightning import Callback
@@ -19,19 +18,20 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.labels import PROGRESS_BAR
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO, PairLogps, PreferenceLossFunction, pair_logps
-from lightning_dpo.metrics import ValidationOutput, preference_metrics
+from lightning_dpo.metrics import ValidationOutput, metrics_of_sources, preference_metrics
 from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.causal_lm import PolicySource
 from lightning_dpo.models.reference import Auto, ReferenceFactory
 from lightning_dpo.models.sharding import full
-from lightning_dpo.training.optimizers import default_optimizer, optimizer_facts, optimizer_of, settings_of
+from lightning_dpo.training.optimization import Optimization
+from lightning_dpo.training.optimizers import default_optimizer
 from lightning_dpo.training.policy_module import PolicyModule
-from lightning_dpo.training.schedules import Schedule, restarted, schedule_facts, warmup_constant
+from lightning_dpo.training.schedules import Schedule, warmup_constant
 from lightning_dpo.training.start_checks import check_columns
 from lightning_dpo.training.step_checks import StepChecks, check_weights, checked_loss
 from lightning_dpo.training.step_timer import REFERENCE
 from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of, profiler_of
-from lightning_dpo.training.trainer_facts import data_facts, layout_facts, trainer_facts
+from lightning_dpo.training.trainer_facts import add_layout, start_identity
 
 
 class DPOModule(PolicyModule):
@@ -48,9 +48,8 @@ class DPOModule(PolicyModule):
         resume_allow: Kinds of differences between a run and the checkpoint that it resumes from, such as `data`.
 
     Attributes:
-        policy, reference: The models; None until `configure_model`. See `PolicyModule`.
-        loss: The loss.
-        validated_step: Number of optimizer steps at the latest validation.
+        policy, reference, loss, identity: See `PolicyModule`. Models are None until `configure_model`.
+        optimization: Creates the optimizer and its schedule.
     """
 
     def __init__(
@@ -64,24 +63,18 @@ class DPOModule(PolicyModule):
         resume_allow: Collection[str] = (),
     ) -> None:
         super().__init__(policy, loss or DPO(), reference or Auto(), adapter, resume_allow)
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.optimization = Optimization(optimizer, scheduler)
         self.train_metrics = preference_metrics("train/", self.loss)
         self.val_metrics = preference_metrics("val/", self.loss)
         self.source_metrics: list[MetricCollection] = []  # not submodules: created again for each validation
-        self.validated_step: int | None = None
         self._checks = StepChecks(self.loss)
-        self._settings: list[dict[str, Any]] = []  # of the optimizer, by parameter group
-        self._steps = 0  # of the run
 
     def setup(self, stage: str) -> None:
         """Check the data's columns and the metrics that callbacks monitor, and reset the state of an earlier `fit`."""
         check_columns(self.loss, getattr(datamodule_of(self.trainer), "columns", ()))
         if stage == "fit":
             self._checks.new_fit()
-            # Forget the checkpoint of an earlier `fit`. Lightning restores the one of this `fit` later.
-            self.identity.resumes({})
-            for kind, facts in (trainer_facts(self.trainer) | data_facts(self.trainer)).items():
-                self.identity.add(kind, facts)
+            start_identity(self.identity, self.trainer)
             check_monitors(self, callbacks_of(self.trainer))
         if not any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)):
             raise UserError("configure_callbacks() must include the callbacks of super().configure_callbacks()")
@@ -101,12 +94,8 @@ class DPOModule(PolicyModule):
 
     def on_train_start(self) -> None:
         """Compare the layout of the batches with the checkpoint, and apply new settings of the optimizer."""
-        self.identity.add("layout", layout_facts(self.trainer))
-        if self.identity.waived & {"optimizer", "scheduler"}:
-            (config,) = self.trainer.lr_scheduler_configs
-            (optimizer,) = self.trainer.optimizers
-            arguments = self._settings, self.make_scheduler, self._steps, self.trainer.global_step
-            config.scheduler = restarted(optimizer, *arguments)
+        add_layout(self.identity, self.trainer)
+        self.optimization.apply_new_settings(self.trainer, self.identity)
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """The micro-batch's part of the step's loss. The parts sum to `sum(weight * losses) / step_pairs`."""
@@ -132,8 +121,7 @@ class DPOModule(PolicyModule):
         check_weights(self, self.trainer.global_step)
         self.val_metrics.reset()
         sources = getattr(datamodule_of(self.trainer), "sources", ())
-        prefixes = [f"val/{name}/" for name in sources] if len(sources) > 1 else []
-        self.source_metrics = [preference_metrics(one, self.loss).to(self.device) for one in prefixes]
+        self.source_metrics = [one.to(self.device) for one in metrics_of_sources(sources, self.loss)]
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> ValidationOutput:
         """Add the pairs of `batch` to the `val/*` metrics. A subclass must call it. Callbacks receive the output."""
@@ -155,15 +143,7 @@ class DPOModule(PolicyModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the trainable parameters and its schedule per optimizer step."""
-        optimizer = optimizer_of(self.policy, self.make_optimizer)
-        # This property creates the training loader.
-        self._steps = int(self.trainer.estimated_stepping_batches)
-        self._settings = settings_of(optimizer)  # before a schedule changes the learning rates
-        self.identity.add("shape", {"optimizer": type(optimizer).__name__})
-        self.identity.add("optimizer", optimizer_facts(self._settings))
-        self.identity.add("scheduler", schedule_facts(self.make_scheduler, self._steps))
-        scheduler = self.make_scheduler(optimizer, self._steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self.optimization.configure(self.policy, self.trainer, self.identity)
 
     def _log(self, metrics: MetricCollection, sync_dist: bool = False) -> None:
         values = metrics.compute()

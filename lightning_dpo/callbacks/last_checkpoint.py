@@ -163,7 +163,7 @@ class LastCheckpoint(Checkpoint):
         """Restore metrics that this run did not log, because the checkpoint was written after the last step."""
         self._handlers.close()  # without a step, `on_train_end` is not called
         for name, value in self._resumed.get(_METRICS, {}).items():
-            trainer.callback_metrics.setdefault(name, torch.tensor(value))
+            trainer.callback_metrics.setdefault(name, torch.tensor(value, dtype=torch.float64))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the last finished optimizer step, unless its weights have been changed since."""

@@ -64,7 +64,7 @@ class MemoryCheck(Callback):
         tokens, scored = PreferenceDataModule.of(trainer, self).largest_batch()
         precision = str(trainer.precision)
         itemsize = 2 if "16" in precision else torch.get_default_dtype().itemsize
-        return estimate(module.policy, module.reference, module.make_optimizer, tokens, scored, itemsize)
+        return estimate(module.policy, module.reference, module.optimization.make_optimizer, tokens, scored, itemsize)
 
     def _advice(self, needed: MemoryEstimate, trainer: Trainer) -> str:
         module = cast("DPOModule", trainer.lightning_module)

@@ -46,12 +46,9 @@ def weights_facts(policy: PreTrainedModel, source: PolicySource) -> dict[str, st
 
     facts = {STARTING_WEIGHTS: remembered(weight_files(source), compute, of=f"weights as {policy.dtype}")}
     if isinstance(policy, PeftModel):
-        adapter = get_peft_model_state_dict(policy).items()
-        facts["starting adapter (sha256)"] = digest_of(
-            part
-            for name, value in sorted(adapter)
-            for part in (name.encode(), value.detach().float().numpy().tobytes())
-        )
+        adapter = get_peft_model_state_dict(policy, adapter_name=own_adapter(policy))
+        parts = ((name.encode(), value.detach().float().numpy().tobytes()) for name, value in sorted(adapter.items()))
+        facts["starting adapter (sha256)"] = digest_of(part for pair in parts for part in pair)
     return facts
 
 

@@ -21,7 +21,8 @@ def check_space(module: Any, folder: Path, keep: int) -> str:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     frozen_base = not module.strict_loading  # see PolicyModule.configure_model
     weights = sum(p.numel() * p.element_size() for p in (trained if frozen_base else module.parameters()))
-    numbers = optimizer_numbers(module.make_optimizer) if hasattr(module, "make_optimizer") else 2.0
+    optimization = getattr(module, "optimization", None)  # another LightningModule has none
+    numbers = optimizer_numbers(optimization.make_optimizer) if optimization else 2.0
     whole = weights + numbers * sum(p.numel() * p.element_size() for p in trained)
     # While a checkpoint is written, the one that it replaces still exists.
     needed = (2 + keep) * whole + weights

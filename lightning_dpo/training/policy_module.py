@@ -37,6 +37,7 @@ class PolicyModule(LightningModule):
         reference: The reference, outside the module tree, so that checkpoints, optimizers and strategy wrappers do not
             include it. None until `configure_model`, or if the loss needs none.
         identity: The settings, weights and data that the training depends on.
+        validated_step: Number of optimizer steps at the latest validation.
     """
 
     policy: PreTrainedModel
@@ -56,6 +57,7 @@ class PolicyModule(LightningModule):
         self.policy = None  # type: ignore[assignment]  # created in configure_model
         self._untrained_policy = [policy]  # in a list, so that nn.Module does not register a model
         self.loss, self.make_reference, self.make_adapter = loss, reference, adapter
+        self.validated_step: int | None = None
         self.identity = Identity(resume_allow)
         self.identity.add("loss", {"loss": repr(loss)})
         self._hold_reference(None)
@@ -98,7 +100,9 @@ class PolicyModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what the training depends on, and the names of the trained tensors."""
         entry = {"format": FORMAT, "trained_with": self.identity.facts, "has_rewards": self.loss.has_rewards}
-        checkpoint[ENTRY] = entry | {"tensors": self._trained(), "packages": packages()}
+        entry |= {"tensors": self._trained(), "packages": packages()}
+        # A run that resumes after its last step does not repeat the validation.
+        checkpoint[ENTRY] = entry | {"validated_step": self.validated_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the run has the settings and starting weights of the checkpoint.
@@ -107,6 +111,7 @@ class PolicyModule(LightningModule):
             UserError: It does not; the message contains the differences.
         """
         entry = entry_of(checkpoint)
+        self.validated_step = entry["validated_step"]
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check_resumable(checkpoint)
             self.identity.resumes(entry["trained_with"])
