@@ -35,7 +35,7 @@ def killed_at_write(folder: Path, setup: Setup, write: Write, expected: dict[str
 
 def killed_at_random(folder: Path, setup: Setup, seconds: float, expected: dict[str, Any]) -> list[str]:
     """What differs after a kill of all ranks at a moment."""
-    run(folder, setup, seconds=seconds, number=signal.SIGKILL, ranks=tuple(range(setup.ranks)))
+    run(folder, setup, kill_after=seconds)
     return resumed(folder, setup, expected)
 
 

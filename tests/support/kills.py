@@ -2,9 +2,9 @@
 
 import csv
 import json
+import math
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.command import TINY
+from tests.support.command import TINY, _signal_at
 from tests.support.ranks import _FORKS
 
 COMMAND = (
@@ -22,7 +22,7 @@ COMMAND = (
 ELSEWHERE = Path("/dev/shm")  # on Linux, a file system of its own
 # Columns that depend on the speed and memory of the machine.
 _MACHINE = ("per_second", "mfu", "rate_share", "seconds", "memory")
-_DURATION = 120.0
+_DURATION, _GRACE = 120.0, 30.0  # seconds: of a run, and after a rank failed
 
 
 @dataclass(frozen=True)
@@ -60,42 +60,59 @@ class Write:
         return f"{self.moment} {self.file}"
 
 
-def run(folder: Path, setup: Setup, kill_at: tuple[Write, int] | None = None, **stopped: Any) -> list[int]:
-    """The exit statuses of the command's ranks.
+@dataclass(frozen=True)
+class Signal:
+    """A signal that some ranks send to themselves when a function is called the given time."""
+
+    number: int
+    ranks: tuple[int, ...]
+    module: str
+    function: str
+    call: int
+
+
+def run(
+    folder: Path,
+    setup: Setup,
+    kill_at: tuple[Write, int] | None = None,
+    signal_at: Signal | None = None,
+    kill_after: float | None = None,
+) -> list[int]:
+    """The exit statuses of the command's ranks, which an agent watches as torchrun's does.
 
     Args:
         folder: Working directory.
         setup: The configuration.
         kill_at: A write, and which of them, counted from 1, at which the first rank is killed.
-        stopped: Arguments of `_stop`, for a signal from outside.
+        signal_at: A signal.
+        kill_after: Seconds after which all ranks are killed.
+
+    Raises:
+        AssertionError: A rank has not ended after a time limit.
     """
     from torch.distributed import TCPStore
 
     folder.mkdir(exist_ok=True)
     agent = TCPStore("localhost", 0, is_master=True, wait_for_workers=False) if setup.ranks > 1 else None
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    ports = (agent.port if agent else 0, port)
-    processes = [
-        _FORKS.Process(target=_child, args=(folder, setup, rank, ports, kill_at)) for rank in range(setup.ranks)
-    ]
+    arguments = [(folder, setup, rank, agent.port if agent else 0, kill_at, signal_at) for rank in range(setup.ranks)]
+    processes = [_FORKS.Process(target=_child, args=each) for each in arguments]
     for process in processes:
         process.start()
-    if stopped:
-        _stop(processes, folder, **stopped)
-    end = time.monotonic() + _DURATION
-    while time.monotonic() < end and any(process.is_alive() for process in processes):
-        # As torchrun's agent: if one rank failed, the others are asked to end.
-        if kill_at and any(process.exitcode not in (None, 0) for process in processes):
-            time.sleep(1)
+    started, failed_at = time.monotonic(), math.inf
+    while any(process.is_alive() for process in processes):
+        now = time.monotonic()
+        if kill_after is not None and now > started + kill_after:
             for process in processes:
                 process.kill()
+        if failed_at == math.inf and any(process.exitcode for process in processes):
+            failed_at = now
+            time.sleep(0.5)  # ranks that end by themselves
+            for process in processes:
+                process.terminate()
+        if now > min(started + _DURATION, failed_at + _GRACE):
+            hang = [rank for rank, process in enumerate(processes) if process.is_alive() and not process.kill()]
+            raise AssertionError(f"ranks {hang} hang; {(folder / f'output{hang[0]}.txt').read_text()[-2000:]}")
         time.sleep(0.02)
-    hang = [process.is_alive() and not process.kill() for process in processes]
-    for process in processes:
-        process.join()
-    assert not any(hang), f"ranks hang: {hang}"
     return [process.exitcode for process in processes]
 
 
@@ -132,15 +149,9 @@ def _steady(name: str) -> bool:
     return not any(part in name for part in _MACHINE)
 
 
-def _stop(processes: list[Any], folder: Path, seconds: float, number: int, ranks: tuple[int, ...] = (0,)) -> None:
-    """Send a signal to some ranks after a while."""
-    time.sleep(seconds)
-    for rank in ranks:
-        if processes[rank].is_alive():
-            os.kill(processes[rank].pid, number)
-
-
-def _child(folder: Path, setup: Setup, rank: int, ports: tuple[int, int], kill_at: tuple[Write, int] | None) -> None:
+def _child(
+    folder: Path, setup: Setup, rank: int, port: int, kill_at: tuple[Write, int] | None, signal_at: Signal | None
+) -> None:
     import torch
 
     os.chdir(folder)
@@ -152,7 +163,7 @@ def _child(folder: Path, setup: Setup, rank: int, ports: tuple[int, int], kill_a
         os.environ["TMPDIR"], tempfile.tempdir = str(setup.tmpdir), None
     if setup.ranks > 1:
         values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": setup.ranks, "LOCAL_WORLD_SIZE": setup.ranks,
-                  "GROUP_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": ports[0], "TORCHELASTIC_RUN_ID": "test",
+                  "GROUP_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test",
                   "TORCHELASTIC_USE_AGENT_STORE": True}  # fmt: skip
         os.environ |= {name: str(value) for name, value in values.items()}
         from lightning.pytorch.utilities import rank_zero_only
@@ -160,6 +171,8 @@ def _child(folder: Path, setup: Setup, rank: int, ports: tuple[int, int], kill_a
         rank_zero_only.rank = rank  # it was imported before the rank was known
     if rank == 0:
         _watch_writes(Path.cwd(), kill_at)
+    if signal_at and rank in signal_at.ranks:
+        _signal_at(signal_at.number, signal_at.module, signal_at.function, signal_at.call, folder / f"signal{rank}")
     from lightning_dpo import train
 
     sys.argv = ["lightning-dpo-train", *COMMAND, *setup.arguments]
