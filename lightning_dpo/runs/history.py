@@ -18,7 +18,7 @@ def read_history(path: Path) -> list[dict[str, str]]:
 
     A last line without an end is not a row: its values may be truncated, if the run is writing it or was killed.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_bytes().decode() if path.exists() else ""
     return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
 

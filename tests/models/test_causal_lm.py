@@ -1,5 +1,10 @@
+import json
+import os
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from lightning_dpo.errors import UserError
@@ -130,3 +135,79 @@ def test_an_adapter_whose_model_is_gone_or_whose_weights_are(tmp_path, model_fol
     model_folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"model.name=.*adapter: its base model .*model is neither a folder"):
         CausalLM(str(adapter)).policy()
+
+
+def truncated(path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_a_tensor(path) -> None:
+    tensors = load_file(path)
+    del tensors["model.norm.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def as_pickle(path) -> None:
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(path.parent / "executed"),)
+
+    path.unlink()
+    torch.save({"model.norm.weight": Bomb()}, path.with_name("pytorch_model.bin"))
+
+
+def set_field(name: str, value):
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+
+DAMAGES = {
+    "truncated weights": ("model.safetensors", truncated, "cannot be opened: "),
+    "no weights": ("model.safetensors", Path.unlink, "cannot be opened: "),
+    "a tensor is missing": (
+        "model.safetensors",
+        without_a_tensor,
+        "lacks 1 tensors of LlamaForCausalLM",
+    ),
+    "a pickle that executes code": ("model.safetensors", as_pickle, "cannot be opened: its weights are a Python"),
+    "weights of another size": ("config.json", set_field("hidden_size", 64), "cannot be opened: "),
+    "another architecture": ("config.json", set_field("model_type", "bert"), "lacks .* tensors of BertLMHeadModel"),
+    "a config that is a list": ("config.json", lambda path: path.write_text("[1]"), "cannot be opened: "),
+    "a config that is not JSON": ("config.json", lambda path: path.write_text("{"), "cannot be opened: "),
+    "code of the author": (
+        "config.json",
+        set_field("auto_map", {"AutoModelForCausalLM": "evil.Evil"}),
+        "cannot be opened: |lacks",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_or_malicious_model_is_one_sentence(model_folder, name):
+    file, damage, message = DAMAGES[name]
+    damage(model_folder / file)
+    source = CausalLM(str(model_folder))
+    if name == "code of the author":  # it is ignored: the architecture is known
+        assert source.policy().config.model_type == "llama"
+        return
+    with pytest.raises(UserError, match=f"^model.name=.*model {message}") as error:
+        source.policy()
+    assert "\n" not in str(error.value)
+    assert not (model_folder / "executed").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{", json.dumps({"tokenizer_class": 3}), json.dumps({"eos_token": 3})])
+def test_a_damaged_tokenizer_is_one_sentence(model_folder, content):
+    (model_folder / "tokenizer_config.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"^the tokenizer of .*model (cannot be opened|has no end-of-sequence)"
+    ) as error:
+        CausalLM(str(model_folder)).tokenizer()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "{}", json.dumps({"base_model_name_or_path": None})])
+def test_a_damaged_adapter_is_one_sentence(tmp_path, content):
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(UserError, match=rf"^model.name={tmp_path}:? ") as error:
+        CausalLM(str(tmp_path)).policy()
+    assert "\n" not in str(error.value)

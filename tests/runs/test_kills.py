@@ -1,71 +1,55 @@
-"""SIGKILL while a checkpoint is written, TMPDIR being on another file system: what is on disk is whole."""
+"""Kills and signals that end a run, and what the same command leaves afterwards. `benchmarks/kills.py` tries all."""
 
-import os
-import random
 import signal
-import tempfile
-import time
-from pathlib import Path
 
-import lightning
 import pytest
-import torch
 
-from lightning_dpo import DPOModule, PreferenceDataModule
-from lightning_dpo.callbacks import BestCheckpoint, LastCheckpoint
-from tests.support.models import make_llama
-from tests.support.ranks import _FORKS
+from tests.support.kills import SETUPS, Setup, Signal, Write, differences, results, run
 
-ELSEWHERE = Path("/dev/shm")  # a file system of its own, on Linux
+ONE, LORA = SETUPS["one micro-batch a step"], SETUPS["LoRA with dropout"]
+TWO = SETUPS["2 ranks, accumulation 2, LoRA with dropout"]
 
 
-def train(folder: Path, pairs: Path, tokenizer) -> None:
-    """Writes a checkpoint of about 70 MB after every step, for as long as it lives."""
-    os.environ["TMPDIR"], tempfile.tempdir = str(ELSEWHERE), None
-    policy = make_llama(hidden_size=512, intermediate_size=1024, num_hidden_layers=2)
-    data = PreferenceDataModule(str(pairs), tokenizer=tokenizer, batch_size=2, val_fraction=0.2, layout="padded")
-    best = BestCheckpoint(str(folder), "val/loss", "min")
-    lightning.Trainer(
-        max_epochs=1000, logger=False, accelerator="cpu", enable_progress_bar=False, num_sanity_val_steps=0,
-        callbacks=[best, LastCheckpoint(str(folder), every_n_steps=1)],
-    ).fit(DPOModule(policy), data)  # fmt: skip
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The results of a run of each configuration, when they are needed."""
+    known: dict[Setup, dict] = {}
+
+    def of(setup: Setup) -> dict:
+        if setup not in known:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            assert run(folder, setup) == [0] * setup.ranks, (folder / "output0.txt").read_text()
+            known[setup] = results(folder)
+        return known[setup]
+
+    return of
 
 
-def files(folder: Path) -> list[tuple]:
-    return sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in os.scandir(folder))
+@pytest.mark.parametrize(
+    ("setup", "file", "moment", "number"),
+    [
+        (ONE, "last.ckpt", "before", 2),
+        (ONE, "metrics.csv", "within an append to", 2),
+        (ONE, "export", "after", 1),
+        (LORA, "last.ckpt", "after", 2),
+        (TWO, "last.ckpt", "after", 2),
+    ],
+)
+def test_a_killed_run_ends_like_one_that_was_not(tmp_path, undisturbed, setup, file, moment, number):
+    assert -signal.SIGKILL in run(tmp_path, setup, (Write(file, moment), number))
+    assert run(tmp_path, setup) == [0] * setup.ranks, (tmp_path / "output0.txt").read_text()
+    assert differences(results(tmp_path), undisturbed(setup)) == []
 
 
-def killed_while_writing(folder: Path, delay: float, *arguments) -> None:
-    """Kill the training `delay` seconds after it begins to change a file, once its first checkpoints are there."""
-    process = _FORKS.Process(target=train, args=(folder, *arguments))
-    process.start()
-    end = time.monotonic() + 60
-    while not (folder / "last.ckpt").exists() and time.monotonic() < end:
-        time.sleep(0.01)
-    time.sleep(0.3)
-    before = files(folder)
-    while time.monotonic() < end:
-        try:
-            if files(folder) != before:
-                break
-        except FileNotFoundError:  # renamed between the listing and the look
-            break
-    time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-
-
-@pytest.mark.skipif(not ELSEWHERE.is_dir(), reason="no second file system")
-@pytest.mark.extended
-@pytest.mark.parametrize("seed", range(30))
-def test_a_kill_leaves_whole_checkpoints(tmp_path, pairs_file, tokenizer, seed):
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    assert folder.stat().st_dev != ELSEWHERE.stat().st_dev
-    killed_while_writing(folder, random.Random(seed).uniform(0, 0.15), pairs_file, tokenizer)
-    for path in folder.glob("*.ckpt"):
-        saved = torch.load(path, weights_only=True)
-        assert saved["global_step"] >= 1
-        assert all(value.isfinite().all() for value in saved["state_dict"].values())
-    assert (folder / "last.ckpt").exists()
+@pytest.mark.parametrize(
+    ("number", "ranks", "function", "call"),
+    [
+        (signal.SIGTERM, (1,), "DPOModule.training_step", 6),
+        (signal.SIGUSR1, (0,), "DPOModule.validation_step", 2),
+    ],
+)
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path, undisturbed, number, ranks, function, call):
+    assert run(tmp_path, TWO, signal_at=Signal(number, ranks, "module", function, call)) == [128 + number] * 2
+    assert f"Stopped by {signal.Signals(number).name}: saved at step" in (tmp_path / "output0.txt").read_text()
+    assert run(tmp_path, TWO) == [0, 0]
+    assert differences(results(tmp_path), undisturbed(TWO)) == []

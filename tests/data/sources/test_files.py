@@ -32,9 +32,10 @@ def test_the_same_rows_from_every_format(tmp_path, suffix):
 
 def test_a_line_that_is_not_a_row_is_reported(tmp_path):
     path = tmp_path / "file.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": \n\n"text"\n{"prompt": "\xff"}\n')
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": \n\n"text"\n{"prompt": "\xff"}\n' + b"[" * 20_000)
     places = [("file.jsonl:1", {"prompt": "a"}), ("file.jsonl:2", "the line is not valid JSON")]
     places += [("file.jsonl:4", "the row is not a JSON object"), ("file.jsonl:5", "the line is not valid UTF-8")]
+    places += [("file.jsonl:6", "the line is nested too deeply")]
     assert list(read_rows(path)) == places
 
 
@@ -48,6 +49,13 @@ def test_a_line_that_is_not_a_row_is_reported(tmp_path):
         ("file.jsonl.gz", b"no gzip", "the file is damaged"),
         ("file.parquet", b"no parquet", "the file is damaged"),
         ("file.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000, mtime=0)[:-20], "the file is damaged"),
+        # 65 kB, which would become 64 MB in one row.
+        (
+            "file.jsonl.gz",
+            gzip.compress(b"{}\n" + b"a" * (64 << 20), mtime=0),
+            "file.jsonl.gz:2: the row is longer than 64 MB",
+        ),
+        ("file.json", b"[" * 20_000, "not JSON"),
     ],
 )
 def test_a_file_that_cannot_be_read_reports_why(tmp_path, name, content, message):

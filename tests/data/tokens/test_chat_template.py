@@ -7,7 +7,9 @@ import pytest
 from datasets import Dataset
 
 from lightning_dpo.data.parts import Part
+from lightning_dpo.data.rows.reasons import InvalidRow
 from lightning_dpo.data.sources import jsonl_pair
+from lightning_dpo.data.tokens import chat_template
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
 from tests.support.chat import (
@@ -180,3 +182,25 @@ def test_what_is_not_scored_is_cut_along(tokenizer):
     for name in ("chosen_ids", "chosen_scored"):
         assert cut[name] == whole[name][: length - 1]
     assert cut["truncated"]
+
+
+@pytest.mark.parametrize(
+    ("template", "error", "message"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            UserError,
+            "takes more than 2 s",
+        ),
+        ("{{ 'x' * 60000000 }}", InvalidRow, "writes more than 50000000 characters"),
+        ("{{ 1 // 0 }}", InvalidRow, "rejects the messages"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", InvalidRow, "rejects the messages"),
+        ("{{ ''.__class__.mro() }}", InvalidRow, "rejects the messages"),
+        ("{{ raise_exception('a\x1b[2Jb') }}", InvalidRow, "rejects the messages .*\\\\x1b"),
+    ],
+)
+def test_a_template_is_a_program_with_limits(tokenizer, monkeypatch, template, error, message):
+    monkeypatch.setattr(chat_template, "_SECONDS", 2)
+    chat = chat_tokenizer(tokenizer, template)
+    with pytest.raises(error, match=message):
+        chat_template.ChatTemplate(chat).render([user("a"), assistant("b")], {})
