@@ -1,12 +1,15 @@
 """Text from data, models and other people's files, without characters that control a terminal or a page."""
 
 import logging
+import os
 import re
 
 # C0 and C1 control characters except tab and newline, and those that change the direction of text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _NOT_IN_A_NAME = re.compile(r"[^\w .,:+/@=-]+")
 _LONGEST_NAME = 80
+_SHORTEST_HIDDEN = 6  # a shorter value, such as "1", occurs by chance
+_hidden: dict[str, str] = {}
 
 
 def printable(text: str) -> str:
@@ -15,7 +18,20 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[2Jb")
     'a\\x1b[2Jb'
     """
+    for value, name in _hidden.items():
+        text = text.replace(value, name)
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def hide_environment(config: str) -> None:
+    """From now on, `printable` replaces the values of environment variables that a config refers to.
+
+    Args:
+        config: The config as text, with interpolations such as `${oc.env:NAME}`.
+    """
+    for name in re.findall(r"\$\{oc\.env:(\w+)", config):
+        if len(value := os.environ.get(name, "")) >= _SHORTEST_HIDDEN:
+            _hidden[value] = f"${{oc.env:{name}}}"
 
 
 def one_line(text: str) -> str:

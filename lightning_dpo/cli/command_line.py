@@ -14,14 +14,14 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_dpo.cli.config import register_folders, register_resolvers
 from lightning_dpo.cli.explain import explain
 from lightning_dpo.cli.hydra_checks import check_composed_configs
 from lightning_dpo.errors import UserError
-from lightning_dpo.printable import Printable, printable
+from lightning_dpo.printable import Printable, hide_environment, printable
 from lightning_dpo.runs import slurm
 from lightning_dpo.runs.ranks import process_rank
 from lightning_dpo.settings import secret_in
@@ -105,6 +105,7 @@ def run_job(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     """Run a job with its config. A user error ends a single run with one sentence; in a sweep, Hydra records it."""
     _STARTED.set()
     set_up_logging(process_rank())
+    hide_environment(OmegaConf.to_yaml(config))
     try:
         return job(config)
     except UserError as error:

@@ -10,6 +10,7 @@ import argparse
 import random
 import shutil
 import signal
+import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -85,8 +86,9 @@ def main() -> None:
         table.add_row(key, str(tried[key]), str(held[key]))
     table.add_row("all", str(tried.total()), str(held.total()))
     Console().print(table)
-    if held == tried:
-        shutil.rmtree(root)
+    if held != tried:
+        sys.exit(f"The folders of the runs that differ are in {root}.")
+    shutil.rmtree(root)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the same command (`ckpt_path=last_if_any`) leaves what a run leaves that was not
 """
 
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -63,6 +64,8 @@ def main() -> None:
         result = "yes" if not different else ", ".join(different)
         table.add_row(number.name, target, moment, statuses, f"{seconds:.1f}", result)
     Console().print(table)
+    if list(table.columns[-1].cells) != ["yes"] * len(cases):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
