@@ -27,6 +27,8 @@ from lightning_dpo.layouts import Layout, LayoutName, Layouts, PaddedLayout, Sha
 from lightning_dpo.models.causal_lm import load_tokenizer, ready_tokenizer
 from lightning_dpo.training.trainer_attributes import datamodule_of
 
+_ORDER = ("seed", "batch_size", "pairs_per_step", "group_by_prompt")
+
 
 class PreferenceDataModule(LightningDataModule):
     """Preference pairs for `DPOModule`.
@@ -222,19 +224,13 @@ class PreferenceDataModule(LightningDataModule):
     @property
     def facts(self) -> dict[str, dict[str, str]]:
         """What identifies a training, by kind: the pairs, the tokenizer, and the order of the pairs. After `setup`."""
-        order = {name: getattr(self, name) for name in ("seed", "batch_size", "pairs_per_step", "group_by_prompt")}
-        order["num_replicas"] = devices_of(self.trainer)["num_replicas"]
-        keys = {"num_replicas": "the number of devices"}
-        pairs = {"training pairs": str(len(self.train_pairs)), "set of training pairs (sha256)": self.pairs.digest}
-        return {
-            "order": {keys.get(name, f"data.{name}"): str(value) for name, value in order.items()},
-            "tokenizer": self.preparation.tokenization.digests,
-            "data": pairs,
-        }
+        order = {f"data.{name}": str(getattr(self, name)) for name in _ORDER}
+        order["the number of devices"] = str(devices_of(self.trainer)["num_replicas"])
+        return {"order": order, "tokenizer": self.preparation.tokenization.digests, "data": self.pairs.facts}
 
     @property
     def layout_name(self) -> str:
-        """The layout of the next batches: `shared` or `padded`."""
+        """`shared` or `padded`: the layout of the next batches."""
         return "shared" if self.collate.layout is self.layouts.shared else "padded"
 
     def _sampler(self, tokens: Dataset, pairs_per_step: int, seed: int | None) -> StepSampler:

@@ -38,9 +38,9 @@ class PreparedPairs:
         return frozenset(name for name, neutral in NUMBERS.items() if set(self.train[name]) - {neutral})
 
     @cached_property
-    def digest(self) -> str:
-        """Digest of the training pairs' tokens."""
-        return pairs_digest(self.train)
+    def facts(self) -> dict[str, str]:
+        """What identifies the training pairs: their number, and the digest of their tokens."""
+        return {"training pairs": str(len(self.train)), "set of training pairs (sha256)": pairs_digest(self.train)}
 
 
 @dataclass

@@ -19,9 +19,8 @@ from lightning_dpo.logps.forward import vocabulary
 from lightning_dpo.printable import one_line
 
 # Private arguments of transformers' `cached_file`: return None for a missing file instead of raising OSError.
-_OPTIONAL = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+OPTIONAL = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 _LONGEST_REASON = 300
-_CONFIGS = ("config.json", "adapter_config.json")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -110,7 +109,7 @@ class CausalLM:
         if self.tokenizer_name:
             return load_tokenizer(self.tokenizer_name, self.trust_remote_code)
         base = self.base()
-        has_tokenizer = base == self.name or cached_file(self.name, "tokenizer_config.json", **_OPTIONAL)
+        has_tokenizer = base == self.name or cached_file(self.name, "tokenizer_config.json", **OPTIONAL)
         return load_tokenizer(self.name if has_tokenizer else base, self.trust_remote_code)
 
     def base(self) -> str:
@@ -174,17 +173,6 @@ def opened_policy(source: PolicySource) -> PreTrainedModel:
     if isinstance(source, str):
         source = CausalLM(source)
     return source() if callable(source) else source.policy()
-
-
-def weight_files(source: PolicySource) -> list[Path]:
-    """The files of the model that `opened_policy` has opened; empty if it is not read from files."""
-    if isinstance(source, str):
-        source = CausalLM(source)
-    if not isinstance(source, CausalLM) or not source.pretrained:
-        return []
-    found = [cached_file(name, file, **_OPTIONAL) for name in {source.name, source.base()} for file in _CONFIGS]
-    folders = {Path(file).parent for file in found if file}
-    return [path for folder in folders for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json")]
 
 
 def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:

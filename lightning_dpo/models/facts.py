@@ -1,16 +1,18 @@
 """What identifies a policy and its reference in a checkpoint: settings and digests, by name."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, PeftType, get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import attention_of
 from lightning_dpo.models.adapter import own_adapter
-from lightning_dpo.models.causal_lm import PolicySource, weight_files
+from lightning_dpo.models.causal_lm import OPTIONAL, CausalLM, PolicySource
 from lightning_dpo.models.digests import digest_of, remembered, weights_digest
 from lightning_dpo.models.reference import Reference
 
@@ -19,7 +21,20 @@ _NO_EFFECT = (
     "_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "id2label",
     "label2id",
 )  # fmt: skip
+_STARTING_ADAPTER = "starting adapter (sha256)"
+_CONFIGS = ("config.json", "adapter_config.json")
 STARTING_WEIGHTS = "starting weights (sha256)"
+
+
+def weight_files(source: PolicySource) -> list[Path]:
+    """The files of the model that `opened_policy` has opened; empty if it is not read from files."""
+    if isinstance(source, str):
+        source = CausalLM(source)
+    if not isinstance(source, CausalLM) or not source.pretrained:
+        return []
+    found = [cached_file(name, file, **OPTIONAL) for name in {source.name, source.base()} for file in _CONFIGS]
+    folders = {Path(file).parent for file in found if file}
+    return [path for folder in folders for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json")]
 
 
 def model_facts(policy: PreTrainedModel) -> dict[str, str]:
@@ -45,10 +60,11 @@ def weights_facts(policy: PreTrainedModel, source: PolicySource) -> dict[str, st
         return weights_digest(policy)
 
     facts = {STARTING_WEIGHTS: remembered(weight_files(source), compute, of=f"weights as {policy.dtype}")}
+    facts[_STARTING_ADAPTER] = "none"
     if isinstance(policy, PeftModel):
         adapter = get_peft_model_state_dict(policy, adapter_name=own_adapter(policy))
         parts = ((name.encode(), value.detach().float().numpy().tobytes()) for name, value in sorted(adapter.items()))
-        facts["starting adapter (sha256)"] = digest_of(part for pair in parts for part in pair)
+        facts[_STARTING_ADAPTER] = digest_of(part for pair in parts for part in pair)
     return facts
 
 

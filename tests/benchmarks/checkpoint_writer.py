@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.checkpoint_writer [--gigabytes 4] [--repeat 5]
 
-The sides alternate. `torch.save` returns when the data are in the page cache of the operating system, and a power failure
-loses them. So it is also measured with the `fsync` that the writer of this project does.
+The sides alternate. `torch.save` returns when the data are in the page cache of the operating system, and a power
+failure loses them. So it is also measured with the `fsync` that the writer of this project does.
 """
 
 import argparse

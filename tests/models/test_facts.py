@@ -23,7 +23,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 def test_a_model_has_the_digest_of_its_weights_however_it_is_opened(model_folder, llama):
     opened = CausalLM(str(model_folder))
-    expected = {"starting weights (sha256)": weights_digest(llama)}
+    expected = {"starting weights (sha256)": weights_digest(llama), "starting adapter (sha256)": "none"}
     assert weights_facts(opened.policy(), opened) == weights_facts(llama, llama) == expected
     assert weights_digest(make_llama(seed=1)) != weights_digest(llama)
 
@@ -32,7 +32,7 @@ def test_the_base_below_an_adapter_has_its_own_digest(llama):
     expected = weights_digest(llama)
     policy = LoRA(r=2, modules_to_save=["lm_head"])(llama)
     assert weights_digest(policy) == expected
-    assert weights_facts(policy, policy).keys() == {"starting weights (sha256)", "starting adapter (sha256)"}
+    assert len(weights_facts(policy, policy)["starting adapter (sha256)"]) == 12
     assert adapter_facts(policy)["shape"] == {"adapter": "LORA", "adapter.r": "2", "use_dora": "False"}
 
 
