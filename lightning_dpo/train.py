@@ -194,11 +194,15 @@ def checkpoint(config: DictConfig) -> str | None:
     Raises:
         UserError: It does not exist, or it is damaged and the run has no other one.
     """
-    from lightning_dpo.checkpoints.reading import check_resumable, newest_whole, opened
+    from lightning_dpo.checkpoints.reading import check_resumable, damage_of, newest_whole, opened
 
     if config.ckpt_path is None:
         return None
-    path = newest_whole(RunFolder(config.run_folder).checkpoints) if config.ckpt_path == LAST else config.ckpt_path
+    path, last = Path(config.ckpt_path), RunFolder(config.run_folder)
+    if config.ckpt_path == LAST:
+        path = newest_whole(last.checkpoints)
+        if path != last.last and (damage := damage_of(last.last)):
+            log.warning("%s %s; the run resumes from %s, which was written before it.", last.last, damage, path.name)
     saved = opened(path)
     check_resumable(saved, path)
     log.info("Resuming from %s, step %d.", path, saved["global_step"])

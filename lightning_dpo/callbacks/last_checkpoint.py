@@ -15,6 +15,7 @@ from lightning_dpo.checkpoints.random_state import restore
 from lightning_dpo.checkpoints.resume_points import ResumePoint, after_validation, before_validation, between_steps
 from lightning_dpo.checkpoints.writing import check_writable, keep_previous, write_atomically
 from lightning_dpo.errors import UserError
+from lightning_dpo.training.blocked import deferred
 from lightning_dpo.training.checkpoint_space import check_space
 from lightning_dpo.training.step_checks import check_weights
 from lightning_dpo.training.stop_requests import StopRequest
@@ -96,6 +97,7 @@ class LastCheckpoint(Checkpoint):
         self._due = self._in_step = self._in_update = self._between = False
         self._stop.connect(trainer.world_size)
         self._ranks = trainer.world_size
+        deferred.set()
         problem = check_space(pl_module, self.path.parent, self.keep) if trainer.is_global_zero else ""
         if self._stop.exchange(bool(problem)):  # otherwise, the other ranks would wait for this one
             raise UserError(problem or f"{self.path.parent}: the checkpoints do not fit on the disk of the first rank")
@@ -155,19 +157,19 @@ class LastCheckpoint(Checkpoint):
         self._point = None
         self._save(trainer)
         self._stop.exchange()
-        self._handlers.close()
+        self._close_handlers()
         self._stop_if_requested(trainer)
         self._ranks = 0
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore metrics that this run did not log, because the checkpoint was written after the last step."""
-        self._handlers.close()  # without a step, `on_train_end` is not called
+        self._close_handlers()  # without a step, `on_train_end` is not called
         for name, value in self._resumed.get(_METRICS, {}).items():
             trainer.callback_metrics.setdefault(name, torch.tensor(value, dtype=torch.float64))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the last finished optimizer step, unless its weights have been changed since."""
-        self._handlers.close()
+        self._close_handlers()
         if isinstance(exception, Stopped) and not self._ranks:
             forward_to_children(trainer, exception.signal)
         # A UserError is raised before the update. Any other exception may have interrupted the update.
@@ -187,6 +189,10 @@ class LastCheckpoint(Checkpoint):
         checkpoint["loops"]["fit_loop"] = point.loops
         checkpoint[_RANDOM] = self._stop.gathered(point.random)
         checkpoint[_METRICS] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def _close_handlers(self) -> None:
+        self._handlers.close()
+        deferred.clear()
 
     def _training(self, trainer: Trainer) -> bool:
         return trainer.state.fn == "fit" and not trainer.sanity_checking

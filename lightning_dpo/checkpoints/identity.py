@@ -100,8 +100,9 @@ def _changed(saved: Facts, now: Facts) -> list[str]:
 
 def _advice(kinds: Collection[str]) -> str:
     if set(kinds) <= set(WAIVABLE):
-        return f"restore it, start a new run, or resume with the new value by resume.allow=[{','.join(sorted(kinds))}]"
-    return "restore it, or start a new run"
+        allow = ",".join(sorted(kinds))
+        return f"restore the old values, start a new run, or set resume.allow=[{allow}] to continue with the new ones"
+    return "restore the old values, or start a new run"
 
 
 def packages() -> dict[str, str]:

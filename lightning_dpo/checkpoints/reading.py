@@ -1,7 +1,6 @@
 """Reading of checkpoints: their checksums are verified, and they cannot execute code."""
 
 import functools
-import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,6 @@ import torch
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import earlier_checkpoints
-
-log = logging.getLogger(__name__)
 
 ENTRY = "lightning_dpo"
 """Key of this package's entry in a checkpoint."""
@@ -98,11 +95,9 @@ def newest_whole(folder: Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    damaged: list[str] = []
+    damaged = []
     for path in earlier_checkpoints(folder):
         if not (damage := damage_of(path)):
-            for found in damaged:
-                log.warning("%s; %s, which was written before it, is used instead.", found, path.name)
             return path
         damaged.append(f"{path} {damage}")
     reason = "; ".join(damaged) or f"{folder} has no checkpoint from which the run can resume"

@@ -25,6 +25,7 @@ from lightning_dpo.printable import Printable, hide_environment, printable
 from lightning_dpo.runs import slurm
 from lightning_dpo.runs.ranks import process_rank
 from lightning_dpo.settings import secret_in
+from lightning_dpo.training.blocked import exit_if_blocked
 from lightning_dpo.training.stop_signals import Stopped, handling
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def run(job: Callable[[], Any], config_name: str) -> None:
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
     try:
-        with handling(stop):
+        with handling(stop), exit_if_blocked():
             _refuse_secrets(sys.argv[1:])
             if get_args_parser().parse_args(sys.argv[1:]).experimental_rerun:
                 raise UserError("--experimental-rerun is not allowed: it executes code in the file that it reads")

@@ -33,7 +33,8 @@ class StopRequest:
         """
         self.received = self.agreed = None
         self._ranks = ranks
-        if ranks > 1 and self._group is None:
+        # None is the group of all ranks, which is used if it communicates between CPUs.
+        if ranks > 1 and self._group is None and distributed.get_backend() != "gloo":
             self._group = distributed.new_group(backend="gloo")
 
     @property

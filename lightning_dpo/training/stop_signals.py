@@ -13,6 +13,10 @@ SIGNALS = tuple(
 )  # fmt: skip
 
 
+handled = threading.Event()
+"""Set when a signal has been handled by Python code."""
+
+
 class Stopped(SystemExit):
     """A signal ended the program: exit status 143 for SIGTERM, 130 for SIGINT, 138 for SIGUSR1.
 
@@ -39,6 +43,7 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
 
     def received(number: int, _: FrameType | None) -> None:
         if os.getpid() == process:
+            handled.set()
             handle(number)
         elif number == signal.SIGTERM:
             signal.signal(number, signal.SIG_DFL)

@@ -98,7 +98,7 @@ def stopped(tmp_path, pairs_file, tokenizer) -> Path:
 @pytest.mark.parametrize("name", WAIVABLE)
 def test_a_changed_setting_is_rejected_or_has_an_effect(tmp_path, stopped, pairs_file, tokenizer, name):
     kind, change, message = WAIVABLE[name]
-    message += rf".*: restore it, start a new run, or resume with the new value by resume.allow=\[{kind}\]$"
+    message += rf".*: restore the old values, start a new run, or set resume.allow=\[{kind}\] to continue"
     with pytest.raises(UserError, match=f"the checkpoint was trained with {message}"):
         fit(stopped, pairs_file, tokenizer, resumed=True, **change)
     shutil.copytree(stopped, tmp_path / "unchanged")
@@ -111,7 +111,7 @@ def test_a_changed_setting_is_rejected_or_has_an_effect(tmp_path, stopped, pairs
 @pytest.mark.parametrize("name", REJECTED)
 def test_what_defines_the_position_in_an_epoch_cannot_be_waived(stopped, pairs_file, tokenizer, name):
     change, message = REJECTED[name]
-    with pytest.raises(UserError, match=f"trained with {message}.*: restore it, or start a new run$"):
+    with pytest.raises(UserError, match=f"trained with {message}.*: restore the old values, or start a new run$"):
         fit(stopped, pairs_file, tokenizer, resumed=True, **change)
 
 
@@ -140,7 +140,7 @@ def test_a_new_schedule_continues_where_it_would_be_without_the_change(tmp_path,
     [
         (LoRA(r=2, dropout=0.5), r"adapter\.dropout 0\.0 instead of 0\.5: .*resume.allow=.adapter."),
         (LoRA(r=2, alpha=64), r"adapter\.alpha 32 instead of 64: .*resume.allow=.adapter."),
-        (LoRA(r=4), r"adapter\.r 2 instead of 4: restore it, or start a new run"),
+        (LoRA(r=4), r"adapter\.r 2 instead of 4: restore the old values, or start a new run"),
         (
             LoRA(r=2, target_modules=["q_proj", "v_proj", "embed_tokens"]),
             "another model or adapter: 2 tensors are only in",

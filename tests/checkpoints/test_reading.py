@@ -61,7 +61,7 @@ def test_a_file_that_is_not_a_whole_checkpoint(tmp_path, monkeypatch, message):
     assert not Path("executed").exists()
 
 
-def test_a_run_resumes_from_the_newest_whole_checkpoint(tmp_path, caplog):
+def test_a_run_resumes_from_the_newest_whole_checkpoint(tmp_path):
     for age, name in enumerate(("last", "last.previous", "last.previous2")):
         path = tmp_path / f"{name}.ckpt"
         torch.save(WHOLE | {"global_step": 3 - age}, path)
@@ -69,8 +69,6 @@ def test_a_run_resumes_from_the_newest_whole_checkpoint(tmp_path, caplog):
     assert newest_whole(tmp_path).name == "last.ckpt"
     flipped(tmp_path / "last.ckpt")
     assert newest_whole(tmp_path).name == "last.previous.ckpt"
-    assert "is damaged" in caplog.text
-    assert "last.previous.ckpt, which was written before it, is used instead" in caplog.text
     for path in tmp_path.iterdir():
         truncated(path, 10)
     with pytest.raises(UserError, match=r"is truncated.*; .*is truncated.*: start a new run without ckpt_path"):

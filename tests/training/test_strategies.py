@@ -120,7 +120,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(run, tmp_path, strategy, 
 def test_a_checkpoint_of_two_ranks_is_not_gone_on_with_on_one(run, tmp_path):
     path = str(tmp_path / "two.ckpt")
     run(2, strategy="ddp", save_after_two=path)
-    with pytest.raises(AssertionError, match="the number of devices 2 instead of 1: restore it, or start a new run"):
+    with pytest.raises(AssertionError, match="the number of devices 2 instead of 1: restore the old values, or start"):
         run(1, accumulate=2, resume=path)
 
 
