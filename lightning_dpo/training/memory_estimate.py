@@ -121,12 +121,12 @@ def device_memory(device: torch.device) -> int:
 
 
 def gigabytes(size: float) -> str:
-    """A number of bytes as text.
+    """A number of bytes as text, in GB or MB.
 
-    >>> gigabytes(2_500_000_000), gigabytes(40_000)
-    ('2.5 GB', '0.0 GB')
+    >>> gigabytes(2_500_000_000), gigabytes(1_040_000)
+    ('2.5 GB', '1.0 MB')
     """
-    return f"{size / _GB:.1f} GB"
+    return f"{size / _GB:.1f} GB" if size >= _GB / 10 else f"{size / 1e6:.1f} MB"
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -20,7 +20,7 @@ def test_the_estimate_is_logged_and_what_will_not_fit_is_warned_of(
 ):
     with caplog.at_level("INFO"):
         data = fit(tmp_path, pairs_file, tokenizer)
-    assert "Memory estimate: weights 0.0 GB, gradients 0.0 GB" in caplog.text
+    assert "Memory estimate: weights 0.1 MB, gradients 0.1 MB" in caplog.text
     assert "may not fit" not in caplog.text
     streams = sorted(len(row["prompt_ids"] + row["chosen_ids"] + row["rejected_ids"]) for row in data.train_pairs)
     assert data.largest_batch()[0] == sum(streams[-6:])
