@@ -39,9 +39,10 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     from peft import PeftModel
 
     from lightning_dpo import DPOModule
+    from lightning_dpo.checkpoints.identity import Identity
     from lightning_dpo.checkpoints.reading import entry_of, opened
     from lightning_dpo.models.causal_lm import ready_policy
-    from lightning_dpo.models.facts import check_finite
+    from lightning_dpo.models.facts import check_finite, weights_facts
     from lightning_dpo.runs.exports import export_run, model_card, record
 
     config, checked = config_of(run, trust_remote_code)
@@ -49,10 +50,14 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     if not path.is_file():
         raise UserError(f"{path} does not exist; the run has {_checkpoints(run)}")
     model = checked.build("model")
-    policy = checked.build("adapter")(ready_policy(model.policy()))
+    identity, base = Identity(), ready_policy(model.policy())
+    identity.add("weights", weights_facts(base, model))
+    policy = checked.build("adapter")(base)
     if merge and not isinstance(policy, PeftModel):
         raise UserError("--merge has no effect: the run trained all weights and has no adapter")
     saved = opened(path)
+    if isinstance(policy, PeftModel):  # its base is not in the checkpoint
+        identity.opens(entry_of(saved)["trained_with"])
     module = DPOModule(policy)
     module.policy = policy
     module.load_state_dict(saved["state_dict"])

@@ -20,7 +20,7 @@ def printable(text: str) -> str:
     """
     for value, name in _hidden.items():
         text = text.replace(value, name)
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return _escaped(text)
 
 
 def hide_environment(config: str) -> None:
@@ -45,7 +45,11 @@ def name_of(text: str) -> str:
     >>> name_of("<script>  a|b")
     '_script_ a_b'
     """
-    return _NOT_IN_A_NAME.sub("_", one_line(text))[:_LONGEST_NAME].strip()
+    return _NOT_IN_A_NAME.sub("_", " ".join(_escaped(text).split()))[:_LONGEST_NAME].strip()
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class Printable(logging.Filter):

@@ -70,7 +70,8 @@ def started_runs(parent: Path) -> list[RunFolder]:
 
 def earlier_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder` from which a run can resume: `last.ckpt` and its predecessors, newest first."""
-    return sorted(folder.glob("last*.ckpt"), key=lambda path: -path.stat().st_mtime_ns)
+    # By name: last, last.previous, last.previous2, ... A copy of the folder may have other times.
+    return sorted(folder.glob("last*.ckpt"), key=lambda path: (len(path.name), path.name))
 
 
 @contextmanager

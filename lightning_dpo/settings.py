@@ -16,16 +16,18 @@ _BEFORE_KEY = ("access", "account", "api", "encryption", "license", "private", "
 # `token` is not a secret after the name of a special token, nor before these words.
 _SPECIAL = (
     "bos", "eos", "pad", "unk", "mask", "sep", "cls", "image", "video", "audio", "stop", "start", "end", "special",
-    "boi", "eoi", "new",
+    "boi", "eoi", "eot", "eom", "new",
 )  # fmt: skip
-_AFTER_TOKEN = ("id", "ids", "type", "types", "index", "indices")
+_AFTER_TOKEN = (
+    "id", "ids", "type", "types", "index", "indices", "dropout", "loss", "mask", "weight", "embedding", "count",
+)  # fmt: skip
 # A path to a secret is not a secret.
 _HARMLESS_END = ("file", "path", "folder", "dir", "name")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # Known formats of keys, and credentials in URLs and headers.
 _SECRET_VALUE = re.compile(
-    r"\b(hf_|sk-|gh[pousr]_|github_pat_|xox[abprs]-|AKIA)[\w-]{12,}|\bbearer\s+[\w.-]{4,}|hooks\.slack\.com/services/\w+",
-    re.IGNORECASE,
+    r"\b(hf_[A-Za-z0-9]{30,}|sk-[\w-]{32,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{40,}|xox[abprs]-[\w-]{20,}|AKIA[A-Z0-9]{16})"
+    r"|\b[Bb]earer\s+[\w.-]{4,}|hooks\.slack\.com/services/\w+"
 )
 _IN_URL = re.compile(r"://(?!git@)[^/\s@'\"]+@")
 # A key that is set, at the start of an override, in a dict, or as NAME=VALUE in a text. `${oc.env:NAME}` without a

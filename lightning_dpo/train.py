@@ -23,7 +23,7 @@ from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import one_line
 from lightning_dpo.run_folder import LAST, RunFolder
-from lightning_dpo.runs.ranks import process_count, started_by_others
+from lightning_dpo.runs.ranks import process_count, process_rank, started_by_others
 from lightning_dpo.runs.settings_files import as_dict, note_settings, resolved_settings, task_overrides
 from lightning_dpo.runs.single_run import single_run
 from lightning_dpo.runs.sweep_job import run_in_sweep
@@ -203,6 +203,8 @@ def checkpoint(config: DictConfig) -> str | None:
         path = newest_whole(last.checkpoints)
         if path != last.last and (damage := damage_of(last.last)):
             log.warning("%s %s; the run resumes from %s, which was written before it.", last.last, damage, path.name)
+            if process_rank() == 0:  # the next checkpoint must not keep it as its predecessor
+                last.last.replace(last.last.with_name("last.damaged"))
     saved = opened(path)
     check_resumable(saved, path)
     log.info("Resuming from %s, step %d.", path, saved["global_step"])

@@ -48,6 +48,8 @@ class LastCheckpoint(Checkpoint):
         keep: Number of earlier checkpoints to keep: `last.previous.ckpt`, `last.previous2.ckpt`, ...
     """
 
+    best_model_path = ""  # Lightning reads it from the first callback of this kind
+
     def __init__(self, folder: str, every_n_steps: int = 100, every_minutes: float = 10, keep: int = 1) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps!r}")
@@ -102,8 +104,9 @@ class LastCheckpoint(Checkpoint):
         if self._stop.exchange(bool(problem)):  # otherwise, the other ranks would wait for this one
             raise UserError(problem or f"{self.path.parent}: the checkpoints do not fit on the disk of the first rank")
         # As late as possible, because preparation draws random numbers, and a run without interruption does not.
-        if _RANDOM in self._resumed:
-            restore(self._resumed[_RANDOM][trainer.global_rank])
+        states = self._resumed.get(_RANDOM, [])
+        if trainer.global_rank < len(states):
+            restore(states[trainer.global_rank])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save the finished step if that is due. Not at its end, because a validation may follow and save as well."""
@@ -149,6 +152,7 @@ class LastCheckpoint(Checkpoint):
             self._due = True
             return
         self._point, self._validated = after_validation(trainer), True
+        self._saved_step = -1  # what was saved of this step, if anything, is the state before its validation
         self._save(trainer)
         self._stop.exchange()  # answers may have been sampled for a long time
 
@@ -167,13 +171,18 @@ class LastCheckpoint(Checkpoint):
         for name, value in self._resumed.get(_METRICS, {}).items():
             trainer.callback_metrics.setdefault(name, torch.tensor(value, dtype=torch.float64))
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Restore the signal handlers, also after a tuner has ended `fit`."""
+        self._close_handlers()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the last finished optimizer step, unless its weights have been changed since."""
         self._close_handlers()
         if isinstance(exception, Stopped) and not self._ranks:
             forward_to_children(trainer, exception.signal)
-        # A UserError is raised before the update. Any other exception may have interrupted the update.
-        intact = not self._in_update or isinstance(exception, UserError)
+        # The checks of `DPOModule` raise a UserError before the update. Others may have interrupted the update.
+        before = isinstance(exception, UserError) and trainer.global_step == self._step
+        intact = not self._in_update or before
         # On several ranks, all have saved together, or one of them failed.
         if self._ranks == 1 and self._point is not None and intact:
             try:

@@ -2,16 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from lightning_dpo.checkpoints.identity import packages
 from lightning_dpo.settings import flat
 from lightning_dpo.training.rank_checks import check_same
-
-_PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets")
 
 
 class Agreement(Callback):
@@ -40,4 +38,4 @@ def code() -> dict[str, str]:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
-    return {"the code of lightning_dpo": digest.hexdigest()[:12]} | {name: version(name) for name in _PACKAGES}
+    return {"the code of lightning_dpo": digest.hexdigest()[:12]} | packages()

@@ -1,6 +1,7 @@
 """What a training depends on. A checkpoint stores it, and a run that resumes is compared with it."""
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
 
@@ -11,6 +12,9 @@ log = logging.getLogger(__name__)
 Facts = Mapping[str, str]
 """Settings or digests by name. The names are part of error messages: config keys or short descriptions."""
 
+REFERENCE = "reference"
+"""The fact of kind `weights` that a reference has."""
+
 WAIVABLE = (
     "weights", "model", "tokenizer", "data", "loss", "adapter", "optimizer", "scheduler", "precision", "clipping",
     "layout",
@@ -20,6 +24,7 @@ WAIVABLE = (
 Not among them are `order`, the settings that define the position within an epoch, and `shape`, the settings without
 which the tensors of the checkpoint cannot be loaded.
 """
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets")
 
 
@@ -42,6 +47,8 @@ class Identity:
     """
 
     def __init__(self, allow: Collection[str] = ()) -> None:
+        if isinstance(allow, str):
+            raise UserError(f"resume.allow={allow} must be a list: [{allow}]")
         if unknown := sorted(set(allow) - set(WAIVABLE)):
             raise UserError(f"resume.allow: {unknown[0]!r} is not one of {', '.join(WAIVABLE)}")
         self.allow = frozenset(allow)
@@ -58,7 +65,9 @@ class Identity:
         Raises:
             UserError: They differ; the message contains the difference.
         """
-        self.facts[kind] = self.facts.get(kind, {}) | dict(facts)
+        # The representation of a function contains its address, which differs in every process.
+        plain = {name: _ADDRESS.sub("", value) for name, value in facts.items()}
+        self.facts[kind] = self.facts.get(kind, {}) | plain
         self._check(self._saved, [kind])
 
     def resumes(self, saved: Mapping[str, Facts]) -> None:
@@ -70,13 +79,17 @@ class Identity:
         self._saved, self.waived, self._logged = saved, set(), set()
         self._check(saved, list(saved))
 
-    def opens(self, saved: Mapping[str, Facts], kinds: Collection[str]) -> None:
-        """Compare only some kinds with a checkpoint of which only the weights are used.
+    def opens(self, saved: Mapping[str, Facts]) -> None:
+        """Compare base model and adapter with a checkpoint of which only the weights are used.
 
         Raises:
             UserError: They differ; the message contains all differences.
         """
-        self._check(saved, kinds)
+        found = {kind: dict(saved.get(kind, {})) for kind in ("weights", "adapter", "shape")}
+        found["weights"].pop(REFERENCE, None)
+        changed = [text for kind, facts in found.items() for text in _changed(facts, self.facts.get(kind, {}))]
+        if changed:
+            raise UserError(f"the checkpoint was trained with {', '.join(changed)}: use the same model and adapter")
 
     def _check(self, saved: Mapping[str, Facts], kinds: Collection[str]) -> None:
         changed = {kind: found for kind in kinds if (found := _changed(saved.get(kind, {}), self.facts.get(kind, {})))}

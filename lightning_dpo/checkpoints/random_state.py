@@ -16,7 +16,7 @@ def random_state() -> dict[str, Any]:
     state = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *(value for value in rest)],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
     }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

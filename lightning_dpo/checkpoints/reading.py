@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lightning_dpo.errors import UserError
+from lightning_dpo.printable import one_line
 from lightning_dpo.run_folder import earlier_checkpoints
 
 ENTRY = "lightning_dpo"
@@ -17,19 +18,25 @@ FORMAT = 2
 """Increase it whenever older checkpoints or exports can no longer be used."""
 
 
+_KEYS = {"format", "trained_with", "has_rewards", "tensors", "packages", "validated_step"}
 _USE = (
     "use a file in RUN/checkpoints; to train other weights, save them as a folder with save_pretrained, and set "
     "model.name to it"
 )
 
 
-def opened(path: str | Path) -> dict[str, Any]:
+def opened(path: str | Path, verify: bool = True) -> dict[str, Any]:
     """The content of a checkpoint of this package. Tensors are memory-mapped, so they are read when they are used.
+
+    Args:
+        path: The file.
+        verify: Whether to verify the checksums, for which the whole file must be read.
 
     Raises:
         UserError: The file does not exist, is damaged, contains code, or is not a checkpoint of this package.
     """
-    check_whole(Path(path))
+    if verify:
+        check_whole(Path(path))
     try:
         saved = torch.load(path, mmap=True, weights_only=True, map_location="cpu")
     except Exception as error:  # other files fail in many ways
@@ -59,7 +66,28 @@ def entry_of(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint")
     if not isinstance(entry, dict):
         raise UserError(f"{path} was not written by this version of lightning_dpo: {_USE}")
     check_format(entry.get("format"), path)
+    if missing := sorted(_KEYS - entry.keys()):
+        raise UserError(f"{path} is not a checkpoint: it lacks {', '.join(missing)}")
     return entry
+
+
+def check_loadable(written: Path, path: str | Path) -> None:
+    """Check that a checkpoint that was just written can be read again.
+
+    Args:
+        written: The temporary file.
+        path: Its final name, for the message.
+
+    Raises:
+        UserError: It contains objects that `weights_only=True` rejects.
+    """
+    try:
+        torch.load(written, mmap=True, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise UserError(
+            f"{path} could not be loaded again, so it is not written: the states of callbacks and the hyperparameters "
+            f"must consist of tensors, numbers, text, lists and dicts ({one_line(str(error))[-200:]})"
+        ) from error
 
 
 def check_resumable(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint") -> None:

@@ -9,7 +9,7 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 
-from lightning_dpo.checkpoints.reading import check_whole, damage_of
+from lightning_dpo.checkpoints.reading import check_loadable, check_whole
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import atomic_write
 
@@ -32,6 +32,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
+            file.flush()
+            check_loadable(Path(file.name), path)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
         """Load `path`.
@@ -58,7 +60,7 @@ def keep_previous(path: Path, keep: int = 1) -> None:
 
     The file gets a second name, as a hard link, so that `path` exists at any time and no data are copied.
     """
-    if not keep or damage_of(path):  # a damaged file must not replace the one that the run resumed from
+    if not keep or not path.exists():
         return
     for number in range(keep - 1, 0, -1):
         if previous(path, number).exists():

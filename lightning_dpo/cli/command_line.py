@@ -78,6 +78,8 @@ def run(job: Callable[[], Any], config_name: str) -> None:
             received.append(signal.SIGTERM)
         if not received:
             raise
+        if config_name == "train" and received[-1] == getattr(signal, "SIGUSR1", None) and slurm.in_job():
+            slurm.requeue()
         _end(received[-1], end)
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         # Before the job starts, a ValueError is Hydra's way to reject a config. After that, it is a bug.
@@ -91,8 +93,6 @@ def run(job: Callable[[], Any], config_name: str) -> None:
 def _end(number: int, stop: BaseException) -> NoReturn:
     """Exit with the status of a program that a signal ended, and print what the run has saved."""
     facts = "; ".join(getattr(stop, "__notes__", ()))
-    if number == getattr(signal, "SIGUSR1", None) and slurm.in_job() and process_rank() == 0:
-        slurm.requeue()
     print(f"Stopped by {signal.Signals(number).name}{facts and f': {facts}'}.", file=sys.stderr)
     sys.exit(128 + number)
 

@@ -31,6 +31,7 @@ _CONSTANT = (
     LOG_FILE, "${hydra.sweep.dir}/.submitit/%j", "${hydra.job.name}", "${run_name}", "${trainer.devices}",
     "${trainer.num_nodes}",
 )  # fmt: skip
+_MARK = "checked_by_lightning_dpo"
 _JOB_NAME = re.compile(r"\$\{with_rank:\w+\}|[\w.-]+")
 
 
@@ -42,7 +43,7 @@ def check_composed_configs() -> None:
     environment, on the mode and on the search path. So this wraps the method with which Hydra composes all its configs.
     """
     compose = ConfigLoaderImpl.load_configuration
-    if hasattr(compose, "__wrapped__"):
+    if getattr(compose, _MARK, False):
         return
 
     @functools.wraps(compose)
@@ -67,6 +68,7 @@ def check_composed_configs() -> None:
                 check_sweep(config, swept)
         return config
 
+    setattr(checked, _MARK, True)
     ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]  # Hydra has no hook here
 
 
@@ -88,8 +90,11 @@ def check_hydra(config: DictConfig, overrides: Sequence[str]) -> None:
     _check_targets(raw, config)
     for name in ("job_logging", "hydra_logging"):
         check_logging(f"hydra.{name}", raw[name])
+    for key, text in _leaves(raw["launcher"], "hydra.launcher"):
+        if not text.isprintable():  # submitit writes them to a script, where a new line is a new command
+            raise UserError(f"{key}={text!r} is not allowed: it contains control characters")
     for name, value in raw["launcher"].items():
-        if _SHELL.match(name) and value and not any(key.startswith(f"hydra.launcher.{name}") for key in given):
+        if _SHELL.match(name) and value and f"hydra.launcher.{name}" not in given:
             raise UserError(
                 f"hydra.launcher.{name} is executed by a shell, so it is allowed only on the command line: set "
                 f"'hydra.launcher.{name}=...' there"
@@ -98,8 +103,9 @@ def check_hydra(config: DictConfig, overrides: Sequence[str]) -> None:
         raise UserError("hydra.job.env_set is not allowed: set these variables in the environment of the command")
     if not _JOB_NAME.fullmatch(str(raw["job"]["name"])):
         raise UserError(f"hydra.job.name={raw['job']['name']}: use letters, digits, dots, dashes and underscores")
-    if forged := [override for override in raw["overrides"]["task"] if override not in overrides]:
-        raise UserError(f"hydra.overrides.task={forged[0]} is not allowed: only the command line sets it")
+    for name, known in raw["overrides"].items():
+        if forged := [override for override in known if override not in overrides]:
+            raise UserError(f"hydra.overrides.{name}={forged[0]} is not allowed: only the command line sets it")
     for key in raw["sweeper"].get("params") or {}:
         if re.match(r"[\s+~]*hydra\b", key) or TRUST in key:
             raise UserError(f"hydra.sweeper.params: {key} is allowed only on the command line")
@@ -107,7 +113,7 @@ def check_hydra(config: DictConfig, overrides: Sequence[str]) -> None:
 
 def _check_constant(key: str, node: Any) -> None:
     """Reject interpolations, because Hydra resolves them after this check, and their value may change."""
-    for place, text in leaves(node, key):
+    for place, text in _leaves(node, key):
         if "${" in text and text not in _CONSTANT:
             raise UserError(f"{place}={text} is not allowed: its value may change before the job")
 
@@ -132,21 +138,21 @@ def _check_targets(raw: dict[str, Any], config: DictConfig) -> None:
             raise UserError(f"{key}._target_={target} is not allowed: it is not a {kind.__name__.lower()} of {path}")
 
 
-def leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """All keys in `node` and their text; an empty text for values of other types."""
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """The keys and texts of all values in `node`; an empty text for values of other types."""
     if isinstance(node, dict):
         for name, value in node.items():
-            yield from leaves(value, f"{key}.{name}")
+            yield from _leaves(value, f"{key}.{name}")
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from leaves(value, f"{key}[{index}]")
+            yield from _leaves(value, f"{key}[{index}]")
     else:
         yield key, node if isinstance(node, str) else ""
 
 
 def _check_slurm(key: str, config: DictConfig) -> None:
-    if shutil.which("srun") is None:
-        raise UserError(f"{key} starts jobs with SLURM, but srun is not installed on this machine")
+    if shutil.which("sbatch") is None:
+        raise UserError(f"{key} starts jobs with SLURM, but sbatch is not installed on this machine")
     devices = OmegaConf.select(config, "trainer.devices")
     if not isinstance(devices, int):
         raise UserError(f"{key} needs a task per device: trainer.devices={devices} must be a number")

@@ -122,7 +122,7 @@ def make_module(
         raise UserError("adapter has no effect without ckpt_path: for an exported adapter, set only model.name")
     saved = None if config.ckpt_path is None else opened(config.ckpt_path)
     reference, why_ties = make_reference(config, model, loss)
-    module = DPOModule(model.policy, loss, reference, adapter)
+    module = DPOModule(model, loss, reference, adapter)
     module.configure_model()
     check_reference(config, module)
     check_fits(module.policy, data.tokenizer, data.max_length)
@@ -132,6 +132,8 @@ def make_module(
         if entry["has_rewards"] and trained_with != repr(loss):
             raise UserError(f"ckpt_path: it was trained with {trained_with}: set loss to the same values")
         module.on_load_checkpoint(saved)
+        if module.reference is not None and config.reference.name is None:  # it is the base model
+            module.identity.opens(entry["trained_with"])
         module.load_state_dict(saved["state_dict"])
     return module, why_ties
 

@@ -32,13 +32,14 @@ def weights_digest(model: nn.Module) -> str:
         if not _OF_ADAPTER.search(name):
             tensors[name] = tensor.detach()
     with ThreadPoolExecutor() as threads:  # hashlib releases the GIL
-        digests = threads.map(_tensor_digest, tensors.values())
+        digests = threads.map(tensor_digest, tensors.values())
     parts = [f"{name} {found}" for name, found in zip(tensors, digests, strict=True)]
     # Sorted, because the order of parameters may depend on the version of transformers.
     return digest_of(part.encode() for part in sorted(parts))
 
 
-def _tensor_digest(tensor: Tensor) -> str:
+def tensor_digest(tensor: Tensor) -> str:
+    """Digest of one tensor: dtype, shape and bytes."""
     # As bytes, because numpy has no bfloat16.
     values = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
     return digest_of([f"{tensor.dtype} {tuple(tensor.shape)}".encode(), values.numpy().data], digits=64)

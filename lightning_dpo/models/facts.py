@@ -9,11 +9,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from lightning_dpo.checkpoints.identity import REFERENCE
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import attention_of
 from lightning_dpo.models.adapter import own_adapter
 from lightning_dpo.models.causal_lm import OPTIONAL, CausalLM, PolicySource
-from lightning_dpo.models.digests import digest_of, remembered, weights_digest
+from lightning_dpo.models.digests import digest_of, remembered, tensor_digest, weights_digest
 from lightning_dpo.models.reference import Reference
 
 # Fields of a model's config that have no effect on its log-probs.
@@ -62,10 +63,18 @@ def weights_facts(policy: PreTrainedModel, source: PolicySource) -> dict[str, st
     facts = {STARTING_WEIGHTS: remembered(weight_files(source), compute, of=f"weights as {policy.dtype}")}
     facts[_STARTING_ADAPTER] = "none"
     if isinstance(policy, PeftModel):
-        adapter = get_peft_model_state_dict(policy, adapter_name=own_adapter(policy))
-        parts = ((name.encode(), value.detach().float().numpy().tobytes()) for name, value in sorted(adapter.items()))
-        facts[_STARTING_ADAPTER] = digest_of(part for pair in parts for part in pair)
+        facts[_STARTING_ADAPTER] = adapter_digest(policy)
     return facts
+
+
+def adapter_digest(policy: PeftModel) -> str:
+    """Digest of the weights of an adapter, without its base."""
+    # Otherwise, peft asks the hub whether the embedding was resized.
+    name = own_adapter(policy)
+    adapter = get_peft_model_state_dict(policy, adapter_name=name, save_embedding_layers=False)
+    return digest_of(
+        part.encode() for part in sorted(f"{key} {tensor_digest(value)}" for key, value in adapter.items())
+    )
 
 
 def check_finite(model: nn.Module) -> None:
@@ -99,8 +108,10 @@ def adapter_facts(policy: PreTrainedModel) -> dict[str, dict[str, str]]:
 def reference_facts(reference: Reference | None) -> dict[str, str]:
     """The reference: the starting weights, or the digest of others."""
     if reference is None:
-        return {"reference": "none"}
+        return {REFERENCE: "none"}
     if reference.model is None or reference.starts_equal:
-        return {"reference": "the starting weights"}
+        return {REFERENCE: "the starting weights"}
     check_finite(reference.model)
-    return {"reference": f"other weights (sha256 {weights_digest(reference.model)})"}
+    parts = [weights_digest(reference.model)]
+    parts += [adapter_digest(reference.model)] if isinstance(reference.model, PeftModel) else []
+    return {REFERENCE: f"other weights (sha256 {' and '.join(parts)})"}

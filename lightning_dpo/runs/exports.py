@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_dpo.checkpoints.identity import Facts
+from lightning_dpo.checkpoints.identity import Facts, packages
 from lightning_dpo.checkpoints.reading import FORMAT
 from lightning_dpo.logps.forward import base_model
 from lightning_dpo.models.adapter import base_name, merged, own_adapter
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 RECORD = "lightning_dpo.json"
 _SHOWN = ("val/", "closed_form/")
-_PACKAGES = ("lightning-dpo", "torch", "transformers", "peft", "lightning")
 
 
 def export_run(
@@ -125,7 +124,8 @@ def data_settings(config: DictConfig) -> dict[str, Any]:
     """What determines the validation pairs: settings, and digests of the files, which can be moved and changed."""
     data = as_dict(config.data, resolve=True)
     files = {name: _digests(data.get(name)) for name in ("path", "val_path")}
-    return {name: data.get(name) for name in ("val_fraction", "max_pairs", "seed")} | files
+    shown = resolved_settings(config)["data"]
+    return {name: shown.get(name) for name in ("val_fraction", "max_pairs", "seed")} | files
 
 
 def _digests(path: Any) -> Any:
@@ -179,7 +179,9 @@ def model_card(
     adapter = "_target_: lightning_dpo.models.NoAdapter" not in OmegaConf.to_yaml(config.adapter)
     # The hub shows a link to the base model. A local path would be invalid there.
     link = f"base_model: {base}\n" if base_model_name(config) and not Path(base).is_dir() else ""
-    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    versions = ", ".join(
+        f"{name} {of}" for name, of in {"lightning-dpo": version("lightning-dpo"), **packages()}.items()
+    )
     shown = sorted(item for item in metrics.items() if item[0].startswith(_SHOWN))
     rows = "\n".join(f"| {name_of(name)} | {value:.4f} |" for name, value in shown)
     pairs = "\n".join(f"- {name_of(name).replace('_', ' ')}: {count}" for name, count in counts.items())
@@ -209,5 +211,5 @@ Trained with:
 ```yaml
 {OmegaConf.to_yaml(OmegaConf.create(settings))}```
 
-{packages}. Command: `{command(Path(config.run_folder))}`
+{versions}. Command: `{command(Path(config.run_folder))}`
 """

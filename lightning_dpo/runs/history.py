@@ -35,6 +35,7 @@ class History:
         old = [row for row in read_history(path) if int(row[STEP]) < done]
         self.path, self.columns = path, sorted({name for row in old for name in row})
         self._new: list[Row] = []
+        self._rows, self._appending = len(old), False
         if old:
             self._replace(old)
 
@@ -50,13 +51,16 @@ class History:
         """
         if not self._new:
             return
-        if columns := {name for row in self._new for name in row} - set(self.columns):
-            old = read_history(self.path) if self.columns else []
+        columns = {name for row in self._new for name in row} - set(self.columns)
+        # Also if a signal or a full disk has interrupted an append, after which a part of the rows is in the file.
+        if columns or self._appending:
+            old = read_history(self.path)[: self._rows] if self.columns else []
             self.columns = sorted({*self.columns, *columns})
             self._replace([*old, *self._new])
         else:
+            self._appending = True
             self._append(self._lines(self._new))
-        self._new = []
+        self._rows, self._new, self._appending = self._rows + len(self._new), [], False
 
     def _append(self, text: str) -> None:
         try:

@@ -13,7 +13,7 @@ from lightning_dpo.runs import slurm
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
-_FORMAT, _EXAMPLE = "%Y-%m-%d_%H-%M-%S", "2026-01-02_03-04-05"
+_FORMAT = "%Y-%m-%d_%H-%M-%S"
 
 
 def process_rank() -> int:
@@ -37,28 +37,29 @@ def process_count() -> int:
 
 
 def new_folder(parent: Path) -> Path:
-    """A folder in `parent` that no other run uses, the same one on all ranks. It is created, except under SLURM.
+    """A folder in `parent` that no other run uses, the same one on all ranks.
 
-    The ranks of torchrun have a store that all can access. A job of SLURM that was requeued gets its own folder again.
+    The ranks of torchrun have a store that all can access. Those of SLURM derive the name from the job and the command,
+    so that a job which was requeued gets its own folder again.
     """
-    if slurm.in_job():
-        return parent / slurm.job_name()
-    now = datetime.now().strftime(_FORMAT)
+    now = slurm.job_name() if slurm.in_job() else datetime.now().strftime(_FORMAT)
+    if _by_slurm() or slurm.is_requeued():
+        return parent / now
     if _has_store():
         return parent / (_value_of_first_rank(partial(_created, parent, now)))
     return parent / (_created(parent, now) if process_rank() == 0 else now)
 
 
 def _created(parent: Path, name: str) -> str:
-    """The name of a new folder: `name`, or with a number if a run started in the same second."""
+    """The name of a new folder: `name`, or with a number if another run in the same second or SLURM job has it."""
     parent.mkdir(parents=True, exist_ok=True)
-    for number in count(2):
+    for number in count(1):
+        numbered = name if number == 1 else f"{name}_{number}"
         try:
-            (parent / name).mkdir()
+            (parent / numbered).mkdir()
         except FileExistsError:
-            name = f"{name[: len(_EXAMPLE)]}_{number}"
-        else:
-            return name
+            continue
+        return numbered
     raise AssertionError  # `count` does not end
 
 

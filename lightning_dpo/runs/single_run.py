@@ -31,6 +31,8 @@ def single_run(train: Callable[[DictConfig], float], config: DictConfig) -> floa
     """
     if config.sweep_folder is not None:
         raise UserError("sweep_folder has no effect without a sweep: choose one with sweep=..., or set values with -m")
+    if config.resume.allow and config.ckpt_path is None and not slurm.is_requeued():
+        raise UserError("resume.allow has no effect without ckpt_path: it permits differences from a checkpoint")
     folder, first = RunFolder(config.run_folder), process_rank() == 0
     with claimed(folder.path) if first else nullcontext():
         if slurm.is_requeued() and run_state(folder.path) is RunState.FINISHED:

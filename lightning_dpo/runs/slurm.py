@@ -16,7 +16,8 @@ def in_job() -> bool:
 
 def job_name() -> str:
     """A name that is the same after the job was requeued, and different for each command of its script."""
-    command = hashlib.sha256("\0".join(sys.argv[1:]).encode()).hexdigest()[:6]
+    parts = [os.environ.get("SLURM_STEP_ID", ""), *sys.argv[1:]]
+    command = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:6]
     return f"slurm-{os.environ['SLURM_JOB_ID']}-{command}"
 
 
@@ -26,7 +27,9 @@ def is_requeued() -> bool:
 
 
 def requeue() -> None:
-    """Put the job into the queue again, before it ends because of its time limit."""
+    """Put the job into the queue again, before it ends because of its time limit. Only the first process does."""
+    if int(os.environ["SLURM_PROCID"]) > 0:
+        return
     job = os.environ["SLURM_JOB_ID"]
     try:
         status = subprocess.run(["scontrol", "requeue", job], check=False).returncode  # noqa: S603, S607

@@ -19,11 +19,6 @@ from lightning_dpo.run_folder import RunFolder, earlier_checkpoints
 _OF_THIS_ATTEMPT = (".hydra", ".lock", "*.log", "attempt_*")
 _RESTARTS = "A user error, which would occur again on resume: a sweep restarts the job from the beginning."
 _RESUMES = "A crash: a sweep resumes the job from its last checkpoint, if there is one."
-# The second line of error.txt after a crash. The second text is that of earlier versions.
-_CRASHES = (
-    _RESUMES,
-    "Not a mistake: a sweep goes on from the job's last checkpoint, and a single run by ckpt_path=last.",
-)
 
 
 class RunState(StrEnum):
@@ -48,7 +43,7 @@ def run_state(folder: Path) -> RunState:
     if RunFolder(folder).error.exists():
         # Another rank may be writing it: until its second line is there, it counts as a failure.
         lines = RunFolder(folder).error.read_text(encoding="utf-8").splitlines()
-        return RunState.CRASHED if len(lines) > 1 and lines[1] in _CRASHES else RunState.FAILED
+        return RunState.CRASHED if len(lines) > 1 and lines[1] == _RESUMES else RunState.FAILED
     return RunState.INTERRUPTED if RunFolder(folder).config.exists() else RunState.NEW
 
 
@@ -90,12 +85,13 @@ def saved(folder: Path) -> str:
     >>> saved(Path("nowhere"))
     'nothing saved yet'
     """
-    if not earlier_checkpoints(RunFolder(folder).checkpoints):
+    checkpoints = earlier_checkpoints(RunFolder(folder).checkpoints)
+    if not checkpoints:
         return "nothing saved yet"
-    from lightning_dpo.checkpoints.reading import newest_whole, opened  # a run may be stopped before torch is imported
+    from lightning_dpo.checkpoints.reading import opened  # a run may be stopped before torch is imported
 
     try:
-        return f"saved at step {opened(newest_whole(RunFolder(folder).checkpoints))['global_step']}"
+        return f"saved at step {opened(checkpoints[0], verify=False)['global_step']}"
     except UserError as error:  # a damaged file must not hide the reason why the run ended
         return str(error)
 

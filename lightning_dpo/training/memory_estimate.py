@@ -136,7 +136,7 @@ def _size(tensors: Iterable[Tensor]) -> int:
 
 
 def optimizer_numbers(make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> float:
-    """Numbers that the optimizer stores per trained number. Two, as for Adam, if it cannot be tested on a matrix."""
+    """Bytes that the optimizer stores per byte of trained weights. Two, as for Adam, if it cannot be tested."""
     # A matrix, because optimizers such as Adafactor store only sums over rows and columns.
     weights = nn.Parameter(torch.zeros(64, 64))
     weights.grad = torch.zeros(64, 64)
@@ -146,4 +146,5 @@ def optimizer_numbers(make_optimizer: Callable[[Iterable[nn.Parameter]], Optimiz
     except Exception:  # LBFGS needs a closure, and SparseAdam sparse gradients
         return 2.0
     kept = chain.from_iterable(state.values() for state in optimizer.state.values())
-    return sum(value.numel() for value in kept if isinstance(value, Tensor) and value.numel() > 1) / weights.numel()
+    tensors = [value for value in kept if isinstance(value, Tensor) and value.numel() > 1]
+    return _size(tensors) / _size([weights])

@@ -52,4 +52,5 @@ def optimizer_facts(settings: list[dict[str, Any]]) -> dict[str, str]:
 
 def _plain(value: Any) -> str:
     value = value.item() if isinstance(value, Tensor) else value
+    value = float(value) if type(value) is int else value  # 1 and 1.0 are the same setting
     return str(list(value) if isinstance(value, tuple) else value)

@@ -118,7 +118,7 @@ class PolicyModule(LightningModule):
             warn_of_versions(entry["packages"])
         elif isinstance(self.policy, PeftModel):
             # Only the weights are used, with any loss. Those under the adapter are not in the checkpoint.
-            self.identity.opens(entry["trained_with"], ["adapter", "shape", "weights"])
+            self.identity.opens(entry["trained_with"])
         # The strategy loads a sharded policy without calling `load_state_dict`, so the names are checked here too.
         self._check_tensors(entry["tensors"])
 

@@ -12,9 +12,13 @@ def start_identity(identity: Identity, trainer: Trainer) -> None:
     Lightning restores the checkpoint of this `fit` later.
     """
     identity.resumes({})
+    for kind in ("precision", "clipping", "data", "tokenizer", "order", "layout"):
+        identity.facts.pop(kind, None)
+    identity.add("order", {"accumulate_grad_batches": str(trainer.accumulate_grad_batches)})
     identity.add("precision", {"trainer.precision": str(trainer.precision)})
-    clipping = {"trainer.gradient_clip_val": str(trainer.gradient_clip_val or None)}
-    if trainer.gradient_clip_val:
+    clip = float(trainer.gradient_clip_val) if trainer.gradient_clip_val else None
+    clipping = {"trainer.gradient_clip_val": str(clip)}
+    if clip is not None:
         algorithm = trainer.gradient_clip_algorithm or "norm"  # Lightning's default
         clipping["trainer.gradient_clip_algorithm"] = str(getattr(algorithm, "value", algorithm))
     identity.add("clipping", clipping)

@@ -80,9 +80,10 @@ REJECTED = {
     "batch size": ({"batch_size": 4}, r"data\.batch_size 5 instead of 4"),
     "pairs per step": (
         {"pairs_per_step": 10, "accumulate_grad_batches": 2},
-        r"data\.pairs_per_step None instead of",
+        r".*data\.pairs_per_step None instead of",
     ),
     "order": ({"seed": 1}, r"data\.seed 0 instead of 1"),
+    "accumulation": ({"accumulate_grad_batches": 2}, "accumulate_grad_batches 1 instead of 2"),
     "grouping": ({"group_by_prompt": True}, r"data\.group_by_prompt False instead of True"),
     "adapter": ({"adapter": LoRA(r=2)}, "adapter none instead of LORA"),
 }
@@ -224,6 +225,8 @@ def test_a_constant_rate_may_continue_for_longer(tmp_path, pairs_file, tokenizer
 def test_an_unknown_kind_is_rejected_before_anything_is_loaded():
     with pytest.raises(UserError, match=r"resume.allow: 'order' is not one of weights, model, tokenizer"):
         DPOModule("nowhere", resume_allow=["order"])
+    with pytest.raises(UserError, match=r"resume.allow=data must be a list: \[data\]"):
+        DPOModule("nowhere", resume_allow="data")
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path, pairs_file, tokenizer):

@@ -11,7 +11,8 @@ import torch
 from lightning_dpo.checkpoints.reading import check_whole, newest_whole, opened
 from lightning_dpo.errors import UserError
 
-WHOLE = {"state_dict": {"w": torch.arange(3000.0)}, "global_step": 3, "lightning_dpo": {"format": 2}}
+ENTRY = {"format": 2, "trained_with": {}, "has_rewards": True, "tensors": [], "packages": {}, "validated_step": None}
+WHOLE = {"state_dict": {"w": torch.arange(3000.0)}, "global_step": 3, "lightning_dpo": ENTRY}
 
 
 class Bomb:
@@ -44,6 +45,10 @@ DAMAGES = {
     "has format 1, and this version of lightning_dpo reads format 2": lambda path: torch.save(
         WHOLE | {"lightning_dpo": {"format": 1}}, path
     ),
+    "is not a checkpoint: it lacks tensors, trained_with": lambda path: torch.save(
+        WHOLE | {"lightning_dpo": {name: ENTRY[name] for name in ENTRY if name not in ("tensors", "trained_with")}},
+        path,
+    ),
     "contains Python objects that could execute code": lambda path: torch.save(WHOLE | {"x": Bomb()}, path),
 }
 
@@ -65,7 +70,7 @@ def test_a_run_resumes_from_the_newest_whole_checkpoint(tmp_path):
     for age, name in enumerate(("last", "last.previous", "last.previous2")):
         path = tmp_path / f"{name}.ckpt"
         torch.save(WHOLE | {"global_step": 3 - age}, path)
-        os.utime(path, (1000 - age, 1000 - age))
+        os.utime(path, (1000 + age, 1000 + age))  # as in a copy of the folder
     assert newest_whole(tmp_path).name == "last.ckpt"
     flipped(tmp_path / "last.ckpt")
     assert newest_whole(tmp_path).name == "last.previous.ckpt"

@@ -42,6 +42,10 @@ ATTACKS = {
         "hydra.job.env_set is not allowed",
     ),
     "overrides": ("hydra: {overrides: {task: [model.trust_remote_code=true]}}", "only the command line sets it"),
+    "overrides of the jobs of a sweep": (
+        "hydra: {mode: MULTIRUN, overrides: {hydra: [model.trust_remote_code=true]}}",
+        "hydra.overrides.hydra=model.trust_remote_code=true is not allowed",
+    ),
     "sweep of Hydra's config": (
         "hydra: {sweeper: {params: {+hydra.job.env_set.X: '1,2'}}}",
         "is allowed only on the command line",
@@ -126,6 +130,13 @@ def test_a_file_cannot_add_commands_to_a_launcher(tmp_path):
     status, output = run(tmp_path, text, files={"hydra/launcher/mine.yaml": launcher})
     assert (status, "hydra.launcher.setup is executed by a shell" in output) == (1, True)
     assert not list(tmp_path.rglob("EXECUTED"))
+
+
+def test_a_value_of_a_launcher_cannot_add_a_line_to_a_script(tmp_path):
+    launcher = f'_target_: {SUBMITIT}.LocalLauncher\nname: "x\\ntouch EXECUTED"\n'
+    text = "defaults: [override /hydra/launcher: mine]"
+    status, output = run(tmp_path, text, files={"hydra/launcher/mine.yaml": launcher})
+    assert (status, "hydra.launcher.name='x\\ntouch EXECUTED' is not allowed" in output) == (1, True)
 
 
 def test_a_pickled_job_is_not_executed_again(tmp_path):

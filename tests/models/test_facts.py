@@ -11,7 +11,8 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.models import LoRA, digests, facts
 from lightning_dpo.models.causal_lm import CausalLM
 from lightning_dpo.models.digests import file_digest, weights_digest
-from lightning_dpo.models.facts import adapter_facts, model_facts, weights_facts
+from lightning_dpo.models.facts import adapter_facts, model_facts, reference_facts, weights_facts
+from lightning_dpo.models.reference import FrozenModel
 from tests.support.models import make_llama
 
 
@@ -34,6 +35,16 @@ def test_the_base_below_an_adapter_has_its_own_digest(llama):
     assert weights_digest(policy) == expected
     assert len(weights_facts(policy, policy)["starting adapter (sha256)"]) == 12
     assert adapter_facts(policy)["shape"] == {"adapter": "LORA", "adapter.r": "2", "use_dora": "False"}
+
+
+def test_adapters_on_one_base_are_different_references(llama):
+    found = []
+    for seed in (0, 1):
+        base = make_llama()
+        torch.manual_seed(seed)
+        model = LoRA(r=2)(base)
+        found.append(reference_facts(FrozenModel(model, starts_equal=False))["reference"])
+    assert found[0] != found[1]
 
 
 def test_a_file_is_hashed_once_until_it_changes(model_folder, monkeypatch):

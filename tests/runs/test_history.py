@@ -43,3 +43,18 @@ def test_a_folder_that_was_deleted_is_named(tmp_path):
     history.add({"a": 1}, 0)
     with pytest.raises(WriteError, match=r"metrics.csv could not be written \(No such file or directory\)"):
         history.save()
+
+
+def test_an_append_that_was_interrupted_is_repeated_as_a_whole(tmp_path, monkeypatch):
+    """By a signal, after a part of a row was written."""
+    history = History(tmp_path / "metrics.csv")
+    for step in range(3):
+        history.add({"a": step}, step)
+        if step == 1:
+            whole = history._append
+            monkeypatch.setattr(history, "_append", lambda text: (whole(text[:2]), 1 / 0))
+            with pytest.raises(ZeroDivisionError):
+                history.save()
+            monkeypatch.setattr(history, "_append", whole)
+        history.save()
+    assert [(row["a"], row["step"]) for row in read_history(history.path)] == [("0", "0"), ("1", "1"), ("2", "2")]

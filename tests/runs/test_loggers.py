@@ -21,7 +21,9 @@ def test_the_metrics_of_a_resumed_run_stay(tmp_path):
     first.log_metrics({"train/loss": 9.0}, step=2)  # done again: the checkpoint is of the first two steps
     first.save()
     (tmp_path / "checkpoints").mkdir()
-    saved = {"global_step": 2, "state_dict": {}, "lightning_dpo": {"format": FORMAT}}
+    names = ("trained_with", "has_rewards", "tensors", "packages", "validated_step")
+    entry = {"format": FORMAT} | dict.fromkeys(names)
+    saved = {"global_step": 2, "state_dict": {}, "lightning_dpo": entry}
     torch.save(saved, tmp_path / "checkpoints" / "last.ckpt")
     second = csv_logger(str(tmp_path))
     second.log_metrics({"train/loss": 0.125}, step=2)

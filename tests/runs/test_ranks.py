@@ -55,6 +55,8 @@ def test_a_requeued_job_of_slurm_has_its_own_folder_again(tmp_path, monkeypatch)
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert process_rank() == 0
     assert not started_by_others()
+    monkeypatch.delenv("SLURM_RESTART_COUNT")  # the same command twice in one job, such as a notebook's
+    assert new_folder(tmp_path) != new_folder(tmp_path)
 
 
 def test_lightnings_own_processes_are_known_by_their_local_rank(monkeypatch):

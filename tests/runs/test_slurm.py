@@ -21,7 +21,8 @@ def test_a_requeued_job_resumes_by_itself(tmp_path, requeued, given, saved, resu
     (tmp_path / "checkpoints").mkdir()
     if saved:
         (tmp_path / "checkpoints" / "last.ckpt").touch()
-    config = OmegaConf.create({"run_folder": str(tmp_path), "ckpt_path": given, "sweep_folder": None})
+    settings = {"run_folder": str(tmp_path), "ckpt_path": given, "sweep_folder": None, "resume": {"allow": []}}
+    config = OmegaConf.create(settings)
     seen = []
     assert single_run(lambda config: seen.append(config.ckpt_path) or 0.5, config) == 0.5
     assert seen == [resumed]
@@ -30,6 +31,7 @@ def test_a_requeued_job_resumes_by_itself(tmp_path, requeued, given, saved, resu
 def test_a_run_that_was_finished_before_is_not_repeated(tmp_path, requeued):
     (tmp_path / "metrics.json").write_text('{"val/loss": 0.25}')
     settings = {"run_folder": str(tmp_path), "ckpt_path": None, "sweep_folder": None, "sweep_objective": "val/loss"}
+    settings["resume"] = {"allow": []}
     assert single_run(lambda config: pytest.fail("it is trained again"), OmegaConf.create(settings)) == 0.25
 
 

@@ -131,7 +131,7 @@ def test_jobs_by_submitit(tmp_path):
 def test_slurm_is_asked_for_where_it_is(tmp_path, monkeypatch):
     status, output = command(tmp_path, "-m", "loss.beta=0.1,0.5", *TINY, "hydra/launcher=submitit_slurm", path=tmp_path)
     assert status == 1
-    assert output.startswith("Error: hydra.launcher starts jobs with SLURM, but srun is not installed")
+    assert output.startswith("Error: hydra.launcher starts jobs with SLURM, but sbatch is not installed")
 
 
 @pytest.mark.extended

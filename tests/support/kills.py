@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -154,6 +155,8 @@ def _child(
 ) -> None:
     import torch
 
+    # Otherwise, it is that of this process, and worker processes would not notice that it was killed.
+    multiprocessing.set_start_method("fork", force=True)
     os.chdir(folder)
     output = os.open(f"output{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)

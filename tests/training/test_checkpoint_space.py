@@ -43,6 +43,8 @@ def test_a_run_whose_checkpoints_do_not_fit_is_rejected_before_its_first_step(
     tmp_path, pairs_file, tokenizer, monkeypatch
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 1000))
-    with pytest.raises(UserError, match=r"has 0.0 MB of free disk space, and the checkpoints need [0-9.]+ MB: last.ckpt"):
+    with pytest.raises(
+        UserError, match=r"has 0.0 MB of free disk space, and the checkpoints need [0-9.]+ MB: last.ckpt"
+    ):
         fit(tmp_path, pairs_file, tokenizer, None)
     assert not list(tmp_path.glob("*.ckpt"))

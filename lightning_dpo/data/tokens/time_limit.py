@@ -2,15 +2,20 @@
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
+class _TimeOver(BaseException):
+    """Not an `Exception`, because a template engine may catch those."""
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Context that raises after `seconds`. Without an alarm signal (Windows, other threads), there is no limit.
+    """Context that raises after `seconds` of CPU time, which do not pass while the process is suspended.
+
+    Without such a timer (on Windows, and in other threads than the main thread), there is no limit.
 
     Raises:
         TimeoutError: The time is over.
@@ -20,14 +25,15 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"more than {seconds} s")
+        raise _TimeOver
 
-    before, started = signal.signal(signal.SIGALRM, stop), time.monotonic()
-    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGVTALRM, stop)
+    # Repeated, in case that the first exception is raised where it is ignored, such as in a destructor.
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1)
     try:
         yield
+    except _TimeOver as error:
+        raise TimeoutError(f"more than {seconds} s") from error
     finally:
-        # An alarm of the caller continues.
-        left = max(1e-6, remaining - (time.monotonic() - started)) if remaining else 0
-        signal.signal(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, left, interval)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
