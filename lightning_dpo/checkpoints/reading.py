@@ -60,7 +60,7 @@ def entry_of(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint")
         path: The file, for messages.
 
     Raises:
-        UserError: There is no entry, or it has another format.
+        UserError: The entry is missing or incomplete, or it has another format.
     """
     entry = checkpoint.get(ENTRY)
     if not isinstance(entry, dict):

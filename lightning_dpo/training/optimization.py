@@ -29,7 +29,7 @@ class Optimization:
         """The optimizer of the trainable parameters and its schedule per optimizer step.
 
         Raises:
-            UserError: There are no trainable parameters, or the settings differ from those of the checkpoint.
+            UserError: No parameter is trainable, or the settings differ from those of the checkpoint.
         """
         optimizer = optimizer_of(policy, self.make_optimizer)
         # This property creates the training loader.

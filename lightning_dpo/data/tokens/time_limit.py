@@ -15,7 +15,7 @@ class _TimeOver(BaseException):
 def time_limit(seconds: float) -> Iterator[None]:
     """Context that raises after `seconds` of CPU time, which do not pass while the process is suspended.
 
-    Without such a timer (on Windows, and in other threads than the main thread), there is no limit.
+    On Windows, and in other threads than the main thread, time is not limited.
 
     Raises:
         TimeoutError: The time is over.
