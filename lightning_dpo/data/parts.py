@@ -1,16 +1,21 @@
 """The sources of a mixture: where the rows of each come from, and how one becomes a pair."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
-from lightning_dpo.data.rows.pairs import NUMBERS, Rows, ToPair
-from lightning_dpo.data.rows.validation import to_pairs
+from lightning_dpo.data.rows.arrow import from_arrow
+from lightning_dpo.data.rows.columns import root_of
+from lightning_dpo.data.rows.pairs import NUMBERS, Row, Rows, ToPair
+from lightning_dpo.data.rows.reading import RowCounts, to_pairs
 from lightning_dpo.data.sources.files import read_rows
 from lightning_dpo.data.sources.hub import HubRows
 from lightning_dpo.errors import UserError
+
+# Options of sources that name a column which a row may lack.
+_OPTIONAL = frozenset({"query", "system", "source"})
 
 
 @dataclass(frozen=True)
@@ -38,15 +43,15 @@ class Part:
         options = getattr(self.to_pair, "keywords", {})
         return frozenset(name for name in NUMBERS if options.get(name) is not None)
 
-    def read(self, split: str, name: str) -> Dataset | None:
+    def read(self, split: str, name: str) -> tuple[Dataset, RowCounts] | None:
         """The pairs of `train` or `validation`, invalid ones marked; None if the source does not have the split.
 
         Raises:
-            UserError: The training data are missing or cannot be read.
+            UserError: The training data are missing or cannot be read, or no row has a column that an option names.
         """
         path = self.path if split == "train" else self.val_path
         if path is not None:
-            return to_pairs(read_rows(path), self.to_pair, str(path))
+            return self._pairs(read_rows(path), str(path))
         rows = None if self.rows is None or self.path is not None else self.rows(split)
         if rows is None:
             if split == "train":
@@ -54,7 +59,21 @@ class Part:
                 raise UserError(f"{key} is not set: set it to a .jsonl, .jsonl.gz, .json or .parquet file")
             return None
         location = self.rows.location(split) if isinstance(self.rows, HubRows) else f"{name} {split}".lstrip()
-        return to_pairs(((f"{location}:{number}", row) for number, row in enumerate(rows)), self.to_pair, location)
+        if isinstance(rows, Dataset | IterableDataset):
+            rows = map(from_arrow, cast(Iterable[dict[str, Any]], rows))
+        return self._pairs(((f"{location}:{number}", row) for number, row in enumerate(rows)), location)
+
+    def _pairs(self, rows: Iterable[Row], location: str) -> tuple[Dataset, RowCounts]:
+        pairs, counts = to_pairs(rows, self.to_pair, location)
+        options = getattr(self.to_pair, "keywords", {})
+        for option in _OPTIONAL & options.keys():
+            column = options[option]
+            if column and counts.columns and column not in counts.columns and root_of(column) not in counts.columns:
+                there = ", ".join(sorted(counts.columns))
+                raise UserError(
+                    f"data.source.{option}={column}: no row of {location} has this column; there are {there}"
+                )
+        return pairs, counts
 
 
 def parts_of(

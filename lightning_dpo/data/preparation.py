@@ -24,13 +24,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedPairs:
-    """Tokenized pairs. `source` is an index into `sources`. `overlong` are training pairs that were removed."""
+    """Tokenized pairs.
+
+    Attributes:
+        train, val: The pairs. Their column `source` is an index into `sources`.
+        overlong: Training pairs that were removed.
+        sources: Names of the sources.
+        counts: Numbers of pairs that were kept, removed and truncated.
+        ignored: Number of rows with a value in each column or field that is not in the tokens.
+    """
 
     train: Dataset
     val: Dataset
     overlong: Dataset
     sources: list[str]
     counts: dict[str, int]
+    ignored: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def columns(self) -> frozenset[str]:
@@ -57,6 +66,7 @@ class Preparation:
     seed: int
     folder: Path | None
     counts: dict[str, int] = field(default_factory=dict, init=False)
+    ignored: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
     def columns(self) -> frozenset[str]:
@@ -72,7 +82,7 @@ class Preparation:
         Raises:
             UserError: Rows are invalid, or no training or validation pairs are left.
         """
-        self.counts = {}
+        self.counts, self.ignored = {}, Counter()
         if self.folder:
             RunFolder(self.folder).invalid_rows.unlink(missing_ok=True)
         sides = {name: self._sides(name, part, validation_only) for name, part in self.parts.items()}
@@ -91,7 +101,10 @@ class Preparation:
                 counts = Counter(kept["source"])
                 self.counts |= {f"{side}_of_{name}": counts[index] for index, name in enumerate(sources)}
         log.info("Pairs: %s.", ", ".join(f"{name}={count}" for name, count in self.counts.items()))
-        return PreparedPairs(trained, val, overlong, sources, self.counts)
+        if self.ignored:
+            shown = ", ".join(f"{name} ({count})" for name, count in self.ignored.most_common())
+            log.info("Columns and fields that are not used, with the number of rows: %s.", shown)
+        return PreparedPairs(trained, val, overlong, sources, self.counts, dict(self.ignored.most_common()))
 
     def _repeated(self, name: str, train: Dataset) -> Dataset:
         return repeat(sample(train, self.max_pairs, self.seed), self.parts[name].weight, self.seed)
@@ -107,9 +120,13 @@ class Preparation:
         return train, own
 
     def _read(self, name: str, part: Part, split: str) -> Dataset | None:
-        pairs = part.read(split, name)
-        if pairs is None:
+        read = part.read(split, name)
+        if read is None:
             return None
+        pairs, rows = read
+        self.ignored.update({f"{name}.{column}" if name else column: count for column, count in rows.ignored.items()})
+        if rows.skipped:
+            self.counts["skipped"] = self.counts.get("skipped", 0) + rows.skipped
         pairs = self._valid(pairs)
         if not name:
             return pairs
@@ -146,6 +163,8 @@ class Preparation:
         tokens = tokens.add_column("side", ["train"] * train + ["val"] * (len(pairs) - train))
         tokens = tokens.remove_columns("source").add_column("source", sources)
         tokens = self._valid(tokens)
+        for fields in tokens["ignored"]:
+            self.ignored.update(fields)
         of_side, overlong, truncated = tokens["side"][:], tokens["overlong"][:], tokens["truncated"][:]
         kept, left_out = [], []
         for name in ("train", "val") if train else ("val",):

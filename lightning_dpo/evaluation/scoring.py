@@ -12,10 +12,11 @@ from lightning import Trainer
 from rich.progress import track
 
 from lightning_dpo.batch import MicroBatch, TokenizedPair
-from lightning_dpo.data.rows.messages import dialogue, explicit_pair
+from lightning_dpo.data.rows.messages import dialogue
+from lightning_dpo.data.rows.pair_forms import explicit_pair
 from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, PreferencePair, Row
-from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow
-from lightning_dpo.data.rows.validation import to_pairs
+from lightning_dpo.data.rows.reading import to_pairs
+from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow, found
 from lightning_dpo.data.sources.files import read_rows
 from lightning_dpo.data.steps.forward_size import longest_rows
 from lightning_dpo.data.tokens.tokenization import Tokenization
@@ -44,7 +45,7 @@ class AnswersFile:
         if not Path(path).is_file():
             raise UserError(f"score={path}: the file does not exist")
         self.rows = list(read_rows(path))
-        pairs = to_pairs(list(_answers(self.rows)), _as_pair, path)
+        pairs, _ = to_pairs(list(_answers(self.rows)), _as_pair, path)
         _check_valid(pairs)
         # The reward of a truncated answer would be that of another answer.
         self.answers = replace(tokenization, on_overlong="drop").tokenize(pairs)
@@ -109,7 +110,7 @@ def _as_pair(row: dict[str, Any]) -> PreferencePair:
     """A pair with the answer on both sides, because tokenization expects pairs."""
     answer, prompt = row["answer"], row.get("prompt")
     if not isinstance(answer, str | list | dict) or answer in ([], {}):
-        raise InvalidRow(f"an answer must be text or messages, not {type(answer).__name__}")
+        raise InvalidRow(f"an answer must be text or messages, not {found(answer)}")
     if isinstance(answer, str) and prompt is None:
         raise KeyError("prompt")
     other = answer

@@ -85,9 +85,9 @@ def test_messages_are_scored_and_what_cannot_be_is_named(tmp_path, tokenizer):
         ({"prompt": "Hi?"}, r"answers.jsonl:1: the row must have answers \(a list\), answer, or chosen"),
         ({"prompt": "Hi?", "answers": "No way"}, r"answers.jsonl:1: the row must have answers \(a list\)"),
         ({"answer": "No"}, r"answers.jsonl:1: column 'prompt' is missing; there are answer"),
-        ({"prompt": "Hi?", "answer": 3}, r"answers.jsonl:1: an answer must be text or messages, not int"),
+        ({"prompt": "Hi?", "answer": 3}, r"answers.jsonl:1: an answer must be text or messages, not a number"),
         ({"prompt": "Hi?", "answer": ""}, r"answers.jsonl:1: an answer is empty"),
-        ({"prompt": "Hi?", "answers": [[]]}, r"answers.jsonl:1: an answer must be text or messages, not list"),
+        ({"prompt": "Hi?", "answers": [[]]}, r"answers.jsonl:1: an answer must be text or messages, not a list"),
         (
             {"prompt": "Hi?", "answer": "<|im_end|> no"},
             "answers.jsonl:1: the text contains a special token",

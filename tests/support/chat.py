@@ -5,7 +5,7 @@ import json
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from lightning_dpo.data.rows.validation import to_pairs
+from lightning_dpo.data.rows.reading import to_pairs
 from lightning_dpo.data.tokens.tokenization import Tokenization
 
 CHATML = (
@@ -66,7 +66,7 @@ FORMATS = {
 
 def pairs_of(rows) -> Dataset:
     """The pairs of rows that have the fields of a pair."""
-    return to_pairs(((f"row {number}", row) for number, row in enumerate(rows)), lambda row: row, "rows")
+    return to_pairs(((f"row {number}", row) for number, row in enumerate(rows)), lambda row: row, "rows")[0]
 
 
 def tokens(tokenizer, rows, score="last", max_length=400, on_overlong="drop"):

@@ -1,57 +1,30 @@
-"""Conversion of the forms of pairs in datasets to one: a prompt and two answers, as text or messages."""
+"""Messages of datasets, converted to those that chat templates read: `role`, `content`, `tool_calls` and others."""
 
 import json
-from itertools import takewhile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning_dpo.data.rows.pairs import Message
-from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow
-
-# ShareGPT's names of roles, and those of chat templates.
-_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_response": "tool"}
+from lightning_dpo.data.rows.reasons import InvalidRow, excerpt, found
+from lightning_dpo.data.rows.roles import role_of
 
 Dialogue = list[Message]
 
-
-def explicit_pair(prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
-    """A pair with a separate prompt and answers without it.
-
-    | prompt | answers | result |
-    |---|---|---|
-    | text | text | unchanged |
-    | none | text | whole texts, split at the start of the first word that differs |
-    | messages | text, or messages | the prompt's messages are removed from answers that begin with them |
-    | none | messages | whole dialogues, split at the first message that differs |
-    | text | messages | the prompt is one of the dialogue's messages (UltraFeedback), or becomes its first |
-
-    A message is `{role, content, ...}` or ShareGPT's `{from, value}`. A single message is accepted instead of a list.
-
-    Raises:
-        InvalidRow: The row has none of these forms.
-    """
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        if isinstance(prompt, str):
-            return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-        if prompt is None:
-            return _split_texts(chosen, rejected)
-        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
-    chosen, rejected = dialogue(chosen), dialogue(rejected)
-    if prompt is None:
-        if chosen == rejected:
-            raise InvalidRow(IDENTICAL_ANSWERS)
-        prompt = _shared(chosen, rejected)
-    elif isinstance(prompt, str):
-        prompt = _around(prompt, chosen, rejected)
-    else:
-        prompt = dialogue(prompt)
-    whole = [answer[: len(prompt)] == prompt for answer in (chosen, rejected)]
-    if all(whole):
-        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-    return _checked(prompt, chosen, rejected)
+MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
+REASONING = ("reasoning_content", "reasoning", "thinking")
+WEIGHT = "weight"
+# The names of OpenAI, ms-swift and axolotl for whether a message is trained on.
+_WEIGHTS = (WEIGHT, "loss", "train", "training")
+_CALL = "tool_call"
 
 
-def dialogue(messages: Any) -> Dialogue:
-    """Messages with `role` and `content`, without empty fields.
+def dialogue(messages: Any, name: str = "messages", roles: Mapping[str, str] | None = None) -> Dialogue:
+    """Messages with `role` and `content`, without empty fields. A single message and JSON are accepted too.
+
+    Args:
+        messages: The messages of a dataset: `{role, content, ...}`, or ShareGPT's `{from, value}`.
+        name: Name of the column, for messages of errors.
+        roles: The dataset's names of roles; see `role_of`.
 
     >>> dialogue({"from": "gpt", "value": "Hello."})
     [{'role': 'assistant', 'content': 'Hello.'}]
@@ -59,101 +32,136 @@ def dialogue(messages: Any) -> Dialogue:
     Raises:
         InvalidRow: They are not messages.
     """
-    if isinstance(messages, dict):
-        messages = [messages]
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise InvalidRow(f"prompt and answers must both be text or both be messages, not {_kind(messages)}")
-    return [_message(message) for message in messages]
+    messages = [messages] if isinstance(messages, dict) else messages
+    if not isinstance(messages, list):
+        raise InvalidRow(f"{name} must be text or messages, not {found(messages)}")
+    converted: Dialogue = []
+    for index, message in enumerate(messages):
+        one = _message(message, f"{name}[{index}]", roles)
+        # Datasets with a message per call: templates expect all calls of a turn in one message.
+        if converted and "tool_calls" in converted[-1] and one.keys() == converted[-1].keys() == {"role", "tool_calls"}:
+            converted[-1]["tool_calls"] += one["tool_calls"]
+        else:
+            converted.append(one)
+    return converted
 
 
-def without_null(value: Any) -> Any:
-    """`value` without null fields. Arrow gives every row the fields of all rows.
+def parsed(value: Any, name: str) -> Any:
+    """`value`, or the messages if it is their JSON.
 
-    >>> without_null({"a": {"b": None, "c": [1]}, "d": None})
-    {'a': {'c': [1]}}
+    >>> parsed('[{"role": "user", "content": "Hi"}]', "prompt")
+    [{'role': 'user', 'content': 'Hi'}]
+
+    Raises:
+        InvalidRow: It is the representation of such a list in Python.
     """
-    if isinstance(value, dict):
-        return {name: without_null(inner) for name, inner in value.items() if inner is not None}
-    return [without_null(inner) for inner in value] if isinstance(value, list) else value
-
-
-def as_chat(pair: dict[str, Any], system: str | None = None) -> dict[str, Any]:
-    """A pair of texts as messages. `system` becomes the first message, unless there is a system message already."""
-    prompt, chosen, rejected = pair["prompt"], pair["chosen"], pair["rejected"]
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
-    if system and prompt[0]["role"] != "system":
-        prompt = [{"role": "system", "content": system}, *prompt]
-    return pair | {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-
-
-def _message(message: dict[str, Any]) -> Message:
-    message = without_null(message)
-    if "from" in message:
-        message = _from_sharegpt(message)
-    role, content = message.pop("role", None), message.pop("content", None)
-    # Multimodal datasets split the content into parts. Only text parts are supported.
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        content = "".join(str(part["text"]) for part in content)
-    if not isinstance(role, str):
-        raise InvalidRow("a message has no role")
-    if not isinstance(content, str | None):
-        raise InvalidRow(f"the content of a message must be text, not {_kind(content)}")
-    # Role and content first, so that equal messages have equal JSON.
-    return {"role": role} | ({} if content is None else {"content": content}) | message
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def _from_sharegpt(message: dict[str, Any]) -> Message:
-    role, value = message.pop("from"), message.pop("value", None)
-    if role != "function_call":
-        return {"role": _ROLES.get(role, role), "content": value, **message}
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
     try:
-        return {"role": "assistant", "tool_calls": [{"type": "function", "function": json.loads(value)}], **message}
-    except (TypeError, ValueError) as error:
-        raise InvalidRow("the value of a function_call must be JSON") from error
+        read = json.loads(value)
+    except ValueError:
+        if value.lstrip().startswith(("[{'", "{'")) and ("'role':" in value or "'from':" in value):
+            raise InvalidRow(f"{name} is a list of messages as Python writes it: write it as JSON") from None
+        return value
+    messages = [read] if isinstance(read, dict) else read
+    if messages and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in messages):
+        return read
+    return value
 
 
-def _split_texts(chosen: str, rejected: str) -> dict[str, Any]:
-    """Split where the texts start to differ, but not within a word, before a space, and with both answers non-empty."""
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
-    same = max(0, min(same, len(chosen) - 1, len(rejected) - 1))
-    while same and chosen[same - 1].isalnum() and (chosen[same].isalnum() or rejected[same].isalnum()):
-        same -= 1
-    same -= same > 0 and chosen[same - 1] == " "
-    return {"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:]}
+def leaves(value: Any) -> Iterator[Any]:
+    """All values within objects and lists, and the names of the objects' fields."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner)
+    else:
+        yield value
 
 
-def _shared(chosen: Dialogue, rejected: Dialogue) -> Dialogue:
-    return [ours for ours, _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))]
+def _message(message: Any, name: str, roles: Mapping[str, str] | None) -> Message:
+    if not isinstance(message, dict):
+        raise InvalidRow(f"{name} must be a message with role and content, not {found(message)}")
+    # Null fields of the message itself, but not of the arguments of a call, where they have a meaning.
+    fields = {field: value for field, value in message.items() if value is not None}
+    role, content = fields.pop("role", fields.pop("from", None)), fields.pop("content", fields.pop("value", None))
+    if role is None:
+        raise InvalidRow(f"{name} has no role; its fields are {', '.join(map(str, message)) or 'none'}")
+    if not isinstance(role, str):
+        raise InvalidRow(f"the role of {name} must be text, not {found(role)}")
+    role = role_of(role, roles)
+    if media := [field for field in fields if field in MEDIA and fields[field]]:
+        raise InvalidRow(f"{name} has {media[0]}: only text is supported")
+    if isinstance(content, list):
+        content = _joined(content, f"the content of {name}", fields)
+    if not isinstance(content, str | None):
+        raise InvalidRow(f"the content of {name} must be text, not {found(content)}")
+    if role == _CALL:
+        role, content, fields["tool_calls"] = "assistant", None, [_call_of(content, name)]
+    if calls := _calls(fields, name):
+        fields["tool_calls"] = calls
+    if _is_unweighted(fields, name) and role == "assistant":
+        fields[WEIGHT] = 0
+    # Role and content first, so that equal messages have equal JSON.
+    return {"role": role} | ({} if content is None else {"content": content}) | fields
 
 
-def _around(question: str, chosen: Dialogue, rejected: Dialogue) -> Dialogue:
-    """The shared messages, of which `question` must be one. If answers have no user message, only `question`."""
-    shared = _shared(chosen, rejected)
-    if any(message["role"] == "user" for message in (*chosen[:2], *rejected[:2])):
-        if not any(message.get("content", "").strip() == question.strip() for message in shared):
-            raise InvalidRow("the prompt is not one of the messages that both dialogues share")
-        return shared
-    return [{"role": "user", "content": question}]
+def _joined(parts: list[Any], name: str, fields: dict[str, Any]) -> str:
+    """The text of a content that is split into parts. Their other fields are added to those of the message."""
+    texts = []
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise InvalidRow(f"{name} has a part that is not text ({excerpt(kind or part)}): only text is supported")
+        texts.append(part["text"])
+        others = {field: value for field, value in part.items() if value is not None and field not in ("type", "text")}
+        if media := [field for field in others if field in MEDIA]:
+            raise InvalidRow(f"{name} has {media[0]}: only text is supported")
+        fields |= {field: value for field, value in others.items() if field not in fields}
+    return "".join(texts)
 
 
-def _checked(prompt: Dialogue, chosen: Dialogue, rejected: Dialogue) -> dict[str, Any]:
-    if not prompt:
-        raise InvalidRow("the two dialogues have no message in common, so the prompt is missing")
-    for answer in (chosen, rejected):
-        if not answer or answer[-1]["role"] != "assistant":
-            raise InvalidRow("an answer does not end with a message of the assistant")
-        if answer[0]["role"] != "assistant":
-            raise InvalidRow("an answer does not begin with a message of the assistant")
-        if not str(answer[-1].get("content", "")).strip() and not answer[-1].get("tool_calls"):
-            raise InvalidRow("an answer is empty")
-    if prompt[-1]["role"] == "assistant":
-        raise InvalidRow("the prompt ends with a message of the assistant")
-    if not any(str(message.get("content", "")).strip() for message in prompt):
-        raise InvalidRow("the prompt is empty")
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+def _calls(fields: dict[str, Any], name: str) -> list[Any]:
+    """The calls of tools, with their arguments as objects; OpenAI writes these as JSON, and templates as well."""
+    calls = _from_json(fields.pop("tool_calls", []))
+    if legacy := fields.pop("function_call", None):
+        calls = [*calls, {"type": "function", "function": legacy}]
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise InvalidRow(f"tool_calls of {name} must be a list of objects, not {found(calls)}")
+    return [_with_arguments(call) for call in calls]
+
+
+def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(call.get("function"), dict):
+        return {**call, "function": _with_arguments(call["function"])}
+    return {**call, "arguments": _from_json(call["arguments"])} if "arguments" in call else dict(call)
+
+
+def _from_json(value: Any) -> Any:
+    """The object or list that `value` contains as JSON; `value` itself if it does not."""
+    if not isinstance(value, str):
+        return value
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return value
+    return read if isinstance(read, dict | list) else value
+
+
+def _call_of(content: str | None, name: str) -> dict[str, Any]:
+    call = _from_json(content)
+    if not isinstance(call, dict):
+        raise InvalidRow(f"{name} is a call of a tool, and must be a JSON object, not {found(content)}")
+    return {"type": "function", "function": call}
+
+
+def _is_unweighted(fields: dict[str, Any], name: str) -> bool:
+    """Whether a field excludes the message from the loss. Removes these fields."""
+    values = {field: fields.pop(field) for field in _WEIGHTS if field in fields}
+    for field, value in values.items():
+        if value not in (0, 1):
+            raise InvalidRow(f"{field} of {name} must be 0 or 1, not {found(value)}")
+    return 0 in values.values()

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet as parquet
 
+from lightning_dpo.data.rows.arrow import from_arrow
 from lightning_dpo.data.rows.pairs import Row
-from lightning_dpo.data.rows.reasons import InvalidRow
+from lightning_dpo.data.rows.reasons import InvalidRow, excerpt, found
 from lightning_dpo.errors import UserError
 
 _LONGEST_ROW = 64 << 20  # bytes
-_NOT_AN_OBJECT = "the row is not a JSON object"
+_NOT_AN_OBJECT = "the row must be a JSON object, not {}"
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
@@ -29,6 +30,8 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         UserError: The file does not exist, its format is not supported, or a .json file is not a list.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; data.path and data.val_path name files of pairs")
     if not path.is_file():
         raise UserError(f"{path}: the file does not exist; data.path and data.val_path name files of pairs")
     suffixes = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
@@ -46,8 +49,12 @@ def _lines(path: Path) -> Iterator[Row]:
                     raise UserError(f"{path.name}:{number}: the row is longer than {_LONGEST_ROW >> 20} MB")
                 # The first line may begin with a byte order mark. Empty lines, such as the last one, are not rows.
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if line.strip():
-                    yield f"{path.name}:{number}", _parsed(line)
+                if not line.strip():
+                    continue
+                # An array as the first line; a complete one in a line of its own is only an invalid row.
+                if number == 1 and line.lstrip().startswith(b"[") and (line.strip() == b"[" or _is_list(line)):
+                    raise UserError(f"{path}: the file is one JSON list, not a row per line; rename it to .json")
+                yield f"{path.name}:{number}", _parsed(line)
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{path}: the file is damaged ({error})") from error
 
@@ -63,34 +70,61 @@ def _parsed(line: bytes) -> dict[str, Any] | str:
         return "the line is nested too deeply"
     except ValueError:
         return "the line is not valid JSON"
-    return row if isinstance(row, dict) else _NOT_AN_OBJECT
+    return row if isinstance(row, dict) else _NOT_AN_OBJECT.format(found(row))
+
+
+def _is_list(line: bytes) -> bool:
+    """Whether a line is a list of objects, or the start of one."""
+    return line.lstrip()[1:].lstrip().startswith(b"{")
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Python itself would silently keep the last of two equal keys."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise InvalidRow("the row has the same key twice")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRow(f"the key {excerpt(twice)} occurs twice in an object")
     return row
 
 
 def _list(path: Path) -> Iterator[Row]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(text, object_pairs_hook=_each_key_once)
+    except InvalidRow as reason:
+        raise UserError(f"{path}: {reason}") from reason
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            raise UserError(
+                f"{path}: the file has a row per line, and is not one JSON list; rename it to .jsonl"
+            ) from error
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(rows, list):
-        raise UserError(f"{path}: a .json file must be one list of rows; write .jsonl for one row per line")
+        raise UserError(f"{path}: a .json file must be one list of rows; rename it to .jsonl if it has a row per line")
     for number, row in enumerate(rows, 1):
-        yield f"{path.name}:{number}", row if isinstance(row, dict) else _NOT_AN_OBJECT
+        yield f"{path.name}:{number}", row if isinstance(row, dict) else _NOT_AN_OBJECT.format(found(row))
 
 
 def _table(path: Path) -> Iterator[Row]:
     number = 0
     try:
         for batch in parquet.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
+            for row in _rows_of(batch):
                 number += 1
                 yield f"{path.name}:{number}", row
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: the file is damaged ({error})") from error
+
+
+def _rows_of(batch: pyarrow.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    try:
+        yield from map(from_arrow, batch.to_pylist())
+    except UnicodeDecodeError:  # Parquet does not check its strings: find the rows that are not valid
+        for index in range(len(batch)):
+            try:
+                (row,) = batch.slice(index, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield "a text of the row is not valid UTF-8"
+            else:
+                yield from_arrow(row)

@@ -2,14 +2,18 @@
 
 from typing import Any
 
+from lightning_dpo.data.prefix import common_prefix
 from lightning_dpo.data.rows.pairs import PreferencePair
-from lightning_dpo.data.rows.reasons import InvalidRow
+from lightning_dpo.data.rows.reasons import InvalidRow, excerpt, found
+from lightning_dpo.data.sources.questions import ASSISTANT, messages_of
 
-MARK = "\n\nAssistant:"
 
-
-def hh_pair(row: dict[str, Any]) -> PreferencePair:
+def hh_pair(row: dict[str, Any], *, chat: bool = False) -> PreferencePair:
     r"""Split each dialogue after its last `\n\nAssistant:`. The text before must be the same in both.
+
+    Args:
+        row: A row with `chosen` and `rejected`.
+        chat: Messages, for the chat template, instead of text.
 
     >>> hh_pair({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"})
     {'prompt': '\n\nHuman: Hi\n\nAssistant:', 'chosen': ' Hello', 'rejected': ' No'}
@@ -19,13 +23,20 @@ def hh_pair(row: dict[str, Any]) -> PreferencePair:
     """
     for name in ("chosen", "rejected"):
         if not isinstance(row[name], str):
-            raise InvalidRow(f"{name} must be text, not {type(row[name]).__name__}")
+            raise InvalidRow(f"{name} must be text, not {found(row[name])}")
     # The common prefix of both texts would not do: answers may begin with the same words.
     (prompt, mark, chosen), (other_prompt, other_mark, rejected) = (
-        row[name].rpartition(MARK) for name in ("chosen", "rejected")
+        row[name].rpartition(ASSISTANT) for name in ("chosen", "rejected")
     )
-    if not mark or not other_mark:
-        raise InvalidRow(f"a dialogue has no {MARK.strip()!r}")
+    for name, found_mark in (("chosen", mark), ("rejected", other_mark)):
+        if not found_mark:
+            raise InvalidRow(f"{name} has no {ASSISTANT.strip()!r}")
     if prompt != other_prompt:
-        raise InvalidRow("the two dialogues have different prompts")
+        same = common_prefix(prompt, other_prompt)
+        raise InvalidRow(
+            f"the two dialogues have different prompts (after {same} characters, {excerpt(prompt[same:])} and "
+            f"{excerpt(other_prompt[same:])})"
+        )
+    if chat:
+        return {"prompt": messages_of(prompt + mark), "chosen": chosen.strip(), "rejected": rejected.strip()}
     return {"prompt": prompt + mark, "chosen": chosen, "rejected": rejected}

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import load_dataset
 
+from lightning_dpo.data.rows.arrow import from_arrow
 from lightning_dpo.errors import UserError
 
 
@@ -49,7 +50,7 @@ class HubRows:
                 f"data.rows: {self.name} cannot be loaded ({type(error).__name__}: {error}); without network access, "
                 "set data.path to a file with the same columns"
             ) from error
-        return islice(rows, self.max_rows) if streaming else rows
+        return map(from_arrow, islice(rows, self.max_rows)) if streaming else rows
 
     def location(self, split: str) -> str:
         """The hub's name of a split, for messages: `Anthropic/hh-rlhf[test]`."""

@@ -1,10 +1,12 @@
 """Pairs in the columns of your own file: text or messages, with or without a prompt column."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
-from lightning_dpo.data.rows.messages import as_chat, explicit_pair
+from lightning_dpo.data.rows.columns import optional, value_of
+from lightning_dpo.data.rows.pair_forms import as_chat, explicit_pair
 from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, PreferencePair
-from lightning_dpo.data.rows.reasons import InvalidRow
+from lightning_dpo.data.rows.reasons import InvalidRow, found
 
 
 def jsonl_pair(
@@ -16,11 +18,14 @@ def jsonl_pair(
     query: str | None = None,
     system: str | None = None,
     chat: bool = False,
+    roles: Mapping[str, str] | None = None,
     weight: str | None = None,
     offset: str | None = None,
     source: str | None = None,
 ) -> PreferencePair:
     """The pair in the named columns of a row. The columns `tools` and `chat_template_kwargs` are read as well.
+
+    A column can be a path into objects, such as `response.text`.
 
     Args:
         row: The row.
@@ -30,6 +35,8 @@ def jsonl_pair(
         query: Column of text that is appended to the prompt on a new line (`input` in Alpaca); None: no such column.
         system: Column of a system message; None: no such column.
         chat: Convert text to one user message and its answer, for the chat template.
+        roles: Names of roles in the messages and their standard names, such as `{"environment": "tool"}`, in addition
+            to known ones such as `human` and `gpt`.
         weight: Column with the weight of the pair's loss; None: every pair has weight 1.
         offset: Column of the target reward margin; None: every pair has offset 0.
         source: Column of a subset's name; validation metrics are logged for each; None: no such column.
@@ -38,13 +45,15 @@ def jsonl_pair(
         InvalidRow: The columns do not form a pair.
         KeyError: A column is missing.
     """
-    columns = {"chosen": chosen, "rejected": rejected, "weight": weight, "offset": offset, "source": source}
-    pair = {field: row[column] for field, column in columns.items() if column is not None}
-    pair |= explicit_pair(_question(row, prompt, query, pair["chosen"]), pair["chosen"], pair["rejected"])
+    answers = value_of(row, chosen), value_of(row, rejected)
+    question = _question(row, prompt, query, answers[0])
+    pair = explicit_pair(question, *answers, names=(prompt or "prompt", chosen, rejected), roles=roles)
+    pair |= {name: value_of(row, column) for name, column in (("weight", weight), ("offset", offset)) if column}
+    pair |= {"source": optional(row, source)} if source else {}
     if chat or isinstance(pair["prompt"], list):
-        pair = as_chat(pair, row[system] if system else None)
-    elif system:
-        raise InvalidRow("system needs messages; for text, set data.source.chat=true")
+        pair = as_chat(pair, _text(row, system))
+    elif _text(row, system):
+        raise InvalidRow(f"{system} needs messages; for text, set data.source.chat=true")
     return cast(PreferencePair, pair | {name: row[name] for name in MESSAGE_COLUMNS if row.get(name)})
 
 
@@ -52,13 +61,19 @@ def _question(row: dict[str, Any], prompt: str | None, query: str | None, answer
     """The prompt and, below it, the query. None if the prompt is part of the answers."""
     # Texts may contain their prompt too, but only if prompt=None asks for it: a missing column is likely an error.
     needs_prompt = isinstance(answer, str) and prompt is not None
-    question = row.get(prompt) if prompt is not None else None
-    if needs_prompt and prompt not in row:
-        raise KeyError(prompt)
+    question = value_of(row, prompt) if prompt is not None and needs_prompt else optional(row, prompt)
     if needs_prompt and question is None:
         raise InvalidRow(f"{prompt} is null")
-    if query and row[query]:
+    if more := _text(row, query):
         if not isinstance(question, str):
-            raise InvalidRow("query needs a prompt that is text")
-        question = f"{question}\n{row[query]}"
+            raise InvalidRow(f"{query} can be appended only to a prompt that is text, not {found(question)}")
+        question = f"{question}\n{more}"
     return question
+
+
+def _text(row: dict[str, Any], column: str | None) -> str | None:
+    """The text of a column that may be missing, null or empty."""
+    text = optional(row, column)
+    if not isinstance(text, str | None):
+        raise InvalidRow(f"{column} must be text, not {found(text)}")
+    return text or None

@@ -3,7 +3,8 @@
 from typing import Any
 
 from lightning_dpo.data.rows.pairs import PreferencePair
-from lightning_dpo.data.rows.reasons import InvalidRow
+from lightning_dpo.data.rows.reasons import InvalidRow, found
+from lightning_dpo.data.sources.questions import question_pair
 
 
 def shp_pair(
@@ -20,7 +21,7 @@ def shp_pair(
         InvalidRow: The label is neither 0 nor 1.
     """
     if row["labels"] not in (0, 1):
-        raise InvalidRow(f"labels is {row['labels']!r}, and must be 1 if comment A is preferred, 0 if B")
+        raise InvalidRow(f"labels must be 1 if comment A is preferred, 0 if B, not {found(row['labels'])}")
     low, high = sorted((row["score_A"], row["score_B"]))
     # A score can be zero or negative; then the ratio has no meaning, and the better comment counts as better.
     if low > 0 and high / low < min_score_ratio:
@@ -28,11 +29,3 @@ def shp_pair(
     first, second = row["human_ref_A"], row["human_ref_B"]
     chosen, rejected = (first, second) if row["labels"] == 1 else (second, first)
     return question_pair(row["history"], chosen, rejected, chat)
-
-
-def question_pair(question: str, chosen: str, rejected: str, chat: bool) -> PreferencePair:
-    """A question and two answers, as messages or as text with `Human:` and `Assistant:`."""
-    if chat:
-        return {"prompt": [{"role": "user", "content": question}], "chosen": chosen, "rejected": rejected}
-    prompt = f"\n\nHuman: {question}\n\nAssistant:"
-    return {"prompt": prompt, "chosen": f" {chosen}", "rejected": f" {rejected}"}

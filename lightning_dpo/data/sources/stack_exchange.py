@@ -1,12 +1,12 @@
 """StackExchange answers by score (https://huggingface.co/datasets/HuggingFaceH4/stack-exchange-preferences)."""
 
-from itertools import combinations
 from typing import Any
 
 from bs4 import BeautifulSoup
 
 from lightning_dpo.data.rows.pairs import PreferencePair
-from lightning_dpo.data.sources.shp import question_pair
+from lightning_dpo.data.sources.questions import question_pair
+from lightning_dpo.data.sources.ranked import better_and_worse
 
 
 def stack_exchange_pairs(row: dict[str, Any], *, chat: bool = False) -> list[PreferencePair]:
@@ -18,11 +18,7 @@ def stack_exchange_pairs(row: dict[str, Any], *, chat: bool = False) -> list[Pre
     """
     answers = [(answer["pm_score"], _plain(answer["text"])) for answer in row["answers"]]
     question = _plain(row["question"])
-    return [
-        question_pair(question, chosen, rejected, chat)
-        for (better, chosen), (worse, rejected) in combinations(sorted(answers, reverse=True), 2)
-        if better > worse
-    ]
+    return [question_pair(question, *pair, chat) for pair in better_and_worse(sorted(answers, reverse=True))]
 
 
 def _plain(html: str) -> str:

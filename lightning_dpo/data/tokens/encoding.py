@@ -9,8 +9,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from lightning_dpo.data.prefix import common_prefix
 from lightning_dpo.data.rows.reasons import InvalidRow
-from lightning_dpo.data.tokens.chat_template import ChatPair, ChatTemplate, common_prefix
+from lightning_dpo.data.tokens.chat_pair import ChatPair, ChatRenderer
 from lightning_dpo.data.tokens.special_tokens import special_tokens
 
 Ids = list[int]
@@ -20,12 +21,13 @@ Mask = list[bool] | None
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A pair as token ids, or the reason why it is invalid."""
+    """A pair as token ids, or the reason why it is invalid. `ignored`: fields of the row that are not in the tokens."""
 
     prompt: Ids
     chosen: tuple[Ids, Mask]
     rejected: tuple[Ids, Mask]
     invalid: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class TextEncoder:
 class ChatEncoder:
     """Messages: rendered by the chat template, which also adds BOS and end-of-turn tokens."""
 
-    template: ChatTemplate
+    render: ChatRenderer
 
     def __call__(self, rows: list[dict[str, Any]]) -> Iterator[EncodedPair]:
         """The pairs of `rows`, in order."""
@@ -104,27 +106,32 @@ class ChatEncoder:
         options = json.loads(row.get("chat_template_kwargs") or "{}")
         if row.get("tools"):
             options["tools"] = json.loads(row["tools"])
-        if self.template.holds_special(prompt, chosen, rejected, options):
+        template = self.render.template
+        # Roles and names of fields are not text of the user.
+        messages = (*prompt, *chosen, *rejected)
+        texts = [value for message in messages for name, value in message.items() if name != "role"]
+        if template.holds_special(texts, options):
             return "the text contains a special token of the tokenizer"
         try:
-            sides = self.template.pair(prompt, chosen, options), self.template.pair(prompt, rejected, options)
+            sides = self.render(prompt, chosen, options), self.render(prompt, rejected, options)
         except InvalidRow as reason:
             return str(reason)
-        ended = (self.template.ends(side.whole[common_prefix(side.prompt, side.whole) :]) for side in sides)
+        ended = (template.ends(side.whole[common_prefix(side.prompt, side.whole) :]) for side in sides)
         return sides if all(ended) else "the chat template does not end an answer with an end-of-turn token"
 
     def _encoded(self, sides: tuple[ChatPair, ChatPair], prompt: Ids, chosen: Ids, rejected: Ids) -> EncodedPair:
         masks = [
             self._mask(side, [*prompt, *ids], len(prompt)) for side, ids in zip(sides, (chosen, rejected), strict=True)
         ]
-        tokenizer, reason = self.template.tokenizer, ""
+        tokenizer, reason = self.render.template.tokenizer, ""
         # Some templates begin every turn with BOS. Two in a row are an error: the tokenizer adds one too.
         twice = (tokenizer.bos_token_id,) * 2
         if any(twice in itertools.pairwise([*prompt, *ids]) for ids in (chosen, rejected)):
             reason = "the chat template writes two BOS tokens in a row"
         elif unknown_id(tokenizer) in {*prompt, *chosen, *rejected}:
             reason = "the text contains characters that the tokenizer does not know"
-        return EncodedPair(prompt, (chosen, masks[0]), (rejected, masks[1]), reason)
+        ignored = tuple(sorted(sides[0].ignored | sides[1].ignored))
+        return EncodedPair(prompt, (chosen, masks[0]), (rejected, masks[1]), reason, ignored)
 
     def _mask(self, side: ChatPair, whole: Ids, start: int) -> Mask:
         """Whether each token of a completion is in a scored turn."""
@@ -137,7 +144,7 @@ class ChatEncoder:
         return scored[start:]
 
     def _ids(self, texts: list[str]) -> list[Ids]:
-        return self.template.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+        return self.render.template.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
 
 
 def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,17 +15,25 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS
+from lightning_dpo.data.tokens.chat_pair import ChatRenderer
 from lightning_dpo.data.tokens.chat_template import ChatTemplate
 from lightning_dpo.data.tokens.digests import tokenizer_digests, tokenizer_facts
 from lightning_dpo.data.tokens.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder
 from lightning_dpo.errors import UserError
 
+log = logging.getLogger(__name__)
+
 # Part of the cache key: increase it whenever the result for a row changes.
-_VERSION = 6
+_VERSION = 7
 _COLUMNS = Features(
     {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
-    | {"invalid": Value("string"), "overlong": Value("bool"), "truncated": Value("bool")}
+    | {
+        "ignored": List(Value("string")),
+        "invalid": Value("string"),
+        "overlong": Value("bool"),
+        "truncated": Value("bool"),
+    }
     # Lengths before truncation.
     | {name: Value("int64") for name in ("prompt_length", "chosen_length", "rejected_length")}
 )
@@ -50,7 +59,7 @@ class Tokenization:
     chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
 
     def tokenize(self, pairs: Dataset) -> Dataset:
-        """Add the columns of `TokenizedPair`, `invalid`, `overlong`, `truncated` and lengths to `pairs`.
+        """Add the columns of `TokenizedPair`, `invalid`, `ignored`, `overlong`, `truncated` and lengths to `pairs`.
 
         Fast tokenizers use all cores. The result is cached on disk by content: rows, tokenizer and settings.
 
@@ -65,6 +74,11 @@ class Tokenization:
         elif self.chat_template_kwargs:
             raise UserError(
                 "data.chat_template_kwargs has no effect: it applies only to messages, and the data are text"
+            )
+        elif self._template.source:
+            log.warning(
+                "The data are text, so the chat template of %s is not applied; to apply it, set data.source.chat=true.",
+                self.tokenizer.name_or_path or "the model",
             )
         key = self.cache_key(pairs, self._template.probe() if chat else "")
         folder = Path(datasets.config.HF_DATASETS_CACHE, "lightning_dpo")
@@ -89,7 +103,7 @@ class Tokenization:
     def _batch(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         results: list[dict[str, Any]] = [{}] * len(rows)
-        for chat, encoder in ((False, self._text), (True, ChatEncoder(self._template))):
+        for chat, encoder in ((False, self._text), (True, ChatEncoder(ChatRenderer(self._template, self.score)))):
             indices = [index for index, row in enumerate(rows) if bool(row.get("chat")) is chat]
             for index, pair in zip(indices, encoder([rows[index] for index in indices]), strict=True):
                 results[index] = self._fitted(pair)
@@ -108,8 +122,8 @@ class Tokenization:
             chosen, rejected = ((ids[:room], mask and mask[:room]) for ids, mask in (chosen, rejected))
         if not invalid and (chosen == rejected or not _scores(*chosen) or not _scores(*rejected)):
             invalid = "truncation leaves no difference between the answers" if truncated else IDENTICAL_ANSWERS
-        names = ("prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored")
-        values = (prompt, *chosen, *rejected, invalid, overlong and not truncated, truncated, *lengths)
+        names = ("prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored", "ignored")
+        values = (prompt, *chosen, *rejected, pair.ignored, invalid, overlong and not truncated, truncated, *lengths)
         whole = ("prompt_length", "chosen_length", "rejected_length")
         return dict(zip((*names, "invalid", "overlong", "truncated", *whole), values, strict=True))
 
@@ -131,7 +145,7 @@ class Tokenization:
 
     @cached_property
     def _template(self) -> ChatTemplate:
-        return ChatTemplate(self.tokenizer, self.score, self.chat_template_kwargs)
+        return ChatTemplate(self.tokenizer, self.chat_template_kwargs)
 
     def cache_key(self, pairs: Dataset, probe: str = "") -> str:
         """Digest of everything that the result depends on. `probe`: output of the template, with its date."""

@@ -20,10 +20,10 @@ BAD = {
     "malformed JSON": (b'{"prompt": "Q:", "chosen":', "bad.jsonl:3: the line is not valid JSON"),
     "a key twice": (
         b'{"prompt": "Q:", "prompt": "R:", "chosen": "a", "rejected": "b"}',
-        "bad.jsonl:3: the row has the same key twice",
+        "bad.jsonl:3: the key .prompt. occurs twice in an object",
     ),
     "no UTF-8": (b'{"prompt": "\xff", "chosen": "a", "rejected": "b"}', "bad.jsonl:3: the line is not valid UTF-8"),
-    "no object": (["a"], "bad.jsonl:3: the row is not a JSON object"),
+    "no object": (["a"], "bad.jsonl:3: the row must be a JSON object, not a list"),
     "a missing field": (
         {"prompt": "Q:", "chosen": " a"},
         r"bad.jsonl:3: column 'rejected' is missing; there are prompt, chosen",
@@ -34,12 +34,18 @@ BAD = {
     ),
     "a number": (
         GOOD | {"chosen": 1},
-        "bad.jsonl:3: prompt and answers must both be .*, not int",
+        r"bad.jsonl:3: chosen must be text or messages, not a number \(1\)",
     ),
-    "a NaN": (b'{"prompt": "Q:", "chosen": NaN, "rejected": "b"}', "bad.jsonl:3: .* both be messages, not float"),
+    "a NaN": (
+        b'{"prompt": "Q:", "chosen": NaN, "rejected": "b"}',
+        r"bad.jsonl:3: chosen must be text or messages, not a number \(nan\)",
+    ),
     "a null prompt": (GOOD | {"prompt": None}, "bad.jsonl:3: prompt is null"),
-    "a null answer": (GOOD | {"chosen": None}, "bad.jsonl:3: .* both be messages, not null"),
-    "text and messages": (GOOD | {"chosen": [assistant("a")]}, "bad.jsonl:3: .* both be messages, not str"),
+    "a null answer": (GOOD | {"chosen": None}, "bad.jsonl:3: chosen must be text or messages, not null"),
+    "text and messages": (
+        GOOD | {"chosen": [assistant("a")]},
+        "bad.jsonl:3: rejected must be messages, as the other answer is, not text",
+    ),
     "an empty prompt": (GOOD | {"prompt": " "}, "bad.jsonl:3: the prompt is empty"),
     "an empty answer": (GOOD | {"rejected": "\n"}, "bad.jsonl:3: an answer is empty"),
     "identical answers": (GOOD | {"rejected": " yes"}, "bad.jsonl:3: both answers are identical"),
@@ -82,12 +88,12 @@ def test_a_prompt_that_leaves_no_room(tmp_path, tokenizer):
 CHAT = {"prompt": [user("Q")], "chosen": [assistant("yes")], "rejected": [assistant("no")]}
 BAD_CHAT = {
     "a control token": ([user("<|im_end|>")], "the text contains a special token of the tokenizer"),
-    "an answer as prompt": ([user("Q"), assistant("A")], "the prompt ends with a message of the assistant"),
+    "an answer as prompt": ([user("Q"), assistant("A")], "prompt ends with a message of the assistant"),
     "no text": ([user(" ")], "the prompt is empty"),
-    "no role": ([{"content": "Q"}], "a message has no role"),
+    "no role": ([{"content": "Q"}], r"prompt\[0\] has no role"),
     "a picture": (
         [{"role": "user", "content": [{"type": "image"}]}],
-        "the content of a message must be text, not list",
+        r"the content of prompt\[0\] has a part that is not text \('image'\): only text is supported",
     ),
 }
 

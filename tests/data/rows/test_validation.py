@@ -1,16 +1,19 @@
 import datetime
 import json
+import re
 
 import pytest
 from datasets import Dataset
 
-from lightning_dpo.data.rows.validation import to_pairs, valid
+from lightning_dpo.data.rows.reading import to_pairs
+from lightning_dpo.data.rows.reasons import without_excerpts
+from lightning_dpo.data.rows.validation import valid
 from lightning_dpo.errors import UserError
 
 GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}
 INVALID = {
     "column 'rejected' is missing; there are prompt, chosen": {"prompt": "p", "chosen": "c"},
-    "prompt and answers must both be text or both be messages, not int": GOOD | {"chosen": 1},
+    "chosen must be text or messages, not a number (1)": GOOD | {"chosen": 1},
     "the prompt is empty": GOOD | {"prompt": " "},
     "an answer is empty": GOOD | {"rejected": "\n"},
     "both answers are identical": GOOD | {"rejected": "c"},
@@ -26,7 +29,7 @@ INVALID = {
         ],
         "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
     },
-    "TypeError: unhashable type": {
+    "the role of chosen[0] must be text, not a list (['human'])": {
         "chosen": [{"from": ["human"], "value": "q"}, {"from": "gpt", "value": "a"}],
         "rejected": [{"from": ["human"], "value": "q"}, {"from": "gpt", "value": "b"}],
     },
@@ -34,7 +37,7 @@ INVALID = {
 
 
 def pairs_of(*rows, to_pair=lambda row: row) -> Dataset:
-    return to_pairs([(f"file:{n}", row) for n, row in enumerate(rows, 1)], to_pair, "rows")
+    return to_pairs([(f"file:{n}", row) for n, row in enumerate(rows, 1)], to_pair, "rows")[0]
 
 
 @pytest.mark.parametrize("reason", INVALID)
@@ -42,13 +45,17 @@ def test_every_reason(reason):
     pairs = pairs_of(GOOD, INVALID[reason])
     valid_row, invalid_row = pairs["invalid"][:]
     assert (valid_row, invalid_row.startswith(reason)) == ("", True)
-    with pytest.raises(UserError, match=rf"file:2: {reason}.*1 of 2 rows are invalid \(1: {reason}"):
+    with pytest.raises(
+        UserError,
+        match=rf"file:2: {re.escape(reason)}.*1 of 2 rows are invalid \(1: {re.escape(without_excerpts(reason))}",
+    ):
         valid(pairs, "error", 0.01, None)
 
 
 @pytest.mark.parametrize("value", [None, "1", True, float("nan"), 1e300])
 def test_a_weight_must_be_a_finite_number(value):
-    assert pairs_of(GOOD | {"weight": value})["invalid"][:] == [f"weight must be a finite number, not {value!r}"]
+    (reason,) = pairs_of(GOOD | {"weight": value})["invalid"][:]
+    assert reason.startswith("weight must be a finite number, not ")
 
 
 def better_response(row):

@@ -34,7 +34,10 @@ def test_a_line_that_is_not_a_row_is_reported(tmp_path):
     path = tmp_path / "file.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": \n\n"text"\n{"prompt": "\xff"}\n' + b"[" * 20_000)
     places = [("file.jsonl:1", {"prompt": "a"}), ("file.jsonl:2", "the line is not valid JSON")]
-    places += [("file.jsonl:4", "the row is not a JSON object"), ("file.jsonl:5", "the line is not valid UTF-8")]
+    places += [
+        ("file.jsonl:4", "the row must be a JSON object, not text ('text')"),
+        ("file.jsonl:5", "the line is not valid UTF-8"),
+    ]
     places += [("file.jsonl:6", "the line is nested too deeply")]
     assert list(read_rows(path)) == places
 

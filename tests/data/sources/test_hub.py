@@ -20,8 +20,8 @@ def test_the_splits_and_the_folder_of_the_hub_are_read(monkeypatch):
 
     monkeypatch.setattr(hub, "load_dataset", load_dataset)
     source = Part(hh_pair, HH)
-    assert source.read("train", "")[0]["where"] == "Anthropic/hh-rlhf[train]:0"
-    assert source.read("validation", "")[0]["where"] == "Anthropic/hh-rlhf[test]:0"
+    assert source.read("train", "")[0]["where"][0] == "Anthropic/hh-rlhf[train]:0"
+    assert source.read("validation", "")[0]["where"][0] == "Anthropic/hh-rlhf[test]:0"
     expected = ("Anthropic/hh-rlhf", None, "harmless-base")
     assert asked == [(*expected, "train", False), (*expected, "test", False)]
 

@@ -13,12 +13,12 @@ def test_columns_by_name():
 @pytest.mark.parametrize(
     ("row", "columns", "reason"),
     [
-        ({"sys": "Be kind."}, {"system": "sys"}, "system needs messages; for text, set data.source.chat=true"),
+        ({"sys": "Be kind."}, {"system": "sys"}, "sys needs messages; for text, set data.source.chat=true"),
         ({"prompt": None}, {}, "prompt is null"),
         (
             {"prompt": [{"role": "user", "content": "q"}], "in": "x"},
             {"query": "in"},
-            "query needs a prompt that is text",
+            "in can be appended only to a prompt that is text, not a list",
         ),
     ],
 )
@@ -27,7 +27,7 @@ def test_a_column_without_effect_makes_a_row_invalid(row, columns, reason):
         jsonl_pair({"prompt": "q", "chosen": "a", "rejected": "b"} | row, **columns)
 
 
-@pytest.mark.parametrize("columns", [{"query": "inptu"}, {"prompt": "instruction"}, {"weight": "w"}])
+@pytest.mark.parametrize("columns", [{"chosen": "good"}, {"prompt": "instruction"}, {"weight": "w"}])
 def test_a_missing_column_is_a_key_error(columns):
     with pytest.raises(KeyError, match=next(iter(columns.values()))):
         jsonl_pair({"prompt": "q", "chosen": "a", "rejected": "b"}, **columns)

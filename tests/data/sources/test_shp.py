@@ -24,5 +24,5 @@ def test_a_comment_needs_twice_the_votes(votes, kept):
 
 
 def test_a_label_must_be_0_or_1():
-    with pytest.raises(InvalidRow, match="labels is -1, and must be 1 if comment A is preferred, 0 if B"):
+    with pytest.raises(InvalidRow, match=r"labels must be 1 if comment A is preferred, 0 if B, not a number \(-1\)"):
         shp_pair(ROW | {"labels": -1})

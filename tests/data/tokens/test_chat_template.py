@@ -18,6 +18,7 @@ from tests.support.chat import (
     FORMATS,
     IMPLICIT,
     ROWS,
+    TOOLS,
     answers,
     assistant,
     chat_tokenizer,
@@ -51,7 +52,7 @@ def test_a_question_beside_whole_dialogues_works_where_trl_raises(tokenizer, tmp
 def from_file(tmp_path, rows, **columns) -> Dataset:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Part(partial(jsonl_pair, **columns), path=str(path)).read("train", "")
+    return Part(partial(jsonl_pair, **columns), path=str(path)).read("train", "")[0]
 
 
 def test_twenty_rows_of_sharegpt_and_alpaca_have_the_ids_of_their_messages(tokenizer, tmp_path):
@@ -135,7 +136,7 @@ def test_messages_need_a_template(tokenizer):
 
 def test_a_template_must_end_an_answer(tokenizer):
     with pytest.raises(
-        UserError, match=r"does not end an answer with a special token \('.*b'\).* would not learn to stop"
+        UserError, match=r"does not end an answer with a special token \('.*Zq7'\).* would not learn to stop"
     ):
         tokens(chat_tokenizer(tokenizer, CHATML.replace("<|im_end|>", "")), EXPLICIT)
     picky = CHATML.replace("<|im_end|>", "{% if message.content != 'no' %}<|im_end|>{% endif %}")
@@ -164,14 +165,12 @@ def test_a_prompt_that_a_template_writes_otherwise_is_noticed(tokenizer):
     ]
 
 
-def test_turns_that_a_template_rewrites_cannot_be_scored_and_the_last_can(tokenizer):
+def test_turns_that_a_template_rewrites_cannot_be_scored(tokenizer):
     content = "{{ message.content if loop.last or message.role == 'user' else '...' }}"
     forgetful = CHATML.replace("{{ message.content or '' }}", content)
     chat = chat_tokenizer(tokenizer, forgetful)
     (row,) = tokens(chat, [DIALOGUE], score="all")
-    assert row["invalid"] == "the chat template renders an assistant turn differently when other messages follow"
-    (row,) = tokens(chat, [EXPLICIT[2]])
-    assert row["invalid"] == ""
+    assert row["invalid"] == "the chat template omits the content of a message with the role 'assistant'"
 
 
 def test_what_is_not_scored_is_cut_along(tokenizer):
@@ -204,3 +203,125 @@ def test_a_template_is_a_program_with_limits(tokenizer, monkeypatch, template, e
     chat = chat_tokenizer(tokenizer, template)
     with pytest.raises(error, match=message):
         chat_template.ChatTemplate(chat).render([user("a"), assistant("b")], {})
+
+
+def test_an_answers_text_is_not_taken_for_the_end_of_the_template(tokenizer):
+    """The end token contains a letter of the answer."""
+    chat = chat_tokenizer(tokenizer, CHATML.replace("<|im_end|>", "<|bot_end|>"))
+    chat.add_special_tokens({"additional_special_tokens": ["<|bot_end|>"]})
+    (row,) = tokens(chat, EXPLICIT[:1])
+    assert row["invalid"] == ""
+
+
+@pytest.mark.parametrize(
+    ("special", "text", "invalid"),
+    [("<|q|>", 'a <|q|> "b"', True), ('<|"|>', 'say <|"|>', True), ("role", "a", False), ("content", "a", False)],
+)
+def test_special_tokens_are_searched_in_the_texts_only(tokenizer, special, text, invalid):
+    """Not in the names of fields, and not in JSON, which escapes quotes."""
+    chat = chat_tokenizer(tokenizer)
+    chat.add_special_tokens({"additional_special_tokens": [special]})
+    (row,) = tokens(chat, [EXPLICIT[0] | {"prompt": [user(text)]}])
+    assert row["invalid"] == ("the text contains a special token of the tokenizer" if invalid else "")
+
+
+ONLY_KNOWN = CHATML.replace("{% for message in messages %}", "{% for message in messages if message.role in KNOWN %}")
+ONLY_KNOWN = ONLY_KNOWN.replace("KNOWN", "['user', 'assistant']")
+CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"n": 12}}}]}
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "reason"),
+    [
+        (
+            ONLY_KNOWN,
+            {"prompt": [{"role": "developer", "content": "In French."}, user("Hi?")]},
+            "the chat template omits the content of a message with the role 'developer'; to convert the role, set "
+            "data.source.roles",
+        ),
+        (
+            CHATML,
+            {"chosen": [assistant("4") | {"reasoning_content": "two and two"}]},
+            "the chat template omits the reasoning of a message with the role 'assistant'",
+        ),
+        (
+            CHATML.replace("message.content or ''", "(message.content or '').split('</think>')[-1]"),
+            {"chosen": [assistant("<think>two and two</think>4")]},
+            "the chat template omits the reasoning of a message with the role 'assistant'",
+        ),
+        (
+            CHATML.replace("{{ call.function | tojson }}", ""),
+            {"chosen": [CALL]},
+            "the chat template omits the tool_calls of a message with the role 'assistant'",
+        ),
+        (
+            CHATML.replace("call.function | tojson", "call.function.name"),
+            {"chosen": [CALL]},
+            "the chat template omits the tool_calls of a message with the role 'assistant'",
+        ),
+        (CHATML.replace("tools | tojson", "'some'"), {"tools": TOOLS}, "the chat template does not write the tools"),
+        # The same word in another message does not hide that one is missing.
+        (
+            ONLY_KNOWN,
+            {"prompt": [user("Hi?"), {"role": "note", "content": "Hi?"}, user("So?")]},
+            "the chat template omits the content of a message with the role 'note'; to convert the role, set "
+            "data.source.roles",
+        ),
+    ],
+)
+def test_what_a_template_omits_makes_a_row_invalid(tokenizer, template, row, reason):
+    chat = chat_tokenizer(tokenizer, template)
+    (found,) = tokens(chat, [EXPLICIT[0] | row])
+    assert found["invalid"] == reason
+
+
+def test_reasoning_of_earlier_turns_may_be_omitted_and_is_reported(tokenizer):
+    """As the templates of thinking models do, in generation too."""
+    last = "(message.content or '') if loop.last else (message.content or '').split('</think>')[-1]"
+    chat = chat_tokenizer(tokenizer, CHATML.replace("message.content or ''", last))
+    row = {
+        "prompt": [user("One?"), assistant("<think>easy</think>1"), user("Two?")],
+        "chosen": [assistant("<think>sure</think>2")],
+        "rejected": [assistant("3")],
+    }
+    (found,) = tokens(chat, [row])
+    assert (found["invalid"], found["ignored"]) == ("", ["reasoning of earlier turns"])
+    assert decoded(chat, found, "chosen").startswith("<think>sure</think>2")
+
+
+def test_fields_that_the_template_does_not_read_are_listed(tokenizer):
+    row = EXPLICIT[0] | {"chosen": [assistant("yes") | {"score": 5}], "chat_template_kwargs": {"style": "short"}}
+    (found,) = tokens(chat_tokenizer(tokenizer), [row])
+    assert (found["invalid"], found["ignored"]) == ("", ["chat_template_kwargs.style", "messages.score"])
+
+
+def test_a_turn_with_weight_0_is_not_scored(tokenizer):
+    chat = chat_tokenizer(tokenizer)
+    prompt = [user("One?"), assistant("1") | {"weight": 0}, user("Two?")]
+    row = {"prompt": prompt, "chosen": [assistant("2") | {"weight": 1}], "rejected": [assistant("3")]}
+    (found,) = tokens(chat, [row], score="all")
+    assert decoded(chat, found, "chosen") == "2<|im_end|>\n"
+    (found,) = tokens(chat, [row | {"chosen": [assistant("2") | {"loss": False}]}])
+    assert found["invalid"] == "the answer has weight 0, so no turn of it would be scored"
+
+
+def test_arguments_of_calls_are_json_for_a_template_that_joins_them_to_text(tokenizer):
+    joins = CHATML.replace("call.function | tojson", "call.function.name + call.function.arguments")
+    for template, written in ((CHATML, '{"name": "add", "arguments": {"n": 12}}'), (joins, 'add{"n": 12}')):
+        chat = chat_tokenizer(tokenizer, template)
+        (found,) = tokens(chat, [EXPLICIT[0] | {"chosen": [CALL]}])
+        assert decoded(chat, found, "chosen") == f"{written}<|im_end|>\n"
+
+
+def test_a_generation_prompt_that_training_lacks_is_warned_of(tokenizer, caplog):
+    thinking = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
+    tokens(chat_tokenizer(tokenizer, thinking), EXPLICIT[:1])
+    assert r"introduces an answer with" in caplog.text
+    assert "but does not write all of it before an answer in training" in caplog.text
+
+
+def test_text_for_a_chat_model_is_warned_of(tokenizer, caplog):
+    row = {"prompt": "a", "chosen": " b", "rejected": " c"}
+    tokens(chat_tokenizer(tokenizer), [row])
+    assert "the chat template of" in caplog.text
+    assert "to apply it, set data.source.chat=true" in caplog.text

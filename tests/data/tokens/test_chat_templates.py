@@ -7,6 +7,7 @@ import pytest
 import trl
 from datasets import Dataset
 
+from lightning_dpo.data.parts import Part
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
 from tests.support.chat import CHATML, EXPLICIT, chat_tokenizer, decoded, pairs_of, same_ids, tokens
@@ -52,10 +53,20 @@ def test_arguments_of_the_template_for_all_rows_and_for_one(tokenizer):
         given.tokenize(text)
 
 
+def test_an_argument_that_the_template_does_not_read_is_an_error(tokenizer):
+    chat = chat_tokenizer(tokenizer)
+    with pytest.raises(
+        UserError, match=r"chat_template_kwargs.date_string has no effect: the chat template of .* does"
+    ):
+        Tokenization(chat, 400, "drop", "last", {"date_string": "1 May"}).tokenize(pairs_of(EXPLICIT[:1]))
+
+
 def test_a_template_with_a_date_is_warned_of_and_not_cached_over_days(tokenizer, caplog, monkeypatch):
     dated = "{{ date_string | default(strftime_now('%d %b')) }}" + CHATML
     tokens(chat_tokenizer(tokenizer, dated), EXPLICIT[:1])
-    assert "contains today's date" in caplog.text
+    assert "contains today's date, so tokens differ from day to day; to set a date, use" in caplog.text
+    tokens(chat_tokenizer(tokenizer, "{{ strftime_now('%d %b') }}" + CHATML), EXPLICIT[:1])
+    assert "the template has no argument for another date" in caplog.text
     chat = chat_tokenizer(tokenizer)
     pairs = Dataset.from_dict({"prompt": ["a"]})
     digests = {Tokenization(chat, 9, "drop").cache_key(pairs, probe) for probe in ("21 Nov", "22 Nov")}
@@ -65,7 +76,7 @@ def test_a_template_with_a_date_is_warned_of_and_not_cached_over_days(tokenizer,
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"tools": "search(query)"}, "tools is not valid JSON"),
+        ({"tools": "search(query)"}, "tools must be JSON, not text ('search(query)')"),
         ({"tools": '{"name": "search"}'}, "tools must be a list"),
         (
             {"chat_template_kwargs": '{"chat_template": "x"}'},
@@ -83,4 +94,5 @@ def test_tools_and_arguments_are_checked(columns, reason):
 def test_fields_that_arrow_fills_up_are_not_part_of_a_tool():
     first, second = ({"type": "function", "function": {"name": name, name: 1}} for name in "ab")
     rows = Dataset.from_list([EXPLICIT[0] | {"tools": [first]}, EXPLICIT[1] | {"tools": [second]}])
-    assert [json.loads(tools) for tools in pairs_of(rows)["tools"]] == [[first], [second]]
+    pairs, _ = Part(lambda row: row, rows=lambda split: rows).read("train", "")
+    assert [json.loads(tools) for tools in pairs["tools"]] == [[first], [second]]

@@ -136,7 +136,7 @@ def test_fifty_hh_rows_have_trls_token_ids(tokenizer, tmp_path):
     """All fifty: prompts end with `Assistant:` and answers begin with a space, so no token merges across."""
     from tests.support.trl_trainer import trl_trainer
 
-    pairs = Part(hh_pair, path=HH_FILE).read("train", "")
+    pairs = Part(hh_pair, path=HH_FILE).read("train", "")[0]
     pairs = pairs.select([row for row, reason in enumerate(pairs["invalid"]) if not reason][:50])
     ours = Tokenization(tokenizer, 2048, "drop").tokenize(pairs)
     theirs = trl_trainer(tmp_path, tokenizer, pairs.select_columns(["prompt", "chosen", "rejected"])).train_dataset

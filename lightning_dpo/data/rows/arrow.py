@@ -1,0 +1,18 @@
+"""Rows of Arrow tables, which give every object the fields of all rows."""
+
+from typing import Any
+
+
+def from_arrow(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the null fields within its columns. A null in a table cannot be told from an absent field.
+
+    >>> from_arrow({"a": {"b": None, "c": [1]}, "d": None})
+    {'a': {'c': [1]}, 'd': None}
+    """
+    return {name: _without_null(value) for name, value in row.items()}
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_null(inner) for name, inner in value.items() if inner is not None}
+    return [_without_null(inner) for inner in value] if isinstance(value, list) else value

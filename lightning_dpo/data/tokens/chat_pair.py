@@ -1,0 +1,127 @@
+"""A prompt and an answer as the text of a chat template, with the positions of the scored turns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lightning_dpo.data.prefix import common_prefix
+from lightning_dpo.data.rows.messages import WEIGHT
+from lightning_dpo.data.rows.pairs import Message
+from lightning_dpo.data.rows.reasons import InvalidRow
+from lightning_dpo.data.tokens.chat_template import ChatTemplate
+from lightning_dpo.data.tokens.message_texts import REASONING_PART, contains, missing_parts, names, unread_fields
+
+_ROLES = ("user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class ChatPair:
+    """One side of a pair, rendered by the chat template.
+
+    Attributes:
+        prompt: The prompt with the generation prompt, which introduces an answer.
+        whole: The messages of the prompt and the answer.
+        turns: For each scored turn of the assistant, two prefixes of `whole`: up to the start and up to the end of the
+            turn. None: everything after the prompt is one scored turn.
+        ignored: Fields and parts of the messages that the template does not write.
+    """
+
+    prompt: str
+    whole: str
+    turns: list[tuple[str, str]] | None
+    ignored: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class ChatRenderer:
+    """Renders pairs of messages, and checks that no text of them is missing.
+
+    Args:
+        template: The chat template.
+        score: `last` scores the last turn of an answer; `all` every turn of the assistant, also those of the prompt.
+    """
+
+    template: ChatTemplate
+    score: Literal["last", "all"] = "last"
+
+    def __call__(self, prompt: list[Message], answer: list[Message], options: dict[str, Any]) -> ChatPair:
+        """One side of a pair.
+
+        Args:
+            prompt: Messages before the answer.
+            answer: Messages of the answer.
+            options: `tools` and other arguments of the template.
+
+        Raises:
+            InvalidRow: The template rejects the messages, omits a part of them, or renders them differently when others
+                follow.
+        """
+        messages, render = [*prompt, *answer], self.template.render
+        start, whole = render(prompt, options, introduce=True), render(messages, options)
+        # A template may change whitespace at the end of the prompt, but must not change its messages.
+        shared = common_prefix(start, whole)
+        scored = self._scored(messages, len(prompt))
+        ignored = self._unwritten(prompt, start, start[:shared])
+        ignored |= self._omitted(answer, whole[shared:], [index - len(prompt) for index in scored])
+        ignored |= self._unread(messages, start, options)
+        if self.score == "last" and len(answer) == 1:
+            return ChatPair(start, whole, None, frozenset(ignored))
+        turns = [self._turn(messages, index, whole, options) for index in scored]
+        first = turns[0][0] if self.score == "all" else start
+        return ChatPair(first, whole, turns, frozenset(ignored))
+
+    def _scored(self, messages: list[Message], start: int) -> list[int]:
+        """Indices of the scored messages."""
+        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        if self.score == "last":
+            turns = turns[-1:]
+        weighted = [index for index in turns if message_weight(messages[index])]
+        if not weighted or weighted[-1] < start:
+            raise InvalidRow("the answer has weight 0, so no turn of it would be scored")
+        return weighted
+
+    def _unwritten(self, prompt: list[Message], start: str, shared: str) -> set[str]:
+        """What is omitted from the prompt, after the check that nothing changes when an answer follows."""
+        ignored = self._omitted(prompt, start, [])
+        if len(list(missing_parts(prompt, shared))) > len(list(missing_parts(prompt, start))):
+            raise InvalidRow("the chat template renders the prompt differently when an answer follows")
+        return ignored
+
+    def _omitted(self, messages: list[Message], text: str, scored: Sequence[int]) -> set[str]:
+        """The parts of messages that are not in `text` and need not be: reasoning of turns that are not scored."""
+        ignored = set()
+        for index, part in missing_parts(messages, text):
+            role = messages[index]["role"]
+            if part != REASONING_PART or role != "assistant" or index in scored:
+                raise InvalidRow(
+                    f"the chat template omits the {part} of a message with the role {role!r}"
+                    + ("" if role in _ROLES else "; to convert the role, set data.source.roles")
+                )
+            ignored.add("reasoning of earlier turns")
+        return ignored
+
+    def _unread(self, messages: list[Message], start: str, options: dict[str, Any]) -> set[str]:
+        """The fields of messages, tools and arguments that the template does not read."""
+        template, tools = self.template.source, options.get("tools", [])
+        for tool in tools:
+            function = tool.get("function", tool) if isinstance(tool, dict) else {}
+            if not contains(start, function.get("name", "")):
+                raise InvalidRow("the chat template does not write the tools")
+        ignored = {f"messages.{field}" for field in unread_fields(messages, template)}
+        return ignored | {
+            f"chat_template_kwargs.{name}" for name in options if name != "tools" and not names(template, name)
+        }
+
+    def _turn(self, messages: list[Message], index: int, whole: str, options: dict[str, Any]) -> tuple[str, str]:
+        """The prefixes of `whole` up to the start and up to the end of a turn."""
+        before = self.template.render(messages[:index], options, introduce=True)
+        after = self.template.render(messages[: index + 1], options)
+        start, end = common_prefix(before, whole), common_prefix(after, whole)
+        if any(missing_parts([messages[index]], whole[start:end])):
+            raise InvalidRow("the chat template renders an assistant turn differently when other messages follow")
+        return whole[:start], whole[:end]
+
+
+def message_weight(message: Message) -> int:
+    """0 for a message that is excluded from the loss, otherwise 1."""
+    return int(message.get(WEIGHT, 1))
