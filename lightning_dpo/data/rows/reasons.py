@@ -9,6 +9,7 @@ from lightning_dpo.printable import one_line
 IDENTICAL_ANSWERS = "both answers are identical"
 
 _LONGEST = 40  # characters of an excerpt
+_LONGEST_REASON = 400
 _EXCERPT = re.compile(r" \((after \d|[-\d'\"\[{]).*\)")
 
 
@@ -31,7 +32,8 @@ def reason_of(error: Exception, row: Mapping[str, Any]) -> str:
     else:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     # Reasons quote data, and Arrow and UTF-8 files do not accept lone surrogates.
-    return reason.encode(errors="backslashreplace").decode()
+    reason = reason.encode(errors="backslashreplace").decode()
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
 
 
 def found(value: Any) -> str:

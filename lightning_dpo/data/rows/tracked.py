@@ -53,7 +53,7 @@ class TrackedRow(dict[str, Any]):
         self._read.update(super().keys())
         return super().items()
 
-    def __or__(self, other: Any) -> dict[str, Any]:  # type: ignore[override]
+    def __or__(self, other: Any) -> dict[str, Any]:  # type: ignore[override]  # dict has overloads
         return dict(self.items()) | other
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lightning_dpo.data.prefix import common_prefix
 from lightning_dpo.data.rows.messages import WEIGHT
 from lightning_dpo.data.rows.pairs import Message
-from lightning_dpo.data.rows.reasons import InvalidRow
+from lightning_dpo.data.rows.reasons import InvalidRow, excerpt
 from lightning_dpo.data.tokens.chat_template import ChatTemplate
 from lightning_dpo.data.tokens.message_texts import REASONING_PART, contains, missing_parts, names, unread_fields
 
@@ -94,7 +94,7 @@ class ChatRenderer:
             role = messages[index]["role"]
             if part != REASONING_PART or role != "assistant" or index in scored:
                 raise InvalidRow(
-                    f"the chat template omits the {part} of a message with the role {role!r}"
+                    f"the chat template omits the {part} of a message with the role {excerpt(role)}"
                     + ("" if role in _ROLES else "; to convert the role, set data.source.roles")
                 )
             ignored.add("reasoning of earlier turns")

@@ -44,8 +44,8 @@ def missing_parts(messages: Sequence[Message], text: str) -> Iterator[tuple[int,
             found = _find(text, value, 0 if anywhere else start)
             if found is None:
                 yield index, name
-            elif not anywhere:
-                end = max(end, found)
+            elif name == "content" and not anywhere:
+                end = found  # not after reasoning, which may be omitted here and occur in a later message
         start = end
 
 
