@@ -59,6 +59,7 @@ _LABELS = {
     "counts": "pairs",
     "invalid_rows_by_reason": "invalid rows by reason",
     "invalid_rows": "invalid rows",
+    "ignored": "columns and fields that are not used, by number of rows",
     "duplicates": "duplicate pairs",
     "exchanged_answers": "pairs that also occur with chosen and rejected swapped",
     "prompt_in_validation": "training pairs whose prompt is also in the validation set",
@@ -77,6 +78,7 @@ def statistics(data: "PreferenceDataModule", folder: RunFolder) -> tuple[dict[st
     """
     from datasets import concatenate_datasets
 
+    from lightning_dpo.data.rows.reasons import without_excerpts
     from lightning_dpo.data.rows.statistics import duplicates, longer_wins
 
     listed = folder.invalid_rows
@@ -92,8 +94,9 @@ def statistics(data: "PreferenceDataModule", folder: RunFolder) -> tuple[dict[st
     answers, prompts_of = sum(chosen) + sum(rejected), Counter(row[1] for row in once)
     found = {
         "counts": data.counts,
-        "invalid_rows_by_reason": dict(Counter(row["reason"] for row in invalid).most_common()),
+        "invalid_rows_by_reason": dict(Counter(without_excerpts(row["reason"]) for row in invalid).most_common()),
         "invalid_rows": [f"{row['where']}: {row['reason']}" for row in invalid],
+        "ignored": data.pairs.ignored,
         "duplicates": repeated,
         "exchanged_answers": contradictory,
         "prompt_in_validation": removed + sum(row[1] in seen for row in once),

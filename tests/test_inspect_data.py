@@ -46,14 +46,20 @@ def test_messages_show_their_control_tokens(tmp_path, tokenizer, capsys):
     chat = chat_tokenizer(tokenizer)
     chat.save_pretrained(tmp_path / "chat")
     rows = [
-        {"prompt": [user(f"{n}?")], "chosen": [assistant("Hello")], "rejected": [assistant("No")]} for n in range(9)
+        {"prompt": [{"role": "system", "content": "Be brief."}, user(f"{n}?")], "chosen": [assistant("Hello")]}
+        | {"rejected": [assistant("No") | {"score": 2}], "note": "n"}
+        for n in range(9)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["model=llama", f"model.name={tmp_path / 'chat'}", "data=jsonl", f"data.path={tmp_path / 'rows.jsonl'}"]
-    inspected(tmp_path, *options, "data.val_fraction=0.2", "shown=1")
+    facts = inspected(tmp_path, *options, "data.val_fraction=0.2", "shown=1")
     printed = capsys.readouterr().out
     assert "▏<|im_start|>▏" in printed
     assert "▏<|im_end|>▏\\n▏" in printed
+    for message in ("prompt: system", "Be brief.", "prompt: user", "chosen: assistant", "rejected: assistant"):
+        assert message in printed
+    assert facts["ignored"] == {"note": 9, "messages.score": 9}
+    assert "messages.score: 9" in printed
 
 
 def test_the_default_needs_nothing(tmp_path):
