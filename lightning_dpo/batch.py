@@ -120,7 +120,7 @@ class PreferenceBatch(_Immutable):
             in the padded layout, in which the model's default positions are right.
         segments: The stretches of the stream and their prefixes. None in the padded layout: its rows are independent,
             and causal attention ignores padding on the right.
-        tokens: Number of positions of `input_ids` without padding. Shape: (), int64.
+        row_lengths: Number of positions of each row without padding. Shape: (rows,), int64.
         score_index: Flat position in `input_ids` whose hidden state predicts a scored token. Shape: (scored,), int64.
         target_ids: The scored token. Shape: (scored,), int64.
         completion_index: The completion of the scored token. Shape: (scored,), int64.
@@ -140,7 +140,7 @@ class PreferenceBatch(_Immutable):
     input_ids: Tensor
     position_ids: Tensor | None
     segments: Segments | None
-    tokens: Tensor
+    row_lengths: Tensor
     score_index: Tensor
     target_ids: Tensor
     completion_index: Tensor
@@ -154,6 +154,17 @@ class PreferenceBatch(_Immutable):
     source: Tensor
     step_pairs: Tensor
     step_chosen_tokens: Tensor
+
+    @property
+    def tokens(self) -> Tensor:
+        """Number of positions without padding. Shape: (), int64."""
+        return self.row_lengths.sum()
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """Which positions are not padding. Shape: (rows, length), int64."""
+        positions = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        return (positions < self.row_lengths[:, None]).long()
 
     def __repr__(self) -> str:
         layout = "padded" if self.segments is None else "shared"

@@ -41,8 +41,8 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     from lightning_dpo import DPOModule
     from lightning_dpo.checkpoints.identity import Identity
     from lightning_dpo.checkpoints.reading import entry_of, opened
-    from lightning_dpo.models.causal_lm import ready_policy
     from lightning_dpo.models.facts import check_finite, weights_facts
+    from lightning_dpo.models.preparation import ready_policy
     from lightning_dpo.runs.exports import export_run, model_card, record
 
     config, checked = config_of(run, trust_remote_code)

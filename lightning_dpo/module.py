@@ -22,6 +22,7 @@ from lightning_dpo.metrics import ValidationOutput, metrics_of_sources, preferen
 from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.causal_lm import PolicySource
 from lightning_dpo.models.reference import Auto, ReferenceFactory
+from lightning_dpo.models.router_loss import RouterLoss
 from lightning_dpo.models.sharding import full
 from lightning_dpo.training.optimization import Optimization
 from lightning_dpo.training.optimizers import default_optimizer
@@ -66,6 +67,7 @@ class DPOModule(PolicyModule):
         self.optimization = Optimization(optimizer, scheduler)
         self.train_metrics = preference_metrics("train/", self.loss)
         self.val_metrics = preference_metrics("val/", self.loss)
+        self.router_loss = RouterLoss()
         self.source_metrics: list[MetricCollection] = []  # not submodules: created again for each validation
         self._checks = StepChecks(self.loss)
 
@@ -100,11 +102,12 @@ class DPOModule(PolicyModule):
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """The micro-batch's part of the step's loss. The parts sum to `sum(weight * losses) / step_pairs`."""
         self._checks.check_batch(self.trainer, batch)
-        logps = self(batch)
+        with self.router_loss.recording(self.policy):
+            logps = self(batch)
         loss = checked_loss(self.loss, logps)
         self._checks.check_loss(self.trainer, batch, self.reference, logps, loss)
         self.train_metrics.update(loss, logps, batch.weight, batch.counted)
-        share = (batch.weight * loss.losses).sum() / batch.step_pairs
+        share = (batch.weight * loss.losses).sum() / batch.step_pairs + self.router_loss.term(self.policy, batch)
         # Lightning divides the loss by the accumulation and averages gradients over devices. Both are undone here.
         return share * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
@@ -113,7 +116,8 @@ class DPOModule(PolicyModule):
         # Before clipping, and after gradients are averaged over devices and unscaled.
         norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None]))
         self._checks.check_update(self.trainer, norm)
-        self.log_dict({"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}, batch_size=1)
+        step = {"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}
+        self.log_dict(step | self.router_loss.value(), batch_size=1)
         self._log(self.train_metrics)
 
     def on_validation_epoch_start(self) -> None:

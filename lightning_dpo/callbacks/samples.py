@@ -95,7 +95,7 @@ class Samples(Callback):
         module, data = cast("DPOModule", pl_module), PreferenceDataModule.of(trainer, self)
         # The seed depends on the rank, because all devices sample answers to different prompts.
         writer = Writer(
-            answer_ends(data.val_pairs, data.tokenizer), data.tokenizer.pad_token_id, self.max_new_tokens, self.greedy,
+            answer_ends(data.val_pairs, data.tokenizer), data.tokenizer.eos_token_id, self.max_new_tokens, self.greedy,
             self.batch_size, self.seed + trainer.global_rank, trainer.world_size,
         )  # fmt: skip
         prompts = device_share(self._prompts, trainer.global_rank, trainer.world_size)

@@ -24,7 +24,7 @@ from lightning_dpo.data.tokens.lengths import prompt_numbers, scored_lengths
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout, LayoutName, Layouts, PaddedLayout, SharedLayout
-from lightning_dpo.models.causal_lm import load_tokenizer, ready_tokenizer
+from lightning_dpo.models.tokenizers import load_tokenizer, ready_tokenizer
 from lightning_dpo.training.trainer_attributes import datamodule_of
 
 _ORDER = ("seed", "batch_size", "pairs_per_step", "group_by_prompt")
@@ -112,7 +112,8 @@ class PreferenceDataModule(LightningDataModule):
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
         self.max_tokens, self.layout, self.group_by_prompt = max_tokens, layout, group_by_prompt
-        self.layouts = Layouts(PaddedLayout(tokenizer.pad_token_id, chosen_only), SharedLayout(chosen_only))
+        # Not the pad token, which can be beyond the model's embeddings. Masks do not depend on it.
+        self.layouts = Layouts(PaddedLayout(tokenizer.eos_token_id, chosen_only), SharedLayout(chosen_only))
         self.collate = Collator(self.layouts.shared if layout == "shared" else self.layouts.padded)
         self.prepared: PreparedPairs | None = None
         self.prepared_validation_only = False

@@ -13,9 +13,10 @@ from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.errors import UserError
 from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.models.adapter import NoAdapter
-from lightning_dpo.models.causal_lm import CausalLM, check_fits
+from lightning_dpo.models.causal_lm import CausalLM
 from lightning_dpo.models.digests import weights_digest
 from lightning_dpo.models.facts import STARTING_WEIGHTS
+from lightning_dpo.models.preparation import check_fits
 from lightning_dpo.models.reference import AdapterOff, AnotherModel, Auto, Frozen, LogProbOnly, ReferenceFactory
 from lightning_dpo.module import DPOModule
 from lightning_dpo.runs.exports import RECORD, data_settings

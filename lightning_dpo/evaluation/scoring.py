@@ -49,7 +49,7 @@ class AnswersFile:
         _check_valid(pairs)
         # The reward of a truncated answer would be that of another answer.
         self.answers = replace(tokenization, on_overlong="drop").tokenize(pairs)
-        self.pad_token_id = tokenization.tokenizer.pad_token_id
+        self.pad_token_id = tokenization.tokenizer.eos_token_id
         _check_valid(self.answers)
         for row in self.answers:
             if row["overlong"]:

@@ -40,7 +40,7 @@ class PaddedLayout:
             input_ids=input_ids,
             position_ids=None,
             segments=None,
-            tokens=torch.tensor(sum(len(prompt) + len(ids) for prompt, ids, _ in completions)),
+            row_lengths=torch.tensor([len(prompt) + len(ids) for prompt, ids, _ in completions]),
             # The hidden state of the preceding token predicts a scored one: the last prompt token predicts the first.
             score_index=targets - 1,
             target_ids=input_ids.flatten()[targets],

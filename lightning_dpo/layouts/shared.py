@@ -59,7 +59,7 @@ class _Stream(TypedDict):
     input_ids: Tensor
     position_ids: Tensor
     segments: Segments
-    tokens: Tensor
+    row_lengths: Tensor
     score_index: Tensor
     target_ids: Tensor
     completion_index: Tensor
@@ -95,7 +95,7 @@ def _stream(groups: dict[Prompt, dict[Completion, None]]) -> _Stream:
         input_ids=torch.tensor([input_ids]),
         position_ids=torch.tensor([position_ids]),
         segments=Segments(stretches),
-        tokens=torch.tensor(len(input_ids)),
+        row_lengths=torch.tensor([len(input_ids)]),
         score_index=torch.tensor(score_index),
         target_ids=torch.tensor(target_ids),
         completion_index=torch.tensor(completion_index),

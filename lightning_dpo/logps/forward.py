@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -24,11 +25,31 @@ ATTENTION = "shared_prefix"
 """The name of `shared_prefix/attention.py` in transformers' AttentionInterface."""
 
 _STREAMING = ContextVar("streaming", default=False)
+_ROUTERS = ContextVar("routers", default=False)
 
 
 def is_streaming() -> bool:
     """Whether a model is currently called with a stream: its attention then needs `segments` and no mask."""
     return _STREAMING.get()
+
+
+@contextmanager
+def recording_routers() -> Iterator[None]:
+    """Context in which forward passes with gradient also return the router logits of a mixture-of-experts model."""
+    token = _ROUTERS.set(True)
+    try:
+        yield
+    finally:
+        _ROUTERS.reset(token)
+
+
+def router_arguments(model: nn.Module, record: bool = False) -> dict[str, bool]:
+    """The argument that makes a model return its router logits or not, whatever its config says; {} without routers.
+
+    With the flag of the config, `generate` fails for padded prompts, in transformers itself.
+    """
+    has_routers = hasattr(base_model(model).config.get_text_config(), "output_router_logits")
+    return {"output_router_logits": record} if has_routers else {}
 
 
 def base_model(model: nn.Module) -> "PreTrainedModel":
@@ -87,8 +108,9 @@ def call(policy: "PreTrainedModel", batch: PreferenceBatch) -> Any:
         UserError: The batch has the shared layout, and the policy's attention does not support it.
     """
     # No attention mask is needed in the padded layout: padding is on the right, and causal attention ignores it.
+    options = router_arguments(policy, _ROUTERS.get() and torch.is_grad_enabled())
     if batch.segments is None:
-        return policy(input_ids=batch.input_ids, use_cache=False)
+        return policy(input_ids=batch.input_ids, use_cache=False, **options)
     if attention_of(policy) != ATTENTION:
         raise UserError(
             f"a batch of the shared layout needs attention {ATTENTION!r}, and the policy has {attention_of(policy)!r}: "
@@ -98,7 +120,11 @@ def call(policy: "PreTrainedModel", batch: PreferenceBatch) -> Any:
     token = _STREAMING.set(True)
     try:
         return policy(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, segments=batch.segments, use_cache=False
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            segments=batch.segments,
+            use_cache=False,
+            **options,
         )
     finally:
         _STREAMING.reset(token)

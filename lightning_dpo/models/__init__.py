@@ -1,7 +1,8 @@
 """The policy: opened, adapted, compared with a reference, sharded, and its answers."""
 
-from lightning_dpo.models.adapter import AdapterFactory, Continue, LoRA, NoAdapter
+from lightning_dpo.models.adapter import AdapterFactory, Continue, NoAdapter
 from lightning_dpo.models.causal_lm import CausalLM
+from lightning_dpo.models.lora import LoRA
 from lightning_dpo.models.reference import (
     AdapterCopy,
     AdapterOff,

@@ -1,26 +1,26 @@
 """A Hugging Face causal LM and its tokenizer: opened by name or built from a config, and prepared for training."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file, find_adapter_config_file
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.logps.forward import vocabulary
-from lightning_dpo.printable import one_line
+from lightning_dpo.models.adapter_kinds import check_supported
+from lightning_dpo.models.failures import failure
+from lightning_dpo.models.opening import open_model
+from lightning_dpo.models.router_loss import set_coefficient
+from lightning_dpo.models.tokenizers import load_tokenizer
 
 # Private arguments of transformers' `cached_file`: return None for a missing file instead of raising OSError.
 OPTIONAL = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-_LONGEST_REASON = 300
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -39,6 +39,8 @@ class CausalLM:
         gradient_checkpointing: Recompute activations in the backward pass, non-reentrant, to save memory.
         trust_remote_code: Execute Python code that comes with the model.
         tokenizer_name: Hub id or folder of the tokenizer; None: `name`.
+        router_loss_coef: Coefficient of the auxiliary router loss of a mixture-of-experts model; 0: the loss is not
+            used; None: the coefficient of the model's config.
     """
 
     name: str
@@ -49,6 +51,7 @@ class CausalLM:
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
     tokenizer_name: str | None = None
+    router_loss_coef: float | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -71,34 +74,32 @@ class CausalLM:
         """
         base = self.base()
         named = f"model.name={self.name}" if base == self.name else f"model.name={self.name}: its base model {base}"
-        options = {"attn_implementation": self.attention, "dtype": _DTYPES[self.dtype]}
-        # transformers, peft and safetensors raise many kinds of exceptions for files that are damaged or foreign.
-        open_model: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
-        try:
-            if self.pretrained:
-                options |= {"trust_remote_code": self.trust_remote_code, "output_loading_info": True}
-                model, info = cast(tuple[PreTrainedModel, dict[str, Any]], open_model(base, **options))
-            else:
-                settings = AutoConfig.for_model(**cast(dict[str, Any], self.config))
-                model, info = AutoModelForCausalLM.from_config(settings, **options), {}
-        except Exception as error:
-            raise UserError(f"{named} {_reason(base, error)}") from error
-        if missing := info.get("missing_keys"):
-            raise UserError(
-                f"{named} lacks {len(missing)} tensors of {type(model).__name__}, such as {min(missing)}, which would "
-                "be random: the model is damaged, or its config is that of another model"
-            )
+        options: dict[str, Any] = {"attn_implementation": self.attention, "dtype": _DTYPES[self.dtype]}
+        model = open_model(base, named, options, self.trust_remote_code) if self.pretrained else self._built(options)
+        if self.router_loss_coef is not None:
+            set_coefficient(model, self.router_loss_coef)
         if self.gradient_checkpointing:
             # The reentrant variant needs inputs with gradients, which frozen embeddings under an adapter do not give.
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if base == self.name:
             return model
         try:
+            check_supported(PeftConfig.from_pretrained(self.name), self.name)
             return cast(PreTrainedModel, PeftModel.from_pretrained(model, self.name))
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
-                f"model.name={self.name}: the adapter does not fit {base}: {_reason(self.name, error)}"
+                f"model.name={self.name}: the adapter does not fit {base}: {failure(self.name, error)}"
             ) from error
+
+    def _built(self, options: dict[str, Any]) -> PreTrainedModel:
+        """A model with random weights."""
+        try:
+            settings = AutoConfig.for_model(**cast(dict[str, Any], self.config))
+            return cast(PreTrainedModel, AutoModelForCausalLM.from_config(settings, **options))
+        except Exception as error:
+            raise UserError(f"model.config: {self.config.get('model_type')} {failure(self.name, error)}") from error
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with a pad token; for an adapter without a tokenizer, that of its base model.
@@ -124,35 +125,10 @@ class CausalLM:
             adapter = find_adapter_config_file(self.name)
             base = json.loads(Path(adapter).read_text())["base_model_name_or_path"] if adapter else self.name
         except Exception as error:
-            raise UserError(f"model.name={self.name} {_reason(self.name, error)}") from error
+            raise UserError(f"model.name={self.name} {failure(self.name, error)}") from error
         if not isinstance(base, str) or not base:
             raise UserError(f"model.name={self.name}: adapter_config.json does not name a base model")
         return base
-
-
-def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Open a tokenizer by hub id or folder. Without a pad token, it pads with its end-of-sequence token.
-
-    Raises:
-        UserError: The tokenizer cannot be opened, or it has no end-of-sequence token.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise UserError(f"the tokenizer of {name} {_reason(name, error)}") from error
-    return ready_tokenizer(tokenizer)
-
-
-def ready_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Set the pad token to the end of sequence if there is none. Masks never depend on the pad token."""
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path or 'the model'} has no end-of-sequence token, so answers would "
-            "not end: set tokenizer.eos_token and save the tokenizer"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 class OpensPolicy(Protocol):
@@ -173,69 +149,3 @@ def opened_policy(source: PolicySource) -> PreTrainedModel:
     if isinstance(source, str):
         source = CausalLM(source)
     return source() if callable(source) else source.policy()
-
-
-def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:
-    """Prepare a model for DPO, in place: training mode, no dropout, no embedding exempt from training.
-
-    With dropout, policy and reference would differ by noise before the first step. An adapter keeps its dropout, which
-    only the policy has. Many architectures do not train the embedding of the pad token (`padding_idx`), which is wrong
-    if the pad token is also used as another token.
-    """
-    # The key-value cache is useless in training, and incompatible with gradient checkpointing.
-    policy.config.use_cache = False
-    # Dropout modules of LoRA layers, which keep their probability.
-    own = {id(dropout) for layer in policy.modules() for dropout in getattr(layer, "lora_dropout", {}).values()}
-    # Some architectures read dropout from the config, others from module attributes, in each forward pass.
-    for holder in (policy.config, *policy.modules()):
-        for name, value in list(vars(holder).items()):
-            if ("drop" in name or "pdrop" in name) and isinstance(value, float) and "lora" not in name:
-                setattr(holder, name, 0.0)
-        if isinstance(holder, nn.Dropout) and id(holder) not in own:
-            holder.p = 0.0
-    # nn.Embedding does not train the row `padding_idx`. Here it may be the EOS token, which is scored.
-    cast(nn.Embedding, policy.get_input_embeddings()).padding_idx = None
-    return policy.train()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Context in which the model is in eval mode. It restores the mode of each submodule."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in training:
-            module.training = flag
-
-
-def check_fits(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Check that the policy has an embedding for every token and position.
-
-    Raises:
-        UserError: The tokenizer has more tokens, or `max_length` is larger than the number of positions.
-    """
-    positions: int | None = getattr(policy.config, "max_position_embeddings", None)
-    if positions is not None and max_length > positions:
-        raise UserError(
-            f"data.max_length={max_length}: the model supports {positions} tokens; set it to at most {positions}"
-        )
-    embeddings = vocabulary(policy)
-    if len(tokenizer) > embeddings:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens and the policy {embeddings} embeddings: set "
-            "model.tokenizer_name to the tokenizer of the model, or resize the model's embeddings and save it"
-        )
-
-
-def _reason(name: str, error: Exception) -> str:
-    """Why a model or tokenizer cannot be opened: the predicate of a sentence about it."""
-    text = str(error)
-    if "gated" in text.lower() or "401 Client Error" in text:
-        return "needs permission on the hub: accept its licence on its page, then run `hf auth login`"
-    if not Path(name).is_dir() and isinstance(error, OSError | HFValidationError):
-        return "is neither a folder with a saved model nor a hub id that can be reached"
-    if "weights_only" in text or type(error).__name__ == "UnpicklingError":
-        return "cannot be opened: its weights are a Python pickle that could execute code; use safetensors"
-    return f"cannot be opened: {one_line(text)[:_LONGEST_REASON] or type(error).__name__}"

@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 from lightning_dpo.checkpoints.identity import REFERENCE
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import attention_of
-from lightning_dpo.models.adapter import own_adapter
+from lightning_dpo.models.adapter_kinds import own_adapter
 from lightning_dpo.models.causal_lm import OPTIONAL, CausalLM, PolicySource
 from lightning_dpo.models.digests import digest_of, remembered, tensor_digest, weights_digest
 from lightning_dpo.models.reference import Reference

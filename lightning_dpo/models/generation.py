@@ -11,8 +11,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from lightning_dpo.batch import MicroBatch, TokenizedPair
 from lightning_dpo.layouts import PaddedLayout
-from lightning_dpo.logps.forward import base_model, scored_logits
-from lightning_dpo.models.causal_lm import evaluating
+from lightning_dpo.logps.forward import base_model, router_arguments, scored_logits
+from lightning_dpo.models.preparation import evaluating
 from lightning_dpo.models.reference import Reference
 
 Ids = list[int]
@@ -76,7 +76,13 @@ class Writer:
         )
         # With `synced_gpus`, devices continue forward passes until all have finished, which FSDP needs.
         generate = cast(Callable[..., Tensor], model.generate)
-        ids = generate(input_ids, attention_mask=mask.long(), generation_config=config, synced_gpus=self.devices > 1)
+        ids = generate(
+            input_ids,
+            attention_mask=mask.long(),
+            generation_config=config,
+            synced_gpus=self.devices > 1,
+            **router_arguments(model),
+        )
         return [self._until_end(row) for row in ids[:, width:].tolist()]
 
     def _until_end(self, ids: Ids) -> Ids:

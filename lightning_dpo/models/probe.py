@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import attention_of, vocabulary
 from lightning_dpo.logps.tolerance import tolerance
-from lightning_dpo.models.adapter import REFERENCE
-from lightning_dpo.models.causal_lm import evaluating
+from lightning_dpo.models.adapter_kinds import REFERENCE
+from lightning_dpo.models.preparation import evaluating
 from lightning_dpo.models.reference import Reference
 
 _SEQUENCES, _LENGTH = 2, 9

@@ -16,15 +16,9 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.logps.forward import attention_of
 from lightning_dpo.losses.interface import PreferenceLossFunction
-from lightning_dpo.models.adapter import (
-    AdapterFactory,
-    NoAdapter,
-    copy_adapter,
-    has_dropout,
-    is_untrained,
-    with_copy,
-    without_adapter,
-)
+from lightning_dpo.models.adapter import AdapterFactory, NoAdapter
+from lightning_dpo.models.adapter_kinds import has_dropout, is_untrained, keeps_base
+from lightning_dpo.models.adapter_switching import copy_adapter, with_copy, without_adapter
 from lightning_dpo.models.causal_lm import CausalLM
 
 
@@ -131,6 +125,11 @@ class AdapterOff(ReferenceFactory):
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         if not isinstance(policy, PeftModel):
             raise UserError("reference=adapter_off: the policy has no adapter; set adapter=lora, or use reference=auto")
+        if not keeps_base(policy):
+            raise UserError(
+                "reference=adapter_off: the model without this adapter is not its base model, because the adapter "
+                "trains biases, or was initialized by replacing weights of the model; use reference=auto"
+            )
         return WithinPolicy(policy, without_adapter, starts_equal=is_untrained(policy))
 
 

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lightning_dpo.checkpoints.identity import Facts, packages
 from lightning_dpo.checkpoints.reading import FORMAT
 from lightning_dpo.logps.forward import base_model
-from lightning_dpo.models.adapter import base_name, merged, own_adapter
+from lightning_dpo.models.adapter_kinds import base_name, own_adapter
 from lightning_dpo.models.digests import file_digest
+from lightning_dpo.models.merging import merged
 from lightning_dpo.models.probe import check_same, probe
 from lightning_dpo.printable import name_of, one_line
 from lightning_dpo.run_folder import RunFolder, atomic_folder

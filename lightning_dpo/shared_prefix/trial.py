@@ -13,7 +13,7 @@ from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.logps.forward import ATTENTION, attention_of, base_model
 from lightning_dpo.logps.tolerance import tolerance
-from lightning_dpo.models.causal_lm import evaluating
+from lightning_dpo.models.preparation import evaluating
 from lightning_dpo.training.rank_checks import on_all_devices
 
 _GRADIENTS = 0.1  # maximum relative difference of gradient norms; rounding in bf16 is smaller

@@ -13,8 +13,9 @@ from lightning_dpo.checkpoints.reading import ENTRY, FORMAT, check_resumable, en
 from lightning_dpo.errors import UserError
 from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.models.adapter import AdapterFactory
-from lightning_dpo.models.causal_lm import PolicySource, check_fits, opened_policy, ready_policy
+from lightning_dpo.models.causal_lm import PolicySource, opened_policy
 from lightning_dpo.models.facts import adapter_facts, model_facts, reference_facts, weights_facts
+from lightning_dpo.models.preparation import check_fits, ready_policy
 from lightning_dpo.models.probe import check_opened, probe
 from lightning_dpo.models.reference import Reference, ReferenceFactory
 from lightning_dpo.models.sharding import shard

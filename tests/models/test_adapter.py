@@ -8,15 +8,10 @@ from transformers import LlamaForCausalLM
 from lightning_dpo import DPOModule, UserError
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO
-from lightning_dpo.models.adapter import (
-    AdapterFactory,
-    Continue,
-    LoRA,
-    copy_adapter,
-    merged,
-    with_copy,
-    without_adapter,
-)
+from lightning_dpo.models.adapter import AdapterFactory, Continue
+from lightning_dpo.models.adapter_switching import copy_adapter, with_copy, without_adapter
+from lightning_dpo.models.lora import LoRA
+from lightning_dpo.models.merging import merged
 from lightning_dpo.models.probe import probe
 from lightning_dpo.models.reference import AdapterOff
 from tests.support.models import make_llama

@@ -13,16 +13,11 @@ from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.callbacks import LastCheckpoint
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO
-from lightning_dpo.models.adapter import (
-    Continue,
-    LoRA,
-    NoAdapter,
-    copy_adapter,
-    is_untrained,
-    with_copy,
-    without_adapter,
-)
+from lightning_dpo.models.adapter import Continue, NoAdapter
+from lightning_dpo.models.adapter_kinds import is_untrained
+from lightning_dpo.models.adapter_switching import copy_adapter, with_copy, without_adapter
 from lightning_dpo.models.causal_lm import CausalLM
+from lightning_dpo.models.lora import LoRA
 from lightning_dpo.models.reference import AdapterOff, Auto, Frozen
 from lightning_dpo.runs.exports import export
 from tests.support.models import make_llama

@@ -9,8 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
-from lightning_dpo.models.adapter import LoRA
-from lightning_dpo.models.causal_lm import CausalLM, check_fits, ready_policy, ready_tokenizer
+from lightning_dpo.models.causal_lm import CausalLM
+from lightning_dpo.models.lora import LoRA
+from lightning_dpo.models.preparation import check_fits, ready_policy
+from lightning_dpo.models.tokenizers import ready_tokenizer
 from lightning_dpo.runs.exports import export
 from tests.support.models import SMALL, VOCABULARY, make_llama
 from tests.support.pairs import padded_batch, random_pairs
@@ -90,7 +92,7 @@ def test_a_tokenizer_must_end_sequences(tokenizer):
 
 
 def test_more_tokens_than_embeddings(tokenizer):
-    with pytest.raises(UserError, match=r"the tokenizer has 299 tokens and the policy 64 embeddings"):
+    with pytest.raises(UserError, match=r"the tokenizer has a token with the id 298 and the policy has 64 embeddings"):
         check_fits(make_llama(vocab_size=64), tokenizer, 10)
 
 

@@ -5,8 +5,8 @@ import torch
 from transformers import GenerationConfig
 
 from lightning_dpo.losses import DPO
-from lightning_dpo.models.adapter import LoRA
 from lightning_dpo.models.generation import Writer, repetition
+from lightning_dpo.models.lora import LoRA
 from lightning_dpo.models.reference import Auto, FrozenModel
 from tests.support.exact_kl import exact_kl
 from tests.support.models import make_llama

@@ -1,7 +1,7 @@
 import pytest
 
 from lightning_dpo import UserError
-from lightning_dpo.models.adapter import LoRA
+from lightning_dpo.models.lora import LoRA
 from lightning_dpo.runs import exports
 from lightning_dpo.runs.exports import command, export_run, model_card, record
 from tests.support.compose import composed

@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lightning_dpo.models.causal_lm import ready_policy
+from lightning_dpo.models.preparation import ready_policy
 from tests.support.models import VOCABULARY
 
 WINDOW = 6

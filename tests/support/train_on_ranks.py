@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.losses import DPO
-from lightning_dpo.models.adapter import LoRA
+from lightning_dpo.models.lora import LoRA
 from lightning_dpo.models.reference import AnotherModel
 from lightning_dpo.models.sharding import full, shard
 from lightning_dpo.shared_prefix.choice import LayoutName

@@ -8,7 +8,7 @@ import lightning_dpo.shared_prefix.attention  # noqa: F401
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.logps.forward import ATTENTION
 from lightning_dpo.logps.fusion import can_fuse
-from lightning_dpo.models.adapter import LoRA
+from lightning_dpo.models.lora import LoRA
 from lightning_dpo.training.flops import MatrixWork, attended, matrix_rate
 from tests.support.architectures import make
 from tests.support.models import make_llama
