@@ -17,6 +17,7 @@ from lightning_dpo.checkpoints.reading import FORMAT
 from lightning_dpo.logps.forward import base_model
 from lightning_dpo.models.adapter_kinds import base_name, own_adapter
 from lightning_dpo.models.digests import file_digest
+from lightning_dpo.models.frozen import restore
 from lightning_dpo.models.merging import merged
 from lightning_dpo.models.probe import check_same, probe
 from lightning_dpo.printable import name_of, one_line
@@ -101,6 +102,7 @@ def compared(policy: PeftModel, folder: Path) -> Iterator[None]:
     Raises:
         UserError: The export has other log-probs than the policy.
     """
+    restore(policy)
     inner = base_model(policy)
     inner.set_attn_implementation("eager")  # after training, the model is on the CPU
     expected = probe(cast(PreTrainedModel, policy))
