@@ -16,6 +16,7 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.models.adapter_kinds import check_supported
 from lightning_dpo.models.failures import failure
 from lightning_dpo.models.opening import open_model
+from lightning_dpo.models.quantization import QUANTIZATIONS, quantized_options
 from lightning_dpo.models.router_loss import set_coefficient
 from lightning_dpo.models.tokenizers import load_tokenizer
 
@@ -41,6 +42,7 @@ class CausalLM:
         tokenizer_name: Hub id or folder of the tokenizer; None: `name`.
         router_loss_coef: Coefficient of the auxiliary router loss of a mixture-of-experts model; 0: the loss is not
             used; None: the coefficient of the model's config.
+        quantization: `nf4` (4 bits) or `int8`: hold the linear layers quantized, for an adapter (QLoRA); None: not.
     """
 
     name: str
@@ -52,12 +54,18 @@ class CausalLM:
     trust_remote_code: bool = False
     tokenizer_name: str | None = None
     router_loss_coef: float | None = None
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
         if not self.pretrained and "model_type" not in self.config:
             raise ValueError("pretrained=false builds the architecture from config, which must contain model_type")
+
+        if self.quantization not in (None, *QUANTIZATIONS):
+            raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {self.quantization!r}")
+        if self.quantization and not self.pretrained:
+            raise ValueError("quantization needs pretrained weights: random ones would be quantized")
 
     @staticmethod
     def without_effect(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -75,6 +83,8 @@ class CausalLM:
         base = self.base()
         named = f"model.name={self.name}" if base == self.name else f"model.name={self.name}: its base model {base}"
         options: dict[str, Any] = {"attn_implementation": self.attention, "dtype": _DTYPES[self.dtype]}
+        if self.quantization:
+            options |= quantized_options(self.quantization)
         model = open_model(base, named, options, self.trust_remote_code) if self.pretrained else self._built(options)
         if self.router_loss_coef is not None:
             set_coefficient(model, self.router_loss_coef)

@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 
 from lightning_dpo.checkpoints.identity import REFERENCE
 from lightning_dpo.errors import UserError
-from lightning_dpo.logps.forward import attention_of
+from lightning_dpo.logps.forward import attention_of, base_model
 from lightning_dpo.models.adapter_kinds import own_adapter
 from lightning_dpo.models.causal_lm import OPTIONAL, CausalLM, PolicySource
 from lightning_dpo.models.digests import digest_of, remembered, tensor_digest, weights_digest
@@ -60,11 +60,17 @@ def weights_facts(policy: PreTrainedModel, source: PolicySource) -> dict[str, st
         check_finite(policy)
         return weights_digest(policy)
 
-    facts = {STARTING_WEIGHTS: remembered(weight_files(source), compute, of=f"weights as {policy.dtype}")}
+    facts = {STARTING_WEIGHTS: remembered(weight_files(source), compute, of=_form_of(policy))}
     facts[_STARTING_ADAPTER] = "none"
     if isinstance(policy, PeftModel):
         facts[_STARTING_ADAPTER] = adapter_digest(policy)
     return facts
+
+
+def _form_of(policy: PreTrainedModel) -> str:
+    """The form in which weights were opened from their files."""
+    quantization = getattr(base_model(policy).config, "quantization_config", None)
+    return f"weights as {policy.dtype}" + (f", quantized with {quantization}" if quantization else "")
 
 
 def adapter_digest(policy: PeftModel) -> str:

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lightning_dpo.logps.forward import base_model
 from lightning_dpo.models.adapter_kinds import base_name, keeps_base
+from lightning_dpo.models.quantization import compute_in
 
 
 @dataclass
@@ -56,6 +57,7 @@ def hold_in_bf16(model: PreTrainedModel) -> None:
             if parameter is not None and parameter.dtype == torch.float32 and not parameter.requires_grad:
                 parameter.data = parameter.data.bfloat16()
                 held.names.append(names[id(parameter)])
+    compute_in(inner, torch.bfloat16)
     if held.names:
         held.hooks = _compute_in_bf16(inner)
         _held[inner] = held
@@ -64,6 +66,7 @@ def hold_in_bf16(model: PreTrainedModel) -> None:
 def restore(policy: PeftModel) -> None:
     """Read the converted weights of a policy's base model again from its files, in fp32."""
     inner = base_model(policy)
+    compute_in(inner, torch.float32)
     held = _held.pop(inner, None)
     if held is None:
         return

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import base_model
 from lightning_dpo.models.adapter_kinds import kind_of, own_adapter
+from lightning_dpo.models.quantization import dequantized, is_quantized
 from lightning_dpo.printable import one_line
 
 
@@ -24,6 +25,8 @@ def merged(policy: PeftModel) -> PreTrainedModel:
     Raises:
         UserError: peft cannot merge this adapter.
     """
+    if is_quantized(policy):
+        policy = dequantized(policy, own_adapter(policy))
     base = base_model(policy)
     head, table = base.get_output_embeddings(), base.get_input_embeddings()
     adapted = any(isinstance(module, BaseTunerLayer) for module in (head, table))

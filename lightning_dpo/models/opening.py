@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.models.failures import failure
+from lightning_dpo.models.quantization import is_quantized, use_exact_kernels
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ def open_model(name: str, named: str, options: Mapping[str, Any], trust_remote_c
             min(unused),
         )
     freeze_other_parts(model)
+    if is_quantized(model):
+        use_exact_kernels(model)
     return model
 
 

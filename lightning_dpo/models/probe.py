@@ -32,6 +32,27 @@ def probe(model: PreTrainedModel) -> Tensor:
     return logps.gather(-1, ids[:, 1:, None]).sum((1, 2)).cpu()
 
 
+@torch.no_grad()
+def check_causal(model: PreTrainedModel) -> None:
+    """Check that logits do not depend on later tokens. Encoders such as BERT can be opened as causal LMs.
+
+    Raises:
+        UserError: They do.
+    """
+    ids = torch.arange(_LENGTH, device=model.device)[None] % vocabulary(model)
+    changed = ids.clone()
+    changed[:, -1] = 0
+    with evaluating(model):
+        one, other = (model(input_ids=each, use_cache=False).logits[:, :-1].float() for each in (ids, changed))
+    # Twice the same computation, except for kernels that sum in another order.
+    allowed = 16 * torch.finfo(torch.bfloat16 if model.dtype not in _PRECISIONS else torch.float32).eps
+    if float((one - other).abs().max()) > allowed * float(one.abs().max()):
+        raise UserError(
+            f"{type(model).__name__} is not causal: its tokens attend to later ones, so it has no probabilities of "
+            "answers"
+        )
+
+
 def check_same(expected: Tensor, model: PreTrainedModel, what: str) -> None:
     """Check that a model equals another one up to rounding.
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from lightning_dpo.batch import MicroBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout, LayoutName, Layouts
+from lightning_dpo.models.probe import check_causal
 from lightning_dpo.shared_prefix.trial import share_prefixes
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,11 @@ def chosen_layout(
         trainer: The Trainer, for its device and precision.
 
     Raises:
-        UserError: `shared` was requested, and the policy does not support it.
+        UserError: `shared` was requested, and the policy does not support it, or a model is not causal.
     """
+    with trainer.precision_plugin.forward_context():
+        for model in models:
+            check_causal(model)
     if asked == "padded":
         return layouts.padded
     pairs = longest()

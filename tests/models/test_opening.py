@@ -5,16 +5,18 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
 from lightning_dpo import UserError
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.models import CausalLM, LoRA
 from lightning_dpo.models.opening import other_parts
 from lightning_dpo.models.preparation import ready_policy
+from lightning_dpo.models.probe import check_causal
 from lightning_dpo.runs.exports import export
+from lightning_dpo.shared_prefix.trial import share_prefixes
 from tests.support.models import SMALL, VOCABULARY, make_llama
-from tests.support.pairs import padded_batch, random_pairs
+from tests.support.pairs import padded_batch, random_pairs, shared_batch
 
 TEXT = SMALL | {"head_dim": 8}
 VISION = {
@@ -72,6 +74,17 @@ def test_a_multimodal_model_is_opened_trained_and_exported_with_all_of_its_parts
     assert type(CausalLM(str(tmp_path / "export")).policy()) is type(policy)
 
 
+def test_prompts_are_shared_although_the_vision_tower_has_no_gradient(tmp_path):
+    folder = tmp_path / "gemma3"
+    AutoModelForImageTextToText.from_config(AutoConfig.for_model("gemma3", **MULTIMODAL["gemma3"])).save_pretrained(
+        folder
+    )
+    pairs = random_pairs(3)
+    for wrap in (lambda policy: policy, LoRA(r=2)):
+        policy = wrap(ready_policy(CausalLM(str(folder)).policy()))
+        assert share_prefixes([policy], padded_batch(pairs), shared_batch(pairs), "32-true") is None
+
+
 def test_lora_adapts_only_the_language_model(multimodal_folder):
     policy = LoRA(r=2)(CausalLM(str(multimodal_folder)).policy())
     adapted = [name for name, value in policy.named_parameters() if value.requires_grad]
@@ -110,3 +123,14 @@ def test_an_architecture_without_sdpa_names_the_key(tmp_path):
     source = CausalLM("x", pretrained=False, config={"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 1})
     with pytest.raises(UserError, match=r"mamba does not support model.attention=sdpa: set model.attention=eager"):
         source.policy()
+
+
+@pytest.mark.parametrize(("decoder", "refused"), [(False, True), (True, False)])
+def test_an_encoder_is_refused(decoder, refused):
+    settings = {name: value for name, value in SMALL.items() if name != "num_key_value_heads"}
+    bert = AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", **settings, is_decoder=decoder))
+    if refused:
+        with pytest.raises(UserError, match="BertLMHeadModel is not causal: its tokens attend to later ones"):
+            check_causal(bert)
+    else:
+        check_causal(bert)
