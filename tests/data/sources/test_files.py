@@ -2,8 +2,12 @@ import gzip
 import json
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from lightning_dpo.data.parts import Part
+from lightning_dpo.data.sources import jsonl_pair
 from lightning_dpo.data.sources.files import read_rows
 from lightning_dpo.errors import UserError
 
@@ -59,6 +63,19 @@ def test_a_line_that_is_not_a_row_is_reported(tmp_path):
             "file.jsonl.gz:2: the row is longer than 64 MB",
         ),
         ("file.json", b"[" * 20_000, "not JSON"),
+        (
+            "file.json",
+            b'{"a": 1}\n{"a": 2}\n',
+            "a row per line, .* rename it to .jsonl",
+        ),
+        ("file.json", b'[{"a": 1, "a": 2}]', "the key 'a' occurs twice in an object"),
+        (
+            "file.jsonl",
+            b'[\n{"a": 1},\n{"a": 2}\n]',
+            "the file is one JSON list, not a row per line; rename it to .json",
+        ),
+        ("file.jsonl", b'[{"a": 1}, {"a": 2}]', "the file is one JSON list, .* rename it to .json"),
+        ("", None, "is a folder; data.path and data.val_path name files of pairs"),
     ],
 )
 def test_a_file_that_cannot_be_read_reports_why(tmp_path, name, content, message):
@@ -67,3 +84,30 @@ def test_a_file_that_cannot_be_read_reports_why(tmp_path, name, content, message
         path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(read_rows(path))
+
+
+def test_texts_of_parquet_that_are_not_utf8_are_reported_by_row(tmp_path):
+    """Arrow reads them without a check."""
+    texts = pa.array([b"a", b"\xff", b"c"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"prompt": texts}), tmp_path / "file.parquet")
+    rows = [row for _, row in read_rows(tmp_path / "file.parquet")]
+    assert rows == [{"prompt": "a"}, "a text of the row is not valid UTF-8", {"prompt": "c"}]
+
+
+def test_nulls_of_json_are_kept_and_those_that_arrow_adds_are_not(tmp_path):
+    rows = [{"call": {"city": "Paris", "unit": None}}, {"call": {"other": 1}}]
+    (tmp_path / "file.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row for _, row in read_rows(tmp_path / "file.jsonl")] == rows
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "file.parquet")
+    assert [row for _, row in read_rows(tmp_path / "file.parquet")] == [{"call": {"city": "Paris"}}, rows[1]]
+
+
+def test_a_row_that_is_nested_too_deeply_is_invalid(tmp_path, tokenizer):
+    """Some depths can be parsed, and not converted."""
+    path = tmp_path / "file.jsonl"
+    good = '{"prompt": "Q:", "chosen": "a", "rejected": "b", "note": %s}\n'
+    path.write_text("".join(good % ("[" * depth + "]" * depth) for depth in (1, 900, 20_000)))
+    pairs, counts = Part(jsonl_pair, path=str(path)).read("train", "")
+    assert pairs["invalid"][0] == ""
+    assert pairs["invalid"][2] == "the line is nested too deeply"
+    assert counts.read == 3

@@ -1,7 +1,12 @@
+import json
+from functools import partial
+
 import pytest
 
+from lightning_dpo.data.parts import Part
 from lightning_dpo.data.rows.reasons import InvalidRow
 from lightning_dpo.data.sources import jsonl_pair
+from lightning_dpo.errors import UserError
 
 
 def test_columns_by_name():
@@ -38,3 +43,14 @@ def test_whole_texts_contain_their_prompt_only_if_asked():
     with pytest.raises(KeyError, match="prompt"):
         jsonl_pair(row)
     assert jsonl_pair(row, prompt=None) == {"prompt": "Q:", "chosen": " yes", "rejected": " no"}
+
+
+def test_columns_that_some_rows_lack(tmp_path):
+    """A column that no row has is an error of the config."""
+    rows = [{"prompt": "q", "chosen": "a", "rejected": "b"} | more for more in ({"sys": "Be kind."}, {}, {"sys": None})]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs, _ = Part(partial(jsonl_pair, system="sys", chat=True), path=str(path)).read("train", "")
+    assert [len(json.loads(prompt)) for prompt in pairs["prompt"]] == [2, 1, 1]
+    with pytest.raises(UserError, match=r"data.source.system=syst: no row of .* has this column; there are"):
+        Part(partial(jsonl_pair, system="syst", chat=True), path=str(path)).read("train", "")
