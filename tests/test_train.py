@@ -13,7 +13,7 @@ from lightning_dpo import DPOModule, UserError
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO
 from lightning_dpo.train import train
-from tests.support.chat import chat_tokenizer, ultrafeedback_row
+from tests.support.chat import CHATML, chat_tokenizer, ultrafeedback_row
 from tests.support.compose import NAMED, composed
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs
@@ -147,7 +147,8 @@ def stand_in(experiment: str, folder, model_folder, hh_file, tokenizer) -> list[
         return ["model.teaching_steps=2", "data.rows.pairs=200", "data.rows.val_pairs=50"]
     data = hh_file
     if experiment.startswith("ultrafeedback"):
-        chat, data = chat_tokenizer(tokenizer), folder / "ultrafeedback.jsonl"
+        reads_the_option = "{% if enable_thinking is defined %}{% endif %}" + CHATML
+        chat, data = chat_tokenizer(tokenizer, reads_the_option), folder / "ultrafeedback.jsonl"
         make_llama(vocab_size=len(chat), max_position_embeddings=2048).save_pretrained(model_folder)
         chat.save_pretrained(model_folder)
         data.write_text("".join(json.dumps(ultrafeedback_row(f"{n}?", 9, n % 9)) + "\n" for n in range(30)))
@@ -203,7 +204,7 @@ def test_what_wandb_and_disk_receive_contains_no_secret(tmp_path, monkeypatch, m
         (["data.on_invalid=error", "data.path=nowhere.jsonl"], "the file does not exist"),
         (
             ["model.pretrained=false", "model.config={model_type: gpt2, vocab_size: 64, num_hidden_layers: 1}"],
-            "299 tokens and the policy 64",
+            "a token with the id 298 and the policy has 64",
         ),
         (["model.name=nowhere"], "nowhere is neither a folder"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),

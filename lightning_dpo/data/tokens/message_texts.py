@@ -21,7 +21,7 @@ def parts_of(message: Message) -> Iterator[tuple[str, Any]]:
     """
     # Templates change the whitespace around reasoning, and some write their own tags.
     *thoughts, content = _THINK.split(str(message.get("content", "")))
-    yield from ((REASONING_PART, thought) for thought in thoughts)
+    yield from ((REASONING_PART, thought) for thought in thoughts if thought.strip())
     yield "content", content
     yield from ((REASONING_PART, message[name]) for name in REASONING if name in message)
     for call in message.get("tool_calls", []):
