@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from contextlib import nullcontext
 
-import torch
 from lightning import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -23,7 +22,7 @@ from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.causal_lm import PolicySource
 from lightning_dpo.models.reference import Auto, ReferenceFactory
 from lightning_dpo.models.router_loss import RouterLoss
-from lightning_dpo.models.sharding import full
+from lightning_dpo.models.sharding import gradient_norm
 from lightning_dpo.training.optimization import Optimization
 from lightning_dpo.training.optimizers import default_optimizer
 from lightning_dpo.training.policy_module import PolicyModule
@@ -113,11 +112,10 @@ class DPOModule(PolicyModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop before an update that is not finite; otherwise log the step."""
-        # Before clipping, and after gradients are averaged over devices and unscaled.
-        norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None]))
+        norm = gradient_norm(self.policy)  # before clipping, after gradients are averaged over devices and unscaled
         self._checks.check_update(self.trainer, norm)
-        step = {"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}
-        self.log_dict(step | self.router_loss.value(), batch_size=1)
+        step = {"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]} | self.router_loss.value()
+        self.log_dict(step, batch_size=1)
         self._log(self.train_metrics)
 
     def on_validation_epoch_start(self) -> None:

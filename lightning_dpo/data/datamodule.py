@@ -112,7 +112,6 @@ class PreferenceDataModule(LightningDataModule):
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         self.pairs_per_step, self.batch_size, self.num_workers = pairs_per_step, batch_size, num_workers
         self.max_tokens, self.layout, self.group_by_prompt = max_tokens, layout, group_by_prompt
-        # Not the pad token, which can be beyond the model's embeddings. Masks do not depend on it.
         self.layouts = Layouts(PaddedLayout(tokenizer.eos_token_id, chosen_only), SharedLayout(chosen_only))
         self.collate = Collator(self.layouts.shared if layout == "shared" else self.layouts.padded)
         self.prepared: PreparedPairs | None = None

@@ -13,7 +13,8 @@ class PaddedLayout:
     """Makes a batch with one right-padded row per completion.
 
     Args:
-        pad_token_id: Any valid token id. Masks do not depend on it, because lengths are known.
+        pad_token_id: Any valid token id, such as that of EOS; the pad token can be beyond a model's embeddings.
+            Masks do not depend on it, because lengths are known.
         chosen_only: Include only chosen completions, for a loss that does not read others.
     """
 

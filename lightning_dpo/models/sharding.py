@@ -71,6 +71,11 @@ def make_whole(model: PreTrainedModel, keep: bool) -> None:
             module.__class__ = type(module).__mro__[module._orig_cls_mro_index]
 
 
+def gradient_norm(model: nn.Module) -> torch.Tensor:
+    """Norm of the gradient of all parameters, sharded or not. Shape: (). A collective call."""
+    return full(nn.utils.get_total_norm([value.grad for value in model.parameters() if value.grad is not None]))
+
+
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """The full tensor of a sharded one; any other unchanged. A collective call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -60,7 +60,10 @@ def explicit_pair(
             raise InvalidRow(IDENTICAL_ANSWERS)
         prompt = _shared(chosen, rejected)
         if not prompt:
-            raise InvalidRow(f"{names[1]} and {names[2]} begin with different messages, so they have no common prompt")
+            raise InvalidRow(
+                f"{names[1]} and {names[2]} begin with different messages, so they have no common prompt "
+                f"({excerpt(chosen[:1])} and {excerpt(rejected[:1])})"
+            )
     elif isinstance(prompt, str):
         prompt = _around(prompt, chosen, rejected)
     chosen, rejected = (_without(prompt, *side) for side in zip((chosen, rejected), names[1:], strict=True))

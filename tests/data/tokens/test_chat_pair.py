@@ -1,0 +1,84 @@
+"""What a chat template omits from messages: the row is invalid, or it is reported."""
+
+import pytest
+
+from tests.support.chat import CHATML, EXPLICIT, TOOLS, assistant, chat_tokenizer, decoded, tokens, user
+
+ONLY_KNOWN = CHATML.replace("{% for message in messages %}", "{% for message in messages if message.role in KNOWN %}")
+ONLY_KNOWN = ONLY_KNOWN.replace("KNOWN", "['user', 'assistant']")
+CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"n": 12}}}]}
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "reason"),
+    [
+        (
+            ONLY_KNOWN,
+            {"prompt": [{"role": "developer", "content": "In French."}, user("Hi?")]},
+            "the chat template omits the content of a message with the role 'developer'; to convert the role, set "
+            "data.source.roles",
+        ),
+        (
+            CHATML,
+            {"chosen": [assistant("4") | {"reasoning_content": "two and two"}]},
+            "the chat template omits the reasoning of a message with the role 'assistant'",
+        ),
+        (
+            CHATML.replace("message.content or ''", "(message.content or '').split('</think>')[-1]"),
+            {"chosen": [assistant("<think>two and two</think>4")]},
+            "the chat template omits the reasoning of a message with the role 'assistant'",
+        ),
+        (
+            CHATML.replace("{{ call.function | tojson }}", ""),
+            {"chosen": [CALL]},
+            "the chat template omits the tool_calls of a message with the role 'assistant'",
+        ),
+        (
+            CHATML.replace("call.function | tojson", "call.function.name"),
+            {"chosen": [CALL]},
+            "the chat template omits the tool_calls of a message with the role 'assistant'",
+        ),
+        (CHATML.replace("tools | tojson", "'some'"), {"tools": TOOLS}, "the chat template does not write the tools"),
+        # The same word in another message does not hide that one is missing.
+        (
+            ONLY_KNOWN,
+            {"prompt": [user("Hi?"), {"role": "note", "content": "Hi?"}, user("So?")]},
+            "the chat template omits the content of a message with the role 'note'; to convert the role, set "
+            "data.source.roles",
+        ),
+    ],
+)
+def test_what_a_template_omits_makes_a_row_invalid(tokenizer, template, row, reason):
+    chat = chat_tokenizer(tokenizer, template)
+    (found,) = tokens(chat, [EXPLICIT[0] | row])
+    assert found["invalid"] == reason
+
+
+def test_reasoning_of_earlier_turns_may_be_omitted_and_is_reported(tokenizer):
+    """As the templates of thinking models do, in generation too."""
+    last = "(message.content or '') if loop.last else (message.content or '').split('</think>')[-1]"
+    chat = chat_tokenizer(tokenizer, CHATML.replace("message.content or ''", last))
+    row = {
+        "prompt": [user("One?"), assistant("<think>easy</think>1"), user("Two?")],
+        "chosen": [assistant("<think>sure</think>2")],
+        "rejected": [assistant("3")],
+    }
+    (found,) = tokens(chat, [row])
+    assert (found["invalid"], found["ignored"]) == ("", ["reasoning of earlier turns"])
+    assert decoded(chat, found, "chosen").startswith("<think>sure</think>2")
+
+
+def test_fields_that_the_template_does_not_read_are_listed(tokenizer):
+    row = EXPLICIT[0] | {"chosen": [assistant("yes") | {"score": 5}], "chat_template_kwargs": {"style": "short"}}
+    (found,) = tokens(chat_tokenizer(tokenizer), [row])
+    assert (found["invalid"], found["ignored"]) == ("", ["chat_template_kwargs.style", "messages.score"])
+
+
+def test_a_turn_with_weight_0_is_not_scored(tokenizer):
+    chat = chat_tokenizer(tokenizer)
+    prompt = [user("One?"), assistant("1") | {"weight": 0}, user("Two?")]
+    row = {"prompt": prompt, "chosen": [assistant("2") | {"weight": 1}], "rejected": [assistant("3")]}
+    (found,) = tokens(chat, [row], score="all")
+    assert decoded(chat, found, "chosen") == "2<|im_end|>\n"
+    (found,) = tokens(chat, [row | {"chosen": [assistant("2") | {"loss": False}]}])
+    assert found["invalid"] == "the answer has weight 0, so no turn of it would be scored"
