@@ -61,8 +61,11 @@ class ChatRenderer:
         # A template may change whitespace at the end of the prompt, but must not change its messages.
         shared = common_prefix(start, whole)
         scored = self._scored(messages, len(prompt))
-        ignored = self._unwritten(prompt, start, start[:shared])
-        ignored |= self._omitted(answer, whole[shared:], [index - len(prompt) for index in scored])
+        omitted = list(missing_parts(prompt, start))
+        if shared < len(start) and len(list(missing_parts(prompt, start[:shared]))) > len(omitted):
+            raise InvalidRow("the chat template renders the prompt differently when an answer follows")
+        omitted += [(len(prompt) + index, part) for index, part in missing_parts(answer, whole[shared:])]
+        ignored = self._permitted(messages, omitted, scored)
         ignored |= self._unread(messages, start, options)
         if self.score == "last" and len(answer) == 1:
             return ChatPair(start, whole, None, frozenset(ignored))
@@ -80,25 +83,16 @@ class ChatRenderer:
             raise InvalidRow("the answer has weight 0, so no turn of it would be scored")
         return weighted
 
-    def _unwritten(self, prompt: list[Message], start: str, shared: str) -> set[str]:
-        """What is omitted from the prompt, after the check that nothing changes when an answer follows."""
-        ignored = self._omitted(prompt, start, [])
-        if len(list(missing_parts(prompt, shared))) > len(list(missing_parts(prompt, start))):
-            raise InvalidRow("the chat template renders the prompt differently when an answer follows")
-        return ignored
-
-    def _omitted(self, messages: list[Message], text: str, scored: Sequence[int]) -> set[str]:
-        """The parts of messages that are not in `text` and need not be: reasoning of turns that are not scored."""
-        ignored = set()
-        for index, part in missing_parts(messages, text):
+    def _permitted(self, messages: list[Message], omitted: list[tuple[int, str]], scored: Sequence[int]) -> set[str]:
+        """What may be omitted from messages: reasoning of turns that are not scored."""
+        for index, part in omitted:
             role = messages[index]["role"]
             if part != REASONING_PART or role != "assistant" or index in scored:
+                advice = "" if role in _ROLES else "; to convert the role, set data.source.roles"
                 raise InvalidRow(
-                    f"the chat template omits the {part} of a message with the role {excerpt(role)}"
-                    + ("" if role in _ROLES else "; to convert the role, set data.source.roles")
+                    f"the chat template omits the {part} of a message with the role {excerpt(role)}{advice}"
                 )
-            ignored.add("reasoning of earlier turns")
-        return ignored
+        return {"reasoning of earlier turns"} if omitted else set()
 
     def _unread(self, messages: list[Message], start: str, options: dict[str, Any]) -> set[str]:
         """The fields of messages, tools and arguments that the template does not read."""
