@@ -7,14 +7,13 @@ from typing import Any, cast
 from datasets import Dataset, IterableDataset
 
 from lightning_dpo.data.rows.arrow import from_arrow
-from lightning_dpo.data.rows.columns import root_of
 from lightning_dpo.data.rows.pairs import NUMBERS, Row, Rows, ToPair
 from lightning_dpo.data.rows.reading import RowCounts, to_pairs
 from lightning_dpo.data.sources.files import read_rows
 from lightning_dpo.data.sources.hub import HubRows
 from lightning_dpo.errors import UserError
 
-# Options of sources that name a column which a row may lack.
+# Options of this package's sources that name a column which a row may lack.
 _OPTIONAL = frozenset({"query", "system", "source"})
 
 
@@ -51,7 +50,7 @@ class Part:
         """
         path = self.path if split == "train" else self.val_path
         if path is not None:
-            return self._pairs(read_rows(path), str(path))
+            return self._pairs(read_rows(path), str(path), name)
         rows = None if self.rows is None or self.path is not None else self.rows(split)
         if rows is None:
             if split == "train":
@@ -61,18 +60,18 @@ class Part:
         location = self.rows.location(split) if isinstance(self.rows, HubRows) else f"{name} {split}".lstrip()
         if isinstance(rows, Dataset | IterableDataset):
             rows = map(from_arrow, cast(Iterable[dict[str, Any]], rows))
-        return self._pairs(((f"{location}:{number}", row) for number, row in enumerate(rows)), location)
+        return self._pairs(((f"{location}:{number}", row) for number, row in enumerate(rows)), location, name)
 
-    def _pairs(self, rows: Iterable[Row], location: str) -> tuple[Dataset, RowCounts]:
+    def _pairs(self, rows: Iterable[Row], location: str, name: str) -> tuple[Dataset, RowCounts]:
         pairs, counts = to_pairs(rows, self.to_pair, location)
-        options = getattr(self.to_pair, "keywords", {})
+        of_ours = getattr(self.to_pair, "func", self.to_pair).__module__.startswith("lightning_dpo.")
+        options = getattr(self.to_pair, "keywords", {}) if of_ours else {}
         for option in _OPTIONAL & options.keys():
             column = options[option]
-            if column and counts.columns and column not in counts.columns and root_of(column) not in counts.columns:
+            if column and counts.columns and not {column, column.partition(".")[0]} & counts.columns:
+                key = ".".join(filter(None, ("data.source", name, option)))
                 there = ", ".join(sorted(counts.columns))
-                raise UserError(
-                    f"data.source.{option}={column}: no row of {location} has this column; there are {there}"
-                )
+                raise UserError(f"{key}={column}: no row of {location} has this column; there are {there}")
         return pairs, counts
 
 

@@ -163,8 +163,11 @@ class Preparation:
         tokens = tokens.add_column("side", ["train"] * train + ["val"] * (len(pairs) - train))
         tokens = tokens.remove_columns("source").add_column("source", sources)
         tokens = self._valid(tokens)
-        for fields in tokens["ignored"]:
-            self.ignored.update(fields)
+        # A row can have several pairs, and a pair can be repeated.
+        of_rows = {
+            (where, name) for where, names in zip(tokens["where"], tokens["ignored"], strict=True) for name in names
+        }
+        self.ignored.update(name for _, name in of_rows)
         of_side, overlong, truncated = tokens["side"][:], tokens["overlong"][:], tokens["truncated"][:]
         kept, left_out = [], []
         for name in ("train", "val") if train else ("val",):

@@ -53,7 +53,7 @@ def check_supported(config: PeftConfig, name: str) -> None:
     kind = PeftType(config.peft_type).value
     reason = _UNSUPPORTED.get(kind)
     if config.is_prompt_learning:
-        reason = "it adds virtual tokens to the prompt, and positions of tokens would be those of others"
+        reason = "it adds virtual tokens before the prompt, which shifts the position of every later token"
     if reason:
         raise UserError(f"model.name={name} is an adapter of the kind {kind}, which is not supported: {reason}")
     initialization = str(getattr(config, "init_lora_weights", ""))

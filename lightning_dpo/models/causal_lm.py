@@ -1,4 +1,4 @@
-"""A Hugging Face causal LM and its tokenizer: opened by name or built from a config, and prepared for training."""
+"""A Hugging Face causal LM and its tokenizer: opened by name, or built from a config."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ class CausalLM:
         tokenizer_name: Hub id or folder of the tokenizer; None: `name`.
         router_loss_coef: Coefficient of the auxiliary router loss of a mixture-of-experts model; 0: the loss is not
             used; None: the coefficient of the model's config.
-        quantization: `nf4` (4 bits) or `int8`: hold the linear layers quantized, for an adapter (QLoRA); None: not.
+        quantization: `nf4` (4 bits) or `int8`: quantize the linear layers, for an adapter (QLoRA); None: do not.
     """
 
     name: str

@@ -1,95 +1,77 @@
-"""Frozen weights in bf16, for a Trainer that computes in bf16: half their memory, and the same results bit for bit.
+"""Frozen weights stored in bf16, for a Trainer that computes in bf16: half their memory, and bitwise the same results.
 
 Autocast converts the matrices of linear layers to bf16 in every forward pass anyway. Embeddings, norms and fused
 experts are not converted, because autocast does not convert them.
 """
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import base_model
-from lightning_dpo.models.adapter_kinds import base_name, keeps_base
+from lightning_dpo.models.adapter_kinds import REFERENCE, base_name, keeps_base, own_adapter
+from lightning_dpo.models.failures import failure
 from lightning_dpo.models.quantization import compute_in
 
 
-@dataclass
-class _Held:
-    """What `hold_in_bf16` did to a model: names of the converted parameters, and hooks."""
+def can_store_in_bf16(policy: PreTrainedModel) -> bool:
+    """Whether the frozen weights of a policy can be converted without an effect: those of a plain LoRA adapter's base.
 
-    names: list[str] = field(default_factory=list)
-    hooks: list[RemovableHandle] = field(default_factory=list)
-
-
-# By model, so that `restore` finds it and models are not kept in memory.
-_held: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
-
-
-def can_hold(policy: PreTrainedModel) -> bool:
-    """Whether the frozen weights of a policy can be converted: an adapter's, which `restore` can read again."""
-    return isinstance(policy, PeftModel) and bool(base_name(policy)) and keeps_base(policy)
+    Other adapters, such as DoRA, compute with the base weights themselves. And `restore` must be able to read them
+    again.
+    """
+    if not isinstance(policy, PeftModel) or not base_name(policy) or not keeps_base(policy):
+        return False
+    config = policy.peft_config[own_adapter(policy)]
+    # peft's name for layers of DoRA and other changes of LoRA.
+    variants = any(getattr(module, "lora_variant", None) for module in policy.modules())
+    return config.peft_type == PeftType.LORA and not variants and not getattr(config, "target_parameters", None)
 
 
-def hold_in_bf16(model: PreTrainedModel) -> None:
+def store_in_bf16(model: PreTrainedModel, device: torch.device) -> None:
     """Convert the frozen fp32 matrices of a model to bf16, in place.
 
     Afterwards, the model computes under autocast also where the Trainer does not enable it.
 
     Args:
-        model: A reference, or a policy for which `can_hold` is True. Weights that are trained, or shared with an
-            embedding, are not converted.
+        model: A reference, or a policy for which `can_store_in_bf16` is True. Weights that are trained, or shared with
+            an embedding, are not converted.
+        device: The device on which the model will compute.
     """
     inner = base_model(model)
-    names = {id(parameter): name for name, parameter in inner.named_parameters()}
     tables = {id(module.weight) for module in inner.modules() if isinstance(module, nn.Embedding)}
-    held = _Held()
-    for layer in inner.modules():
+    for name, layer in inner.named_modules():
         if not isinstance(layer, nn.Linear | Conv1D) or layer.weight.requires_grad or id(layer.weight) in tables:
             continue
         for parameter in (layer.weight, layer.bias):
-            if parameter is not None and parameter.dtype == torch.float32 and not parameter.requires_grad:
+            # The frozen copy of an adapter is not in the files that `restore` reads.
+            if parameter is not None and parameter.dtype == torch.float32 and REFERENCE not in name.split("."):
                 parameter.data = parameter.data.bfloat16()
-                held.names.append(names[id(parameter)])
     compute_in(inner, torch.bfloat16)
-    if held.names:
-        held.hooks = _compute_in_bf16(inner)
-        _held[inner] = held
+    inner.forward = torch.autocast(device.type, torch.bfloat16)(inner.forward)
 
 
 def restore(policy: PeftModel) -> None:
-    """Read the converted weights of a policy's base model again from its files, in fp32."""
-    inner = base_model(policy)
-    compute_in(inner, torch.float32)
-    held = _held.pop(inner, None)
-    if held is None:
+    """Undo `store_in_bf16`: read the weights of a policy's base model again from its files, in fp32.
+
+    Raises:
+        UserError: The base model cannot be opened again.
+    """
+    inner, name = base_model(policy), base_name(policy)
+    if vars(inner).pop("forward", None) is None:
         return
-    opened = type(inner).from_pretrained(base_name(policy), dtype=torch.float32)
-    values, own = dict(opened.named_parameters()), dict(inner.named_parameters())
-    for name in held.names:
-        own[name].data = values[name.replace(".base_layer.", ".")].data
-    for hook in held.hooks:
-        hook.remove()
-
-
-def _compute_in_bf16(model: nn.Module) -> list[RemovableHandle]:
-    """Enable autocast in all forward passes of a model."""
-    entered: list[AbstractContextManager[None]] = []
-
-    def enter(module: nn.Module, args: object) -> None:
-        device = next(module.parameters()).device.type
-        entered.append(torch.autocast(device, torch.bfloat16))
-        entered[-1].__enter__()
-
-    def leave(module: nn.Module, args: object, output: object) -> None:
-        entered.pop().__exit__(None, None, None)
-
-    return [
-        model.register_forward_pre_hook(enter, prepend=True), model.register_forward_hook(leave, always_call=True)
-    ]  # fmt: skip
+    compute_in(inner, torch.float32)
+    opens: Any = type(inner).from_pretrained
+    try:
+        values = dict(opens(name, dtype=torch.float32).named_parameters())
+    except Exception as error:
+        raise UserError(f"the base model {name} is needed for the merged export, and {failure(name, error)}") from error
+    for key, parameter in inner.named_parameters():
+        key = key.replace(".base_layer.", ".").replace(".original_module.", ".")
+        if parameter.dtype == torch.bfloat16 and key in values:
+            parameter.data = values[key].data

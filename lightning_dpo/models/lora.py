@@ -1,6 +1,8 @@
 """LoRA adapters (https://arxiv.org/abs/2106.09685) with peft."""
 
+import logging
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,6 +14,8 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.opening import other_parts
 from lightning_dpo.printable import one_line
+
+log = logging.getLogger(__name__)
 
 # Of peft's initializations those that need nothing but the weights, and that give the same adapter every time.
 _INITIALIZATIONS = (True, "gaussian", "orthogonal", "pissa", "olora")
@@ -28,10 +32,10 @@ class LoRA(AdapterFactory):
         target_modules: Names of the linear layers that get an adapter; `all-linear`: all except the LM head.
         modules_to_save: Modules that are trained entirely.
         exclude_modules: Names of layers without an adapter, as a list or as a regular expression of whole names; None:
-            only the parts of a multimodal model that text does not reach.
+            only the modules of a multimodal model that text-only inputs do not use.
         target_parameters: Names of parameters that get an adapter, such as fused experts; None: none.
-        rank_pattern: Ranks of layers by name, which replace `r`.
-        alpha_pattern: Values of layers by name, which replace `alpha`.
+        rank_pattern: Ranks of individual layers by name, which replace `r`.
+        alpha_pattern: Alpha of individual layers by name, which replaces `alpha`.
         init_lora_weights: peft's initialization: True, `gaussian`, `orthogonal`, `pissa` or `olora`.
         use_rslora: Scale the adapter's output by `alpha / sqrt(r)` (https://arxiv.org/abs/2312.03732).
         use_dora: Decompose weights into magnitude and direction (https://arxiv.org/abs/2402.09353).
@@ -88,9 +92,23 @@ class LoRA(AdapterFactory):
         if missing := set(self.modules_to_save or ()) - modules:
             raise UserError(f"adapter.modules_to_save: the model has no module {', '.join(sorted(missing))}")
         try:
-            return cast(PreTrainedModel, get_peft_model(policy, config))
-        except ValueError as error:
-            raise UserError(f"adapter.target_modules={self.target_modules}: {one_line(str(error))}") from error
+            with warnings.catch_warnings(record=True) as caught:
+                adapted = cast(PreTrainedModel, get_peft_model(policy, config))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"adapter: {one_line(str(error))}") from error
+        self._check_names([one_line(str(warning.message)) for warning in caught])
+        return adapted
+
+    def _check_names(self, warned: list[str]) -> None:
+        """Check that all names of the options match something. peft only warns about them, and about other things."""
+        patterns = [repr(name) for name in (*(self.rank_pattern or {}), *(self.alpha_pattern or {}))]
+        options = ["exclude_modules="] * bool(self.exclude_modules) + ["target_parameters="] * bool(
+            self.target_parameters
+        )
+        for text in warned:
+            if any(name in text for name in (*patterns, *options)):
+                raise UserError(f"adapter: {text}")
+            log.info("peft: %s", text)
 
     def _excluded(self, policy: PreTrainedModel) -> str | list[str] | None:
         """`exclude_modules`, and the parts of a multimodal model that text does not reach."""

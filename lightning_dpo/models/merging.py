@@ -26,7 +26,10 @@ def merged(policy: PeftModel) -> PreTrainedModel:
         UserError: peft cannot merge this adapter.
     """
     if is_quantized(policy):
-        policy = dequantized(policy, own_adapter(policy))
+        try:
+            policy = dequantized(policy, own_adapter(policy))
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(f"the quantized base model cannot be merged ({one_line(str(error))})") from error
     base = base_model(policy)
     head, table = base.get_output_embeddings(), base.get_input_embeddings()
     adapted = any(isinstance(module, BaseTunerLayer) for module in (head, table))

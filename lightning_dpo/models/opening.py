@@ -24,7 +24,7 @@ _OTHER_INPUTS = {"vision_config", "audio_config"}
 
 
 def open_model(name: str, named: str, options: Mapping[str, Any], trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model of a hub id or folder. The parts of a multimodal model that text does not use are frozen.
+    """The model of a hub id or folder. The modules of a multimodal model that text-only inputs do not use are frozen.
 
     Args:
         name: Hub id or folder.
@@ -80,13 +80,13 @@ def _check_decoder(config: PreTrainedConfig, named: str) -> None:
         )
     if getattr(config.get_text_config(), "use_bidirectional_attention", None) is True:
         raise UserError(
-            f"{named} is not causal ({config.model_type}): its tokens attend to later ones, so it has no probabilities "
-            "of answers"
+            f"{named} is not causal ({config.model_type}): its tokens attend to later ones, so it does not define "
+            "autoregressive log-probs"
         )
 
 
 def freeze_other_parts(model: PreTrainedModel) -> None:
-    """Freeze the parts of a multimodal model that text does not reach, such as the vision tower."""
+    """Freeze the modules of a multimodal model that text-only inputs do not use, such as the vision tower."""
     for name in other_parts(model):
         model.get_submodule(name).requires_grad_(False)
 

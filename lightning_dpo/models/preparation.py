@@ -20,11 +20,12 @@ def ready_policy(policy: PreTrainedModel) -> PreTrainedModel:
     if the pad token is also used as another token.
     """
     # The key-value cache is useless in training, and incompatible with gradient checkpointing.
-    policy.config.use_cache = False
+    for config in (policy.config, policy.config.get_text_config()):
+        config.use_cache = False
     # Dropout modules of LoRA layers, which keep their probability.
     own = {id(dropout) for layer in policy.modules() for dropout in getattr(layer, "lora_dropout", {}).values()}
     # Some architectures read dropout from the config, others from module attributes, in each forward pass.
-    for holder in (policy.config, *policy.modules()):
+    for holder in (policy.config, policy.config.get_text_config(), *policy.modules()):
         for name, value in list(vars(holder).items()):
             if ("drop" in name or "pdrop" in name) and isinstance(value, float) and "lora" not in name:
                 setattr(holder, name, 0.0)

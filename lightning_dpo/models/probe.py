@@ -43,13 +43,13 @@ def check_causal(model: PreTrainedModel) -> None:
     changed = ids.clone()
     changed[:, -1] = 0
     with evaluating(model):
-        one, other = (model(input_ids=each, use_cache=False).logits[:, :-1].float() for each in (ids, changed))
-    # Twice the same computation, except for kernels that sum in another order.
-    allowed = 16 * torch.finfo(torch.bfloat16 if model.dtype not in _PRECISIONS else torch.float32).eps
+        one, other = (model(input_ids=each, use_cache=False).logits[:, :-1] for each in (ids, changed))
+    # Twice the same computation, except for kernels that sum in another order. Autocast decides the dtype.
+    allowed = 16 * max(torch.finfo(dtype).eps for dtype in (one.dtype, model.dtype))
     if float((one - other).abs().max()) > allowed * float(one.abs().max()):
         raise UserError(
-            f"{type(model).__name__} is not causal: its tokens attend to later ones, so it has no probabilities of "
-            "answers"
+            f"{type(model).__name__} is not causal: its tokens attend to later ones, so it does not define "
+            "autoregressive log-probs"
         )
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lightning_dpo.batch import CompletionLogps, PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
-from lightning_dpo.logps.forward import attention_of
+from lightning_dpo.logps.forward import attention_of, vocabulary
 from lightning_dpo.losses.interface import PreferenceLossFunction
 from lightning_dpo.models.adapter import AdapterFactory, NoAdapter
 from lightning_dpo.models.adapter_kinds import has_dropout, is_untrained, keeps_base
@@ -237,13 +237,13 @@ def check_comparable(policy: PreTrainedModel, reference: PreTrainedModel) -> Non
 
 
 def _ends(model: PreTrainedModel) -> set[int]:
-    ids = model.config.eos_token_id
+    ids = getattr(model.config.get_text_config(), "eos_token_id", None)
     return {ids} if isinstance(ids, int) else set(ids or ())
 
 
 def _facts(model: PreTrainedModel) -> dict[str, object]:
     return {
-        "vocabulary size": model.config.vocab_size,
+        "vocabulary size": vocabulary(model),
         "dtype": model.dtype,
         "attention implementation": attention_of(model),
     }

@@ -84,7 +84,8 @@ def export(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
         card: The model card, in Markdown.
     """
     # Training disabled it, and the config is saved with the model.
-    policy.config.use_cache = True
+    for config in (policy.config, policy.config.get_text_config()):
+        config.use_cache = True
     if isinstance(policy, PeftModel):
         policy.peft_config[own_adapter(policy)].base_model_name_or_path = base_name(policy)
         # Otherwise, peft asks the hub whether the embedding was resized. It is never resized here.

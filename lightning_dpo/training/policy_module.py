@@ -15,7 +15,7 @@ from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.models.adapter import AdapterFactory, NoAdapter
 from lightning_dpo.models.causal_lm import PolicySource, opened_policy
 from lightning_dpo.models.facts import adapter_facts, model_facts, reference_facts, weights_facts
-from lightning_dpo.models.frozen import can_hold, hold_in_bf16
+from lightning_dpo.models.frozen import can_store_in_bf16, store_in_bf16
 from lightning_dpo.models.preparation import check_fits, ready_policy
 from lightning_dpo.models.probe import check_opened, probe
 from lightning_dpo.models.quantization import is_quantized
@@ -92,23 +92,24 @@ class PolicyModule(LightningModule):
         self.strict_loading = not isinstance(self.policy, PeftModel)
         self._hold_reference(self.make_reference(self.policy, self.loss))
         check_opened(opened, self.policy, self.reference)
-        self._hold_frozen()
         for kind, facts in adapter_facts(self.policy).items():
             self.identity.add(kind, facts)
         self.identity.add("weights", reference_facts(self.reference))
+        self._store_frozen()
         # Set only by ModelParallelStrategy, before this hook.
         if self.device_mesh is not None:
             for model in self.models:
                 shard(model, self.device_mesh["data_parallel"], str(self.trainer.precision))
 
-    def _hold_frozen(self) -> None:
-        """With bf16-mixed, hold frozen weights in bf16, which changes no result. FSDP converts what it gathers."""
+    def _store_frozen(self) -> None:
+        """With bf16-mixed, store frozen weights in bf16, which changes no result. FSDP converts what it gathers."""
         if self._trainer is None or self.trainer.precision != "bf16-mixed" or self.device_mesh is not None:
             return
-        if can_hold(self.policy):
-            hold_in_bf16(self.policy)
+        device = self.trainer.strategy.root_device
+        if can_store_in_bf16(self.policy):
+            store_in_bf16(self.policy, device)
         if self.reference is not None and self.reference.model is not None:
-            hold_in_bf16(self.reference.model)
+            store_in_bf16(self.reference.model, device)
 
     @property
     def models(self) -> list[PreTrainedModel]:

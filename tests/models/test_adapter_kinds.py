@@ -161,6 +161,12 @@ NEW = [
     {"target_modules": [], "target_parameters": ["mlp.up_proj.weight"]},
 ]  # fmt: skip
 
+# The adapter's output is scaled by alpha / r, with alpha = 32 and r = 4.
+SCALINGS = {
+    "use_rslora": {"q_proj": 16.0, "k_proj": 16.0}, "alpha_pattern": {"q_proj": 0.5, "k_proj": 8.0},
+    "rank_pattern": {"q_proj": 16.0, "k_proj": 8.0}, "use_dora": {"q_proj": 8.0},
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("options", NEW, ids=str)
 @pytest.mark.parametrize("tied", [False, True])
@@ -187,7 +193,26 @@ def test_a_new_lora_starts_as_the_model_and_is_what_its_options_say(options, tie
     if "rank_pattern" in options:
         ranks = {name.split(".")[-4]: value.shape[0] for name, value in policy.named_parameters() if "lora_A" in name}
         assert (ranks["q_proj"], ranks["k_proj"]) == (2, 4)
+    layers = {name.rpartition(".")[2]: module for name, module in policy.named_modules() if hasattr(module, "scaling")}
+    if scaling := SCALINGS.get(next(iter(options))):
+        assert {name: layers[name].scaling["default"] for name in scaling} == scaling
+    assert any("magnitude" in name for name in names) is options.get("use_dora", False)
     torch.testing.assert_close(logps(merged(policy).eval()), changed, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank_pattern": {"q_porj": 2}}, "adapter: The following rank_pattern keys did not match any targeted module"),
+        ({"alpha_pattern": {"q_porj": 2}}, "adapter: The following alpha_pattern keys did not match"),
+        ({"exclude_modules": ["q_porj"]}, "adapter: You have passed exclude_modules=.* but no modules were excluded"),
+        ({"target_parameters": ["up_porj.weight"]}, "adapter: target_parameters=.* no parameter was matched"),
+        ({"target_modules": ["q_porj"]}, "adapter: Target modules .* not found"),
+    ],
+)
+def test_a_name_that_matches_nothing_is_an_error(options, message):
+    with pytest.raises(UserError, match=message):
+        lora(**options)(make_llama())
 
 
 def test_an_initialization_that_needs_more_than_weights_is_refused():

@@ -125,12 +125,12 @@ def test_an_architecture_without_sdpa_names_the_key(tmp_path):
         source.policy()
 
 
-@pytest.mark.parametrize(("decoder", "refused"), [(False, True), (True, False)])
-def test_an_encoder_is_refused(decoder, refused):
+def test_an_encoder_is_refused():
     settings = {name: value for name, value in SMALL.items() if name != "num_key_value_heads"}
-    bert = AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", **settings, is_decoder=decoder))
-    if refused:
-        with pytest.raises(UserError, match="BertLMHeadModel is not causal: its tokens attend to later ones"):
-            check_causal(bert)
-    else:
-        check_causal(bert)
+    encoder, decoder = (
+        AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", **settings, is_decoder=causal))
+        for causal in (False, True)
+    )
+    check_causal(decoder)
+    with pytest.raises(UserError, match="BertLMHeadModel is not causal: its tokens attend to later ones"):
+        check_causal(encoder)

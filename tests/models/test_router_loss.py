@@ -27,6 +27,13 @@ def make_moe(model_type: str, **options):
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings))
 
 
+def transformers_value(policy, batch) -> torch.Tensor:
+    mask = torch.zeros_like(batch.input_ids)
+    for row, length in enumerate(batch.row_lengths.tolist()):
+        mask[row, :length] = 1
+    return policy(input_ids=batch.input_ids, attention_mask=mask, output_router_logits=True).aux_loss
+
+
 def recorded(policy, batch) -> RouterLoss:
     routers = RouterLoss()
     with routers.recording(policy):
@@ -38,10 +45,7 @@ def recorded(policy, batch) -> RouterLoss:
 @pytest.mark.parametrize("wrap", [lambda policy: policy, LoRA(r=2)], ids=["full", "lora"])
 def test_it_equals_that_of_transformers_in_the_padded_layout(model_type, wrap):
     policy, batch = wrap(make_moe(model_type)), padded_batch(random_pairs(5))
-    mask = torch.zeros_like(batch.input_ids)
-    for row, length in enumerate(batch.row_lengths.tolist()):
-        mask[row, :length] = 1
-    expected = policy(input_ids=batch.input_ids, attention_mask=mask, output_router_logits=True).aux_loss
+    expected = transformers_value(policy, batch)
     routers = recorded(policy, batch)
     term = routers.term(policy, batch)
     torch.testing.assert_close(term, 0.1 * expected)
@@ -67,15 +71,17 @@ def test_gradients_reach_the_routers_with_recomputed_activations_too(checkpointi
 
 
 def test_a_prompt_counts_once_in_the_shared_layout():
-    """Which layout is used changes the value, because the tokens of a forward pass are others."""
+    """With one completion of each prompt, both layouts have the same tokens; with two, the shared one has fewer."""
     import lightning_dpo.shared_prefix.attention  # noqa: F401  registers it
 
     policy, pairs = make_moe("mixtral"), random_pairs(3)
-    policy.set_attn_implementation("shared_prefix")
-    batch = shared_batch(pairs)
-    routers = recorded(policy, batch)
-    assert routers.term(policy, batch) > 0
-    assert batch.attention_mask.all()
+    for chosen_only, same in ((True, True), (False, False)):
+        padded, shared = (make(pairs, chosen_only=chosen_only) for make in (padded_batch, shared_batch))
+        expected = 0.1 * transformers_value(policy, padded)
+        policy.set_attn_implementation("shared_prefix")
+        found = recorded(policy, shared).term(policy, shared)
+        policy.set_attn_implementation("sdpa")
+        assert torch.allclose(found, expected) is same
 
 
 def test_micro_batches_count_by_their_pairs():
@@ -83,13 +89,13 @@ def test_micro_batches_count_by_their_pairs():
     routers, terms, losses = RouterLoss(), [], []
     for part in (pairs[:4], pairs[4:]):
         batch = padded_batch(part)
+        losses.append(transformers_value(policy, batch) * len(part))
         batch.step_pairs.fill_(6)
         with routers.recording(policy):
             completion_logps(policy, batch)
         terms.append(routers.term(policy, batch))
-        losses.append(terms[-1] / 0.1 * 6 / len(part))
-    torch.testing.assert_close(routers.value()["train/router_loss"], (losses[0] * 4 + losses[1] * 2).detach() / 6)
-    torch.testing.assert_close(sum(terms), 0.1 * (losses[0] * 4 + losses[1] * 2) / 6)
+    torch.testing.assert_close(routers.value()["train/router_loss"], sum(losses).detach() / 6)
+    torch.testing.assert_close(sum(terms), 0.1 * sum(losses) / 6)
 
 
 @pytest.mark.parametrize("reference", [None, AdapterOff()], ids=["frozen copy", "adapter off"])

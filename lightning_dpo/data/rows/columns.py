@@ -28,8 +28,3 @@ def optional(row: dict[str, Any], column: str | None) -> Any:
         return None if column is None else value_of(row, column)
     except KeyError:
         return None
-
-
-def root_of(column: str) -> str:
-    """The column of the row that contains `column`."""
-    return column.partition(".")[0]

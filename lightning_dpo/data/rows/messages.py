@@ -16,6 +16,7 @@ WEIGHT = "weight"
 # The names of OpenAI, ms-swift and axolotl for whether a message is trained on.
 _WEIGHTS = (WEIGHT, "loss", "train", "training")
 _CALL = "tool_call"
+_MESSAGE = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
 
 
 def dialogue(messages: Any, name: str = "messages", roles: Mapping[str, str] | None = None) -> Dialogue:
@@ -61,10 +62,10 @@ def parsed(value: Any, name: str) -> Any:
         read = json.loads(value)
     except ValueError:
         if value.lstrip().startswith(("[{'", "{'")) and ("'role':" in value or "'from':" in value):
-            raise InvalidRow(f"{name} is a list of messages as Python writes it: write it as JSON") from None
+            raise InvalidRow(f"{name} is a list of messages as a Python repr: write it with json.dumps") from None
         return value
     messages = [read] if isinstance(read, dict) else read
-    if messages and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in messages):
+    if messages and all(isinstance(one, dict) and any(names <= one.keys() for names in _MESSAGE) for one in messages):
         return read
     return value
 
@@ -87,7 +88,10 @@ def _message(message: Any, name: str, roles: Mapping[str, str] | None) -> Messag
         raise InvalidRow(f"{name} must be a message with role and content, not {found(message)}")
     # Null fields of the message itself, but not of the arguments of a call, where they have a meaning.
     fields = {field: value for field, value in message.items() if value is not None}
-    role, content = fields.pop("role", fields.pop("from", None)), fields.pop("content", fields.pop("value", None))
+    role, content = (
+        fields.pop(name, None) if name in fields else fields.pop(other, None)
+        for name, other in (("role", "from"), ("content", "value"))
+    )
     if role is None:
         raise InvalidRow(f"{name} has no role; its fields are {', '.join(map(str, message)) or 'none'}")
     if not isinstance(role, str):
@@ -100,7 +104,8 @@ def _message(message: Any, name: str, roles: Mapping[str, str] | None) -> Messag
     if not isinstance(content, str | None):
         raise InvalidRow(f"the content of {name} must be text, not {found(content)}")
     if role == _CALL:
-        role, content, fields["tool_calls"] = "assistant", None, [_call_of(content, name)]
+        calls = _from_json(fields.get("tool_calls", []))
+        role, content, fields["tool_calls"] = "assistant", None, [*calls, _call_of(content, name)]
     if calls := _calls(fields, name):
         fields["tool_calls"] = calls
     if _is_unweighted(fields, name) and role == "assistant":
@@ -154,7 +159,7 @@ def _from_json(value: Any) -> Any:
 def _call_of(content: str | None, name: str) -> dict[str, Any]:
     call = _from_json(content)
     if not isinstance(call, dict):
-        raise InvalidRow(f"{name} is a call of a tool, and must be a JSON object, not {found(content)}")
+        raise InvalidRow(f"{name} is a tool call, and must be a JSON object, not {found(content)}")
     return {"type": "function", "function": call}
 
 

@@ -72,12 +72,21 @@ def explicit_pair(
 
 
 def as_chat(pair: dict[str, Any], system: str | None = None) -> dict[str, Any]:
-    """A pair of texts as messages. `system` becomes the first message, unless there is a system message already."""
+    """A pair as messages. `system` becomes the first message.
+
+    Raises:
+        InvalidRow: There is another system message already.
+    """
     prompt, chosen, rejected = pair["prompt"], pair["chosen"], pair["rejected"]
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
         chosen, rejected = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
-    if system and prompt[0]["role"] != "system":
+    first = prompt[0]
+    if system and first["role"] == "system" and str(first.get("content", "")).strip() != system.strip():
+        raise InvalidRow(
+            "the row has a system message in the prompt, and another one in the column of data.source.system"
+        )
+    if system and first["role"] != "system":
         prompt = [{"role": "system", "content": system}, *prompt]
     return pair | {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
@@ -89,13 +98,13 @@ def _as_answer(side: Any) -> Any:
 def _split_texts(chosen: str, rejected: str) -> dict[str, Any]:
     """Split where the texts start to differ, but not within a word, before a space, and with both answers non-empty."""
     same = max(0, min(common_prefix(chosen, rejected), len(chosen) - 1, len(rejected) - 1))
-    while same and any(_belongs(text[same - 1], text[same]) for text in (chosen, rejected)):
+    while same and any(_is_one_word(text[same - 1], text[same]) for text in (chosen, rejected)):
         same -= 1
     same -= same > 0 and chosen[same - 1] == " "
     return {"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:]}
 
 
-def _belongs(before: str, after: str) -> bool:
+def _is_one_word(before: str, after: str) -> bool:
     """Whether two characters are in one word or one symbol, such as a letter and its vowel sign."""
     first, second = unicodedata.category(before), unicodedata.category(after)
     # Marks, skin tones of emoji (Sk) and joiners (Cf); in ASCII, Sk are the accents ^ and `, which are used as quotes.

@@ -17,7 +17,7 @@ Message = dict[str, Any]
 
 
 class PreferencePair(TypedDict):
-    """One preference pair, in any of the forms that `rows/messages.py` lists."""
+    """One preference pair, in any of the forms that `rows/pair_forms.py` lists."""
 
     prompt: NotRequired[str | list[Message] | None]
     """Text up to and including the words that introduce an answer, or messages. Without it, the prompt is part of both

@@ -33,13 +33,13 @@ class RowCounts:
     Attributes:
         read: Number of rows.
         skipped: Number of rows from which the source made no pair.
-        columns: Number of rows that have each column.
+        columns: The columns of valid rows.
         ignored: Number of rows that have a value in each column that the source did not read.
     """
 
     read: int = 0
     skipped: int = 0
-    columns: Counter[str] = field(default_factory=Counter)
+    columns: set[str] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
 
 

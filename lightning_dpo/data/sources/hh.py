@@ -5,7 +5,7 @@ from typing import Any
 from lightning_dpo.data.prefix import common_prefix
 from lightning_dpo.data.rows.pairs import PreferencePair
 from lightning_dpo.data.rows.reasons import InvalidRow, excerpt, found
-from lightning_dpo.data.sources.questions import ASSISTANT, messages_of
+from lightning_dpo.data.sources.questions import ASSISTANT, HUMAN, messages_of
 
 
 def hh_pair(row: dict[str, Any], *, chat: bool = False) -> PreferencePair:
@@ -38,5 +38,7 @@ def hh_pair(row: dict[str, Any], *, chat: bool = False) -> PreferencePair:
             f"{excerpt(other_prompt[same:])})"
         )
     if chat:
+        if not prompt.startswith(HUMAN):
+            raise InvalidRow(f"the dialogues must begin with {HUMAN!r}, not {excerpt(prompt)}")
         return {"prompt": messages_of(prompt + mark), "chosen": chosen.strip(), "rejected": rejected.strip()}
     return {"prompt": prompt + mark, "chosen": chosen, "rejected": rejected}

@@ -36,7 +36,8 @@ def question_pair(
         return {"prompt": dialogue(question, "prompt", roles), "chosen": chosen, "rejected": rejected}
     if chat:
         return {"prompt": messages_of(question), "chosen": chosen, "rejected": rejected}
-    prompt = question.rstrip() if question.startswith(HUMAN) else f"{HUMAN} {question}{ASSISTANT}"
+    prompt = question.rstrip() if question.startswith(HUMAN) else f"{HUMAN} {question}"
+    prompt = prompt if prompt.endswith(ASSISTANT.strip()) else f"{prompt}{ASSISTANT}"
     return {"prompt": prompt, "chosen": f" {chosen}", "rejected": f" {rejected}"}
 
 

@@ -46,8 +46,7 @@ def ranked_pairs(
     sign = 1 if best == "highest" else -1
     found_pairs = better_and_worse([(sign * value, of) for of, value in fields])
     if pairs == "best_worst" and found_pairs:
-        ordered = sorted(fields, key=lambda field: -sign * field[1])
-        found_pairs = [(ordered[0][0], ordered[-1][0])]
+        found_pairs = [(found_pairs[0][0], found_pairs[-1][1])]
     return [question_pair(question, *pair, chat, roles) for pair in found_pairs]
 
 

@@ -1,16 +1,17 @@
 """A prompt and an answer as the text of a chat template, with the positions of the scored turns."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_dpo.data.prefix import common_prefix
 from lightning_dpo.data.rows.messages import WEIGHT
 from lightning_dpo.data.rows.pairs import Message
 from lightning_dpo.data.rows.reasons import InvalidRow, excerpt
-from lightning_dpo.data.tokens.chat_template import ChatTemplate
+from lightning_dpo.data.tokens.chat_template import MARK, ChatTemplate
 from lightning_dpo.data.tokens.message_texts import REASONING_PART, contains, missing_parts, names, unread_fields
 
+_SHORT = 16  # characters
 _ROLES = ("user", "assistant", "tool")
 
 
@@ -43,6 +44,7 @@ class ChatRenderer:
 
     template: ChatTemplate
     score: Literal["last", "all"] = "last"
+    _tested: dict[Hashable, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, prompt: list[Message], answer: list[Message], options: dict[str, Any]) -> ChatPair:
         """One side of a pair.
@@ -65,6 +67,7 @@ class ChatRenderer:
         if shared < len(start) and len(list(missing_parts(prompt, start[:shared]))) > len(omitted):
             raise InvalidRow("the chat template renders the prompt differently when an answer follows")
         omitted += [(len(prompt) + index, part) for index, part in missing_parts(answer, whole[shared:])]
+        omitted += [(index, "content") for index in self._short(messages) if not self._writes(messages, index, options)]
         ignored = self._permitted(messages, omitted, scored)
         ignored |= self._unread(messages, start, options)
         if self.score == "last" and len(answer) == 1:
@@ -83,6 +86,22 @@ class ChatRenderer:
             raise InvalidRow("the answer has weight 0, so no turn of it would be scored")
         return weighted
 
+    def _short(self, messages: list[Message]) -> list[int]:
+        """Indices of the messages whose text is so short that it could be found in the words of the template."""
+        texts = ((index, str(message.get("content", "")).strip()) for index, message in enumerate(messages))
+        return [index for index, text in texts if 0 < len(text) < _SHORT]
+
+    def _writes(self, messages: list[Message], index: int, options: dict[str, Any]) -> bool:
+        """Whether the template writes the text of a message, tested with another text, once per structure."""
+        structure = (index, tuple((message["role"], *message) for message in messages), tuple(options))
+        if structure not in self._tested:
+            marked = [*messages[:index], messages[index] | {"content": MARK}, *messages[index + 1 :]]
+            try:
+                self._tested[structure] = MARK in self.template.render(marked, options)
+            except InvalidRow:
+                self._tested[structure] = True  # the template checks texts, so it reads them
+        return self._tested[structure]
+
     def _permitted(self, messages: list[Message], omitted: list[tuple[int, str]], scored: Sequence[int]) -> set[str]:
         """What may be omitted from messages: reasoning of turns that are not scored."""
         for index, part in omitted:
@@ -100,7 +119,7 @@ class ChatRenderer:
         for tool in tools:
             function = tool.get("function", tool) if isinstance(tool, dict) else {}
             if not contains(start, function.get("name", "")):
-                raise InvalidRow("the chat template does not write the tools")
+                raise InvalidRow("the chat template does not render the tools")
         ignored = {f"messages.{field}" for field in unread_fields(messages, template)}
         return ignored | {
             f"chat_template_kwargs.{name}" for name in options if name != "tools" and not names(template, name)

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 _SECONDS = 10
 _LONGEST_TEXT = 50_000_000
-_ANSWER = "Zq7"  # of the check: text that no template and no special token contains
+MARK = "Zq7"
+"""Text that no template and no special token contains."""
 _QUESTION: Message = {"role": "user", "content": "a"}
 
 
@@ -56,7 +57,7 @@ class ChatTemplate:
                 "it"
             )
         whole = self.probe()
-        if whole and not self.ends(whole.rpartition(_ANSWER)[2]):
+        if whole and not self.ends(whole.rpartition(MARK)[2]):
             raise UserError(
                 f"the chat template of {self._name} does not end an answer with a special token ({whole!r}), so the "
                 "model would not learn to stop: change the template so that assistant turns end with the EOS token"
@@ -70,7 +71,7 @@ class ChatTemplate:
             if not names(self.source, "date_string"):
                 advice = "the template has no argument for another date"
             log.warning(
-                "The chat template of %s contains today's date, so tokens differ from day to day; %s.",
+                "The chat template of %s contains today's date, so token ids change daily; %s.",
                 self._name,
                 advice,
             )
@@ -93,7 +94,7 @@ class ChatTemplate:
     def probe(self) -> str:
         """The text of a question and its answer; empty if the template rejects them."""
         try:
-            return self.render([_QUESTION, {"role": "assistant", "content": _ANSWER}], {})
+            return self.render([_QUESTION, {"role": "assistant", "content": MARK}], {})
         except InvalidRow:
             return ""
 
@@ -153,7 +154,7 @@ class ChatTemplate:
     @cached_property
     def _arguments_as_json(self) -> bool:
         """Whether the template expects the arguments of a call as JSON text. Most expect an object."""
-        call = {"type": "function", "id": "abcdefghi", "function": {"name": "add", "arguments": {_ANSWER: "b"}}}
+        call = {"type": "function", "id": "abcdefghi", "function": {"name": "add", "arguments": {MARK: "b"}}}
         message: Message = {"role": "assistant", "tool_calls": [call]}
         accepted = []
         for form in (message, _with_json(message)):
@@ -162,7 +163,7 @@ class ChatTemplate:
             except InvalidRow:
                 text = ""
             # An object that is written by Python's str() is not JSON.
-            accepted.append(contains(text, _ANSWER) and f"{{'{_ANSWER}'" not in text)
+            accepted.append(contains(text, MARK) and f"{{'{MARK}'" not in text)
         return accepted == [False, True]
 
 
@@ -171,7 +172,7 @@ def _with_json(message: Message) -> Message:
     calls = []
     for call in message.get("tool_calls", []):
         function = dict(call.get("function", call))
-        if not isinstance(function.get("arguments"), str):
-            function["arguments"] = json.dumps(function.get("arguments"), ensure_ascii=False)
+        if not isinstance(function.get("arguments", ""), str):
+            function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
         calls.append({**call, "function": function} if "function" in call else function)
     return message | {"tool_calls": calls} if calls else message

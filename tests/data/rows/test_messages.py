@@ -97,7 +97,7 @@ def test_sharegpts_calls_of_tools_become_the_templates():
         {"role": "tool", "content": "2"},
     ]
     with pytest.raises(
-        InvalidRow, match=r"messages\[0\] is a call of a tool, and must be a JSON object, not text \('not JSON'\)"
+        InvalidRow, match=r"messages\[0\] is a tool call, and must be a JSON object, not text \('not JSON'\)"
     ):
         dialogue([{"from": "function_call", "value": "not JSON"}])
 
@@ -182,7 +182,7 @@ def test_messages_as_json_are_messages_and_those_of_python_are_an_error():
     prompt, chosen, rejected = (json.dumps(side) for side in (ASKED, ASKED + GOOD, ASKED + BAD))
     assert explicit_pair(prompt, chosen, rejected) == explicit_pair(None, chosen, rejected) == EXPLICIT
     assert explicit_pair("[1]", "{}", "{") == {"prompt": "[1]", "chosen": "{}", "rejected": "{"}
-    with pytest.raises(InvalidRow, match="chosen is a list of messages as Python writes it: write it as JSON"):
+    with pytest.raises(InvalidRow, match=r"chosen is a list of messages as a Python repr: write it with json.dumps"):
         explicit_pair("Hi?", str(GOOD), "No.")
 
 

@@ -38,7 +38,7 @@ CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"n
             {"chosen": [CALL]},
             "the chat template omits the tool_calls of a message with the role 'assistant'",
         ),
-        (CHATML.replace("tools | tojson", "'some'"), {"tools": TOOLS}, "the chat template does not write the tools"),
+        (CHATML.replace("tools | tojson", "'some'"), {"tools": TOOLS}, "the chat template does not render the tools"),
         # The same word in another message does not hide that one is missing.
         (
             ONLY_KNOWN,
@@ -82,3 +82,12 @@ def test_a_turn_with_weight_0_is_not_scored(tokenizer):
     assert decoded(chat, found, "chosen") == "2<|im_end|>\n"
     (found,) = tokens(chat, [row | {"chosen": [assistant("2") | {"loss": False}]}])
     assert found["invalid"] == "the answer has weight 0, so no turn of it would be scored"
+
+
+@pytest.mark.parametrize("text", ["a", "user", "start", "4"])
+def test_a_short_text_is_not_found_in_the_words_of_the_template(tokenizer, text):
+    row = EXPLICIT[0] | {"prompt": [{"role": "developer", "content": text}, user("Hi?")]}
+    (found,) = tokens(chat_tokenizer(tokenizer, ONLY_KNOWN), [row])
+    assert found["invalid"].startswith("the chat template omits the content of a message with the role 'developer'")
+    (found,) = tokens(chat_tokenizer(tokenizer), [row])
+    assert found["invalid"] == ""

@@ -64,7 +64,7 @@ def test_an_argument_that_the_template_does_not_read_is_an_error(tokenizer):
 def test_a_template_with_a_date_is_warned_of_and_not_cached_over_days(tokenizer, caplog, monkeypatch):
     dated = "{{ date_string | default(strftime_now('%d %b')) }}" + CHATML
     tokens(chat_tokenizer(tokenizer, dated), EXPLICIT[:1])
-    assert "contains today's date, so tokens differ from day to day; to set a date, use" in caplog.text
+    assert "contains today's date, so token ids change daily; to set a date, use" in caplog.text
     tokens(chat_tokenizer(tokenizer, "{{ strftime_now('%d %b') }}" + CHATML), EXPLICIT[:1])
     assert "the template has no argument for another date" in caplog.text
     chat = chat_tokenizer(tokenizer)
