@@ -113,17 +113,6 @@ def test_what_cannot_be(model_folder, tmp_path, tokenizer):
             LoRA(**{name: value})
 
 
-@pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_a_copy_of_an_adapter_does_not_change_the_base_weights(init):
-    """PiSSA and OLoRA take their adapters out of the weights when they make them."""
-    policy = get_peft_model(make_llama(), LoraConfig(r=4, init_lora_weights=init, target_modules="all-linear"))
-    opened = probe(policy)
-    copy_adapter(policy)
-    assert torch.equal(probe(policy), opened)
-    with torch.no_grad(), with_copy(policy):
-        assert torch.equal(probe(policy), opened)
-
-
 def test_an_adapter_that_changes_the_policy_is_rejected():
     class Careless(AdapterFactory):
         def __call__(self, policy):

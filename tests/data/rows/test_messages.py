@@ -89,19 +89,6 @@ def test_messages_that_are_not_a_pair_have_a_reason(pair, reason):
         explicit_pair(*pair)
 
 
-def test_sharegpts_calls_of_tools_become_the_templates():
-    call = {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'}
-    result = {"from": "observation", "value": "2"}
-    assert dialogue([call, result]) == [
-        {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]},
-        {"role": "tool", "content": "2"},
-    ]
-    with pytest.raises(
-        InvalidRow, match=r"messages\[0\] is a tool call, and must be a JSON object, not text \('not JSON'\)"
-    ):
-        dialogue([{"from": "function_call", "value": "not JSON"}])
-
-
 CALL = {"name": "add", "arguments": {"a": 1, "unit": None}}
 AS_OPENAI = CALL | {"arguments": json.dumps(CALL["arguments"])}
 
@@ -168,6 +155,10 @@ def test_a_message_that_is_excluded_from_the_loss(field):
         (user("?") | {"images": ["cat.png"]}, "messages[0] has images: only text is supported"),
         ({"role": 3, "content": "?"}, "the role of messages[0] must be text, not a number (3)"),
         ("Hi", "messages must be text or messages, not text ('Hi')"),
+        (
+            {"from": "function_call", "value": "no"},
+            "messages[0] is a tool call, and must be a JSON object, not text ('no')",
+        ),
         ([["Hi"]], "messages[0] must be a message with role and content, not a list (['Hi'])"),
         (assistant("") | {"tool_calls": "add(1)"}, "tool_calls of messages[0] must be a list of objects"),
     ],

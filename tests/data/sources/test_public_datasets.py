@@ -31,11 +31,6 @@ ROWS = {
         {"domain": "code", "context": WHOLE, "response1": "good", "response2": "bad", "overall_preference": -2},
         [(WHOLE, "good", "bad")],
     ),
-    "HelpSteer3, the second response": (
-        ["data=helpsteer3"],
-        {"context": ASKED, "response1": "bad", "response2": "good", "overall_preference": 1},
-        [(ASKED, "good", "bad")],
-    ),
     "Nectar": (
         ["data=nectar"],
         {
@@ -115,13 +110,6 @@ ROWS = {
         ["data=jsonl", *(f"data.source.{name}={name}.text" for name in ("prompt", "chosen", "rejected"))],
         {"prompt": {"text": HUMAN}, "chosen": {"text": " good", "score": 1.0}, "rejected": {"text": " bad"}},
         [(HUMAN, " good", " bad")],
-    ),
-    "UltraFeedback, binarized, as JSON": (
-        ["data=jsonl"],
-        {"prompt": "Why?"} | {
-            side: json.dumps([*ASKED, assistant(text)]) for side, text in (("chosen", "good"), ("rejected", "bad"))
-        },
-        [(ASKED, "good", "bad")],
     ),
     "HH-RLHF with the chat template": (
         ["data=hh", "data.source.chat=true"],
