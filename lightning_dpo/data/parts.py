@@ -14,7 +14,7 @@ from lightning_dpo.data.sources.hub import HubRows
 from lightning_dpo.errors import UserError
 
 # Options of this package's sources that name a column which a row may lack.
-_OPTIONAL = frozenset({"query", "system", "source"})
+_OPTIONAL = frozenset({"prompt", "query", "system", "source"})
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Part:
         options = getattr(self.to_pair, "keywords", {}) if of_ours else {}
         for option in _OPTIONAL & options.keys():
             column = options[option]
+            if option == "prompt" == column:  # the default, which dialogues do not need
+                continue
             if column and counts.columns and not {column, column.partition(".")[0]} & counts.columns:
                 key = ".".join(filter(None, ("data.source", name, option)))
                 there = ", ".join(sorted(counts.columns))

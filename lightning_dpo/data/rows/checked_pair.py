@@ -7,6 +7,7 @@ from typing import Any
 from lightning_dpo.data.rows.pair_forms import explicit_pair
 from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, NUMBERS, PreferencePair
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow, found
+from lightning_dpo.data.rows.tool_calls import from_json
 from lightning_dpo.printable import name_of
 
 _FLOAT32_MAX = 3.4028234e38
@@ -54,7 +55,8 @@ def _number(name: str, value: Any) -> float:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    # Parquet has dates and decimals, which are text in a message.
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _parsed(name: str, value: Any) -> Any:
@@ -63,6 +65,8 @@ def _parsed(name: str, value: Any) -> Any:
         read = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
         raise InvalidRow(f"{name} must be JSON, not {found(value)}") from error
+    if name == "tools" and isinstance(read, list):
+        read = [from_json(tool) for tool in read]
     # A row must not override the arguments that this package passes to the template.
     own = {"chat_template", "tokenize", "add_generation_prompt", "continue_final_message"}
     if not isinstance(read, list if name == "tools" else dict) or (isinstance(read, dict) and own & read.keys()):

@@ -1,16 +1,18 @@
 """Messages of datasets, converted to those that chat templates read: `role`, `content`, `tool_calls` and others."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning_dpo.data.rows.pairs import Message
 from lightning_dpo.data.rows.reasons import InvalidRow, excerpt, found
 from lightning_dpo.data.rows.roles import role_of
+from lightning_dpo.data.rows.tool_calls import calls_in_text, from_json, tool_calls
 
 Dialogue = list[Message]
 
-MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
+MEDIA = frozenset({"image", "images", "image_url", "image_path", "video", "videos", "audio", "audios"})
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_OF_PART = ("type", "text", "role", "content")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 WEIGHT = "weight"
 # The names of OpenAI, ms-swift and axolotl for whether a message is trained on.
@@ -47,27 +49,20 @@ def dialogue(messages: Any, name: str = "messages", roles: Mapping[str, str] | N
     return converted
 
 
-def parsed(value: Any, name: str) -> Any:
-    """`value`, or the messages if it is their JSON.
+def parsed(text: Any) -> Any:
+    """The messages that `text` is the JSON of; None if it is not.
 
-    >>> parsed('[{"role": "user", "content": "Hi"}]', "prompt")
+    >>> parsed('[{"role": "user", "content": "Hi"}]')
     [{'role': 'user', 'content': 'Hi'}]
-
-    Raises:
-        InvalidRow: It is the representation of such a list in Python.
     """
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
-        return value
-    try:
-        read = json.loads(value)
-    except ValueError:
-        if value.lstrip().startswith(("[{'", "{'")) and ("'role':" in value or "'from':" in value):
-            raise InvalidRow(f"{name} is a list of messages as a Python repr: write it with json.dumps") from None
-        return value
-    messages = [read] if isinstance(read, dict) else read
-    if messages and all(isinstance(one, dict) and any(names <= one.keys() for names in _MESSAGE) for one in messages):
-        return read
-    return value
+    if not isinstance(text, str) or not text.lstrip().startswith("["):
+        return None
+    read = from_json(text)
+    if not read or not isinstance(read, list):
+        return None
+    return (
+        read if all(isinstance(one, dict) and any(names <= one.keys() for names in _MESSAGE) for one in read) else None
+    )
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -103,11 +98,15 @@ def _message(message: Any, name: str, roles: Mapping[str, str] | None) -> Messag
         content = _joined(content, f"the content of {name}", fields)
     if not isinstance(content, str | None):
         raise InvalidRow(f"the content of {name} must be text, not {found(content)}")
+    calls = tool_calls(fields.pop("tool_calls", []), name)
+    if legacy := fields.pop("function_call", None):
+        calls += tool_calls([{"type": "function", "function": legacy}], name)
     if role == _CALL:
-        calls = _from_json(fields.get("tool_calls", []))
-        role, content, fields["tool_calls"] = "assistant", None, [*calls, _call_of(content, name)]
-    if calls := _calls(fields, name):
+        role, content, calls = "assistant", None, [*calls, *tool_calls(calls_in_text(content, name), name)]
+    if calls:
         fields["tool_calls"] = calls
+    if content is None and not fields.keys() & {"tool_calls", *REASONING}:
+        raise InvalidRow(f"{name} has no content; its fields are {', '.join(map(str, message))}")
     if _is_unweighted(fields, name) and role == "assistant":
         fields[WEIGHT] = 0
     # Role and content first, so that equal messages have equal JSON.
@@ -118,49 +117,16 @@ def _joined(parts: list[Any], name: str, fields: dict[str, Any]) -> str:
     """The text of a content that is split into parts. Their other fields are added to those of the message."""
     texts = []
     for part in parts:
+        part = {"text": part} if isinstance(part, str) else part
         kind = part.get("type", "text") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
+        if kind not in _TEXT_PARTS or not isinstance(part.get("text"), str):
             raise InvalidRow(f"{name} has a part that is not text ({excerpt(kind or part)}): only text is supported")
         texts.append(part["text"])
-        others = {field: value for field, value in part.items() if value is not None and field not in ("type", "text")}
+        others = {field: value for field, value in part.items() if value is not None and field not in _OF_PART}
         if media := [field for field in others if field in MEDIA]:
             raise InvalidRow(f"{name} has {media[0]}: only text is supported")
         fields |= {field: value for field, value in others.items() if field not in fields}
     return "".join(texts)
-
-
-def _calls(fields: dict[str, Any], name: str) -> list[Any]:
-    """The calls of tools, with their arguments as objects; OpenAI writes these as JSON, and templates as well."""
-    calls = _from_json(fields.pop("tool_calls", []))
-    if legacy := fields.pop("function_call", None):
-        calls = [*calls, {"type": "function", "function": legacy}]
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise InvalidRow(f"tool_calls of {name} must be a list of objects, not {found(calls)}")
-    return [_with_arguments(call) for call in calls]
-
-
-def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(call.get("function"), dict):
-        return {**call, "function": _with_arguments(call["function"])}
-    return {**call, "arguments": _from_json(call["arguments"])} if "arguments" in call else dict(call)
-
-
-def _from_json(value: Any) -> Any:
-    """The object or list that `value` contains as JSON; `value` itself if it does not."""
-    if not isinstance(value, str):
-        return value
-    try:
-        read = json.loads(value)
-    except ValueError:
-        return value
-    return read if isinstance(read, dict | list) else value
-
-
-def _call_of(content: str | None, name: str) -> dict[str, Any]:
-    call = _from_json(content)
-    if not isinstance(call, dict):
-        raise InvalidRow(f"{name} is a tool call, and must be a JSON object, not {found(content)}")
-    return {"type": "function", "function": call}
 
 
 def _is_unweighted(fields: dict[str, Any], name: str) -> bool:

@@ -9,6 +9,7 @@ from lightning_dpo.data.prefix import common_prefix
 from lightning_dpo.data.rows.messages import REASONING, Dialogue, dialogue, parsed
 from lightning_dpo.data.rows.pairs import Message
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow, excerpt, found
+from lightning_dpo.data.rows.roles import role_of
 
 _NAMES = ("prompt", "chosen", "rejected")
 
@@ -43,7 +44,7 @@ def explicit_pair(
     Raises:
         InvalidRow: The row has none of these forms.
     """
-    prompt, chosen, rejected = (parsed(*side) for side in zip((prompt, chosen, rejected), names, strict=True))
+    prompt, chosen, rejected = _read(prompt, chosen, rejected, names)
     if prompt is not None and not isinstance(prompt, str):
         prompt = dialogue(prompt, names[0], roles)
         # Text is an answer to messages. Beside a whole dialogue, it would not be clear what it answers.
@@ -59,10 +60,10 @@ def explicit_pair(
         if chosen == rejected:
             raise InvalidRow(IDENTICAL_ANSWERS)
         prompt = _shared(chosen, rejected)
-        if not prompt:
+        if not any(message["role"] == "user" for message in prompt):
             raise InvalidRow(
-                f"{names[1]} and {names[2]} begin with different messages, so they have no common prompt "
-                f"({excerpt(chosen[:1])} and {excerpt(rejected[:1])})"
+                f"{names[1]} and {names[2]} have no common message of the user, so there is no prompt; they begin with "
+                f"{excerpt(chosen[:1])} and {excerpt(rejected[:1])}; if a column has the prompt, set data.source.prompt"
             )
     elif isinstance(prompt, str):
         prompt = _around(prompt, chosen, rejected)
@@ -89,6 +90,24 @@ def as_chat(pair: dict[str, Any], system: str | None = None) -> dict[str, Any]:
     if system and first["role"] != "system":
         prompt = [{"role": "system", "content": system}, *prompt]
     return pair | {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _read(prompt: Any, chosen: Any, rejected: Any, names: tuple[str, str, str]) -> tuple[Any, Any, Any]:
+    """The three, with messages in place of their JSON.
+
+    An answer can be such JSON as well, as text. It is read as messages only if both answers are, and if the prompt is
+    messages or part of the answers.
+    """
+    prompt = parsed(prompt) or prompt
+    messages = [parsed(side) for side in (chosen, rejected)]
+    whole = all(side and role_of(str(side[0].get("role", side[0].get("from")))) != "assistant" for side in messages)
+    if all(messages) and (whole or not isinstance(prompt, str)):
+        return prompt, *messages
+    for name, side in zip(names, (prompt, chosen, rejected), strict=True):
+        # Only of a dataset that Python wrote is the prompt, or are both answers, such text.
+        if isinstance(side, str) and side.startswith("[{'") and "'role': 'user'" in side:
+            raise InvalidRow(f"{name} is a list of messages as a Python repr: write it with json.dumps")
+    return prompt, chosen, rejected
 
 
 def _as_answer(side: Any) -> Any:

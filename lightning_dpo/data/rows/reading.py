@@ -92,7 +92,7 @@ def _pairs(row: Any, to_pair: ToPair, counts: RowCounts) -> Iterator[dict[str, A
         # After the checks, which read the messages.
         unread = dict(row.unread())
         counts.columns.update(dict.keys(row))
-        counts.ignored.update(unread.keys())
+        counts.ignored.update(unread.keys() if checked else ())
         if checked and (media := sorted(MEDIA & unread.keys())):
             checked = [{"invalid": f"the row has {media[0]} ({excerpt(unread[media[0]])}): only text is supported"}]
     yield from checked

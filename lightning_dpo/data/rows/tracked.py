@@ -18,7 +18,7 @@ class TrackedRow(dict[str, Any]):
         """Name and value of each field that has a value and was not read; fields of objects as `column.field`."""
         for name, value in super().items():
             if name not in self._read:
-                if value not in (None, "", [], {}):
+                if value not in (None, "", [], {}, [None]):
                     yield name, value
                 continue
             for inner in value if isinstance(value, list) else [value]:

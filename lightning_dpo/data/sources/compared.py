@@ -43,6 +43,7 @@ def compared_pair(
     """
     value, (low, high) = value_of(row, preference), sorted((prefers_first, prefers_second))
     answers, question = (value_of(row, first), value_of(row, second)), value_of(row, prompt)
+    value = float(value) if isinstance(value, str) and value.strip("-").isdecimal() else value
     if not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidRow(f"{preference} must be a number between {low} and {high}, not {found(value)}")
     name = optional(row, source)

@@ -31,11 +31,12 @@ def question_pair(
     for name, text in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(text, str):
             raise InvalidRow(f"the {name} answer must be text, not {found(text)}")
-    question = parsed(question, "prompt")
+    question = parsed(question) or question
     if not isinstance(question, str):
         return {"prompt": dialogue(question, "prompt", roles), "chosen": chosen, "rejected": rejected}
     if chat:
         return {"prompt": messages_of(question), "chosen": chosen, "rejected": rejected}
+    question = f"\n\n{question}" if question.startswith("Human:") and ASSISTANT in question else question
     prompt = question.rstrip() if question.startswith(HUMAN) else f"{HUMAN} {question}"
     prompt = prompt if prompt.endswith(ASSISTANT.strip()) else f"{prompt}{ASSISTANT}"
     return {"prompt": prompt, "chosen": f" {chosen}", "rejected": f" {rejected}"}

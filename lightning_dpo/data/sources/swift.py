@@ -24,7 +24,7 @@ def swift_pair(row: dict[str, Any], *, roles: Mapping[str, str] | None = None) -
     messages = dialogue(row["messages"], "messages", roles)
     if not messages or messages[-1]["role"] != "assistant":
         raise InvalidRow("messages must end with a message of the assistant, the preferred answer")
-    others = row.get("rejected_messages")
+    others = row.get("rejected_messages") or None
     prompt: Any = None
     if others is None:
         others = row["rejected_response"]

@@ -8,8 +8,8 @@ from lightning_dpo.data.prefix import common_prefix
 from lightning_dpo.data.rows.messages import WEIGHT
 from lightning_dpo.data.rows.pairs import Message
 from lightning_dpo.data.rows.reasons import InvalidRow, excerpt
-from lightning_dpo.data.tokens.chat_template import MARK, ChatTemplate
-from lightning_dpo.data.tokens.message_texts import REASONING_PART, contains, missing_parts, names, unread_fields
+from lightning_dpo.data.tokens.chat_template import MARK, QUESTION, ChatTemplate
+from lightning_dpo.data.tokens.message_texts import KNOWN, REASONING_PART, mentions, missing_parts
 
 _SHORT = 16  # characters
 _ROLES = ("user", "assistant", "tool")
@@ -63,13 +63,17 @@ class ChatRenderer:
         # A template may change whitespace at the end of the prompt, but must not change its messages.
         shared = common_prefix(start, whole)
         scored = self._scored(messages, len(prompt))
-        omitted = list(missing_parts(prompt, start))
-        if shared < len(start) and len(list(missing_parts(prompt, start[:shared]))) > len(omitted):
+        omitted = missing_parts(prompt, start)
+        if shared < len(start) and len(missing_parts(prompt, start[:shared])) > len(omitted):
             raise InvalidRow("the chat template renders the prompt differently when an answer follows")
-        omitted += [(len(prompt) + index, part) for index, part in missing_parts(answer, whole[shared:])]
+        omitted_of_answer = missing_parts(answer, whole[shared:])
+        if omitted_of_answer:
+            # The generation prompt and the answer may begin alike, for example with "<".
+            omitted_of_answer = missing_parts(answer, whole[common_prefix(render(prompt, options), whole) :])
+        omitted += [(len(prompt) + index, part) for index, part in omitted_of_answer]
         omitted += [(index, "content") for index in self._short(messages) if not self._writes(messages, index, options)]
         ignored = self._permitted(messages, omitted, scored)
-        ignored |= self._unread(messages, start, options)
+        ignored |= self._unread(messages, whole, options)
         if self.score == "last" and len(answer) == 1:
             return ChatPair(start, whole, None, frozenset(ignored))
         turns = [self._turn(messages, index, whole, options) for index in scored]
@@ -104,7 +108,8 @@ class ChatRenderer:
 
     def _permitted(self, messages: list[Message], omitted: list[tuple[int, str]], scored: Sequence[int]) -> set[str]:
         """What may be omitted from messages: reasoning of turns that are not scored."""
-        for index, part in omitted:
+        # Of two messages with the same text, the one with the less common role is more likely the one that is missing.
+        for index, part in sorted(omitted, key=lambda item: messages[item[0]]["role"] in _ROLES):
             role = messages[index]["role"]
             if part != REASONING_PART or role != "assistant" or index in scored:
                 advice = "" if role in _ROLES else "; to convert the role, set data.source.roles"
@@ -113,24 +118,37 @@ class ChatRenderer:
                 )
         return {"reasoning of earlier turns"} if omitted else set()
 
-    def _unread(self, messages: list[Message], start: str, options: dict[str, Any]) -> set[str]:
-        """The fields of messages, tools and arguments that the template does not read."""
-        template, tools = self.template.source, options.get("tools", [])
-        for tool in tools:
-            function = tool.get("function", tool) if isinstance(tool, dict) else {}
-            if not contains(start, function.get("name", "")):
-                raise InvalidRow("the chat template does not render the tools")
-        ignored = {f"messages.{field}" for field in unread_fields(messages, template)}
+    def _unread(self, messages: list[Message], whole: str, options: dict[str, Any]) -> set[str]:
+        """The fields of messages, and the arguments of the row, that the template does not read."""
+        if options.get("tools") and not self._writes_tools(options["tools"]):
+            raise InvalidRow("the chat template does not render the tools")
+        template = self.template.source
+        fields = {(name, str(value)) for message in messages for name, value in message.items() if name not in KNOWN}
+        ignored = {f"messages.{name}" for name, value in fields if not mentions(template, name) or value not in whole}
         return ignored | {
-            f"chat_template_kwargs.{name}" for name in options if name != "tools" and not names(template, name)
+            f"chat_template_kwargs.{name}" for name in options if name != "tools" and not mentions(template, name)
         }
+
+    def _writes_tools(self, tools: list[Any]) -> bool:
+        """Whether the template writes tools, tested with another name, once per form of the tools."""
+        form = ("tools", str([sorted(tool) if isinstance(tool, dict) else tool for tool in tools]))
+        if form not in self._tested:
+            functions = [tool.get("function", tool) if isinstance(tool, dict) else {} for tool in tools]
+            marked = [
+                tool | ({"function": function | {"name": MARK}} if "function" in tool else {"name": MARK})
+                if isinstance(tool, dict) and isinstance(function, dict)
+                else tool
+                for tool, function in zip(tools, functions, strict=True)
+            ]
+            self._tested[form] = MARK in self.template.render([QUESTION], {"tools": marked}, introduce=True)
+        return self._tested[form]
 
     def _turn(self, messages: list[Message], index: int, whole: str, options: dict[str, Any]) -> tuple[str, str]:
         """The prefixes of `whole` up to the start and up to the end of a turn."""
         before = self.template.render(messages[:index], options, introduce=True)
         after = self.template.render(messages[: index + 1], options)
         start, end = common_prefix(before, whole), common_prefix(after, whole)
-        if any(missing_parts([messages[index]], whole[start:end])):
+        if missing_parts([messages[index]], whole[start:end]):
             raise InvalidRow("the chat template renders an assistant turn differently when other messages follow")
         return whole[:start], whole[:end]
 

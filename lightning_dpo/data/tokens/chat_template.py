@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_dpo.data.rows.messages import leaves
 from lightning_dpo.data.rows.pairs import Message
 from lightning_dpo.data.rows.reasons import InvalidRow
-from lightning_dpo.data.tokens.message_texts import contains, names
+from lightning_dpo.data.tokens.message_texts import contains, mentions
 from lightning_dpo.data.tokens.special_tokens import special_tokens
 from lightning_dpo.data.tokens.time_limit import time_limit
 from lightning_dpo.errors import UserError
@@ -24,7 +24,7 @@ _SECONDS = 10
 _LONGEST_TEXT = 50_000_000
 MARK = "Zq7"
 """Text that no template and no special token contains."""
-_QUESTION: Message = {"role": "user", "content": "a"}
+QUESTION: Message = {"role": "user", "content": "a"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ChatTemplate:
                 "instruction-tuned model, set tokenizer.chat_template and save the tokenizer, or provide the data as "
                 "text"
             )
-        if unread := [name for name in self.options if not names(self.source, name)]:
+        if unread := [name for name in self.options if not mentions(self.source, name)]:
             raise UserError(
                 f"data.chat_template_kwargs.{unread[0]} has no effect: the chat template of {self._name} does not read "
                 "it"
@@ -68,7 +68,7 @@ class ChatTemplate:
         """Log what is valid and may surprise: a date, and a generation prompt that training does not contain."""
         if "strftime_now" in self.source and "date_string" not in self.options:
             advice = "to set a date, use data.chat_template_kwargs={date_string: 26 Jul 2024}"
-            if not names(self.source, "date_string"):
+            if not mentions(self.source, "date_string"):
                 advice = "the template has no argument for another date"
             log.warning(
                 "The chat template of %s contains today's date, so token ids change daily; %s.",
@@ -76,7 +76,7 @@ class ChatTemplate:
                 advice,
             )
         try:
-            start, whole = self.render([_QUESTION], {}, introduce=True), self.probe()
+            start, whole = self.render([QUESTION], {}, introduce=True), self.probe()
         except InvalidRow:
             return
         if whole and not whole.startswith(start.rstrip()):
@@ -94,7 +94,7 @@ class ChatTemplate:
     def probe(self) -> str:
         """The text of a question and its answer; empty if the template rejects them."""
         try:
-            return self.render([_QUESTION, {"role": "assistant", "content": MARK}], {})
+            return self.render([QUESTION, {"role": "assistant", "content": MARK}], {})
         except InvalidRow:
             return ""
 
@@ -111,6 +111,8 @@ class ChatTemplate:
         """
         if any("tool_calls" in message for message in messages) and self._arguments_as_json:
             messages = [_with_json(message) for message in messages]
+        if self._content_as_parts:
+            messages = [_with_parts(message) for message in messages]
         return self._rendered(messages, options, introduce)
 
     def _rendered(self, messages: list[Message], options: dict[str, Any], introduce: bool) -> str:
@@ -152,19 +154,36 @@ class ChatTemplate:
         return self.tokenizer.name_or_path or "the model"
 
     @cached_property
+    def _content_as_parts(self) -> bool:
+        """Whether the template expects the content as a list of parts, as those of some multimodal models do."""
+        message: Message = {"role": "user", "content": MARK}
+        accepted = []
+        for form in (message, _with_parts(message)):
+            try:
+                accepted.append(MARK in self._rendered([form], {}, introduce=True))
+            except InvalidRow:
+                accepted.append(False)
+        return accepted == [False, True]
+
+    @cached_property
     def _arguments_as_json(self) -> bool:
         """Whether the template expects the arguments of a call as JSON text. Most expect an object."""
         call = {"type": "function", "id": "abcdefghi", "function": {"name": "add", "arguments": {MARK: "b"}}}
-        message: Message = {"role": "assistant", "tool_calls": [call]}
+        message: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
         accepted = []
         for form in (message, _with_json(message)):
             try:
-                text = self._rendered([_QUESTION, form], {}, introduce=False)
+                text = self._rendered([QUESTION, form], {}, introduce=False)
             except InvalidRow:
                 text = ""
             # An object that is written by Python's str() is not JSON.
             accepted.append(contains(text, MARK) and f"{{'{MARK}'" not in text)
         return accepted == [False, True]
+
+
+def _with_parts(message: Message) -> Message:
+    """A message whose content is a list with one part."""
+    return message | {"content": [{"type": "text", "text": message["content"]}]} if "content" in message else message
 
 
 def _with_json(message: Message) -> Message:
@@ -175,4 +194,5 @@ def _with_json(message: Message) -> Message:
         if not isinstance(function.get("arguments", ""), str):
             function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
         calls.append({**call, "function": function} if "function" in call else function)
-    return message | {"tool_calls": calls} if calls else message
+    # Such templates also need a content.
+    return {"content": ""} | message | {"tool_calls": calls} if calls else message

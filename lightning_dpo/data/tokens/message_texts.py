@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from lightning_dpo.data.rows.messages import REASONING, WEIGHT, leaves
 from lightning_dpo.data.rows.pairs import Message
 
 _THINK = re.compile(r"</?think>")
-_KNOWN = {"role", "content", "tool_calls", WEIGHT, *REASONING}
+KNOWN = {"role", "content", "tool_calls", WEIGHT, *REASONING}
+"""Fields of messages whose parts `parts_of` returns, or that are read before the template."""
 REASONING_PART = "reasoning"
 
 
@@ -26,51 +28,41 @@ def parts_of(message: Message) -> Iterator[tuple[str, Any]]:
     yield from ((REASONING_PART, message[name]) for name in REASONING if name in message)
     for call in message.get("tool_calls", []):
         function = call.get("function", call)
-        yield "tool_calls", function.get("name", "")
-        yield from (("tool_calls", leaf) for leaf in leaves(function.get("arguments", "")))
+        yield from (("tool_calls", leaf) for name, value in function.items() for leaf in leaves(value))
 
 
-def missing_parts(messages: Sequence[Message], text: str) -> Iterator[tuple[int, str]]:
-    """Index and name of each part of `messages` that is not in `text`, in the order of the messages.
+def missing_parts(messages: Sequence[Message], text: str) -> list[tuple[int, str]]:
+    """Index and name of each part of `messages` that is not in `text`.
 
-    The order matters, because otherwise the same words in another message would hide that a message is missing. System
-    messages can be anywhere: some templates write them into the first or the last question.
+    A text must occur as often as in all parts together. Otherwise, the same words in another message would hide that it
+    is missing. The order is not compared, because some templates write a result before the content of its call.
     """
-    start = 0
-    for index, message in enumerate(messages):
-        anywhere = message["role"] in ("system", "developer")
-        end = start
-        for name, value in parts_of(message):
-            found = _find(text, value, 0 if anywhere else start)
-            if found is None:
-                yield index, name
-            elif name == "content" and not anywhere:
-                end = found  # not after reasoning, which may be omitted here and occur in a later message
-        start = end
+    parts = [(index, name, value) for index, message in enumerate(messages) for name, value in parts_of(message)]
+    missing = [(index, name) for index, name, value in parts if not contains(text, value)]
+    texts = [
+        (index, name, value.strip())
+        for index, name, value in parts
+        if isinstance(value, str) and value.strip() and (index, name) not in missing
+    ]
+    needed = Counter[str]()
+    for part in {value for _, _, value in texts}:
+        needed[part] = sum(value.count(part) for _, _, value in texts)
+    rare = [(index, name) for index, name, value in texts if sum(map(text.count, _forms(value))) < needed[value]]
+    return sorted({*missing, *rare})
 
 
 def contains(text: str, value: Any) -> bool:
-    """Whether `text` contains `value`."""
-    return _find(text, value, 0) is not None
+    """Whether `text` contains `value`, as text, in JSON or in Python."""
+    return any(form in text for form in _forms(value.strip() if isinstance(value, str) else value))
 
 
-def unread_fields(messages: Sequence[Message], template: str) -> set[str]:
-    """Fields of messages whose name does not occur in the source of a template, so that it cannot read them."""
-    fields = {field for message in messages for field in message} - _KNOWN
-    return {field for field in fields if not names(template, field)}
-
-
-def names(template: str, name: str) -> bool:
+def mentions(template: str, word: str) -> bool:
     """Whether a word occurs in the source of a template."""
-    return re.search(rf"\b{re.escape(name)}\b", template) is not None
+    return re.search(rf"\b{re.escape(word)}\b", template) is not None
 
 
-def _find(text: str, value: Any, start: int) -> int | None:
-    """The end of the first occurrence of `value` after `start`, as text or as in JSON; None if there is none."""
+def _forms(value: Any) -> set[str]:
+    """The forms in which templates write a value."""
     if isinstance(value, str):
-        plain = value.strip()
-        forms = [plain] if plain in text else [plain, json.dumps(plain, ensure_ascii=False)[1:-1]]
-    else:  # templates write values of Python or of JSON
-        forms = [json.dumps(value), str(value)]
-    ends = [at + len(form) for form in forms if (at := text.find(form, start)) >= 0]
-    return min(ends) if ends else None
+        return {value, json.dumps(value, ensure_ascii=False)[1:-1], value.replace("'", "\\'")}
+    return {json.dumps(value), str(value)}

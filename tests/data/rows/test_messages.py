@@ -67,7 +67,7 @@ def test_turns_before_the_last_stay_in_the_prompt_and_later_ones_in_the_answers(
         ),
         (
             (None, [user("a"), *GOOD], [user("b"), *BAD]),
-            r"chosen and rejected begin with different messages, so they have no common prompt \(.*'a'.*\)",
+            "chosen and rejected have no common message of the user, so there is no prompt; they begin with .*'a'.*",
         ),
         (
             (ASKED, [user("b"), *GOOD], BAD),
@@ -102,6 +102,8 @@ AS_OPENAI = CALL | {"arguments": json.dumps(CALL["arguments"])}
         {"role": "assistant", "content": None, "function_call": AS_OPENAI},
         {"role": "tool_call", "content": json.dumps(CALL)},
         {"from": "function_call", "value": json.dumps(CALL)},
+        {"from": "function_call", "value": json.dumps([CALL])},
+        {"role": "tool_call", "content": json.dumps({"name": "add", "parameters": CALL["arguments"]})},
     ],
 )  # fmt: skip
 def test_a_call_of_a_tool_has_its_arguments_as_an_object_with_their_nulls(message):
@@ -155,6 +157,11 @@ def test_a_message_that_is_excluded_from_the_loss(field):
         (user("?") | {"images": ["cat.png"]}, "messages[0] has images: only text is supported"),
         ({"role": 3, "content": "?"}, "the role of messages[0] must be text, not a number (3)"),
         ("Hi", "messages must be text or messages, not text ('Hi')"),
+        ({"role": "user", "text": "Hi"}, "messages[0] has no content; its fields are role, text"),
+        (
+            assistant("") | {"tool_calls": [{"function": "add"}]},
+            "the function of a tool call of messages[0] must be an object",
+        ),
         (
             {"from": "function_call", "value": "no"},
             "messages[0] is a tool call, and must be a JSON object, not",
@@ -169,12 +176,22 @@ def test_what_cannot_be_read_is_named(message, reason):
     assert reason in str(error.value)
 
 
-def test_messages_as_json_are_messages_and_those_of_python_are_an_error():
+def test_messages_as_json_are_messages():
     prompt, chosen, rejected = (json.dumps(side) for side in (ASKED, ASKED + GOOD, ASKED + BAD))
-    assert explicit_pair(prompt, chosen, rejected) == explicit_pair(None, chosen, rejected) == EXPLICIT
-    assert explicit_pair("[1]", "{}", "{") == {"prompt": "[1]", "chosen": "{}", "rejected": "{"}
+    for question in (prompt, None, "Hi?", ASKED):
+        assert explicit_pair(question, chosen, rejected) == EXPLICIT
+    assert explicit_pair(prompt, json.dumps(GOOD), json.dumps(BAD)) == EXPLICIT
     with pytest.raises(InvalidRow, match=r"chosen is a list of messages as a Python repr: write it with json.dumps"):
-        explicit_pair("Hi?", str(GOOD), "No.")
+        explicit_pair("Hi?", str(ASKED + GOOD), "No.")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [("[1]", "{"), (json.dumps(GOOD), json.dumps(BAD)), (json.dumps(ASKED + GOOD), "No."), ('{"role": "x"}', "a")],
+)
+def test_an_answer_that_is_json_is_text(answers):
+    """A request for messages in this format has such answers."""
+    assert explicit_pair("Write JSON.", *answers) == dict(zip(EXPLICIT, ("Write JSON.", *answers), strict=True))
 
 
 def test_texts_as_a_question_and_its_answers_with_a_system_message():

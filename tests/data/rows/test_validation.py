@@ -21,14 +21,6 @@ INVALID = {
     "weight must not be negative, got -1": GOOD | {"weight": -1},
     "the line is not valid JSON": "the line is not valid JSON",
     "'wieght' is not a field of a pair; the fields are": GOOD | {"wieght": 1},
-    # Values that JSON does not have, as Parquet files do.
-    "TypeError: Object of type date is not JSON serializable": {
-        "chosen": [
-            {"role": "user", "content": "q"},
-            {"role": "assistant", "content": "a", "day": datetime.date.today()},
-        ],
-        "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
-    },
     "the role of chosen[0] must be text, not a list (['human'])": {
         "chosen": [{"from": ["human"], "value": "q"}, {"from": "gpt", "value": "a"}],
         "rejected": [{"from": ["human"], "value": "q"}, {"from": "gpt", "value": "b"}],
@@ -100,6 +92,12 @@ def test_a_row_may_give_several_pairs_or_none(caplog):
     assert "rows: 1 of 3 rows were skipped by the options of data.source" in caplog.text
     with pytest.raises(UserError, match="all 1 rows of rows were skipped"):
         pairs_of(GOOD, to_pair=lambda row: [])
+
+
+def test_a_date_of_a_parquet_file_is_text():
+    dated = {"role": "user", "content": "q", "day": datetime.date(2024, 5, 1)}
+    (pair,) = pairs_of({"prompt": [dated], "chosen": "a", "rejected": "b"})
+    assert json.loads(pair["prompt"]) == [dated | {"day": "2024-05-01"}]
 
 
 def test_columns_a_row_lacks_have_their_neutral_value():

@@ -91,3 +91,69 @@ def test_a_short_text_is_not_found_in_the_words_of_the_template(tokenizer, text)
     assert found["invalid"].startswith("the chat template omits the content of a message with the role 'developer'")
     (found,) = tokens(chat_tokenizer(tokenizer), [row])
     assert found["invalid"] == ""
+
+
+SEARCH = {"type": "function", "function": {"name": "search", "arguments": {}}}
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        # What is missing has the words of what is not.
+        ({"chosen": [assistant("Let me search.") | {"tool_calls": [SEARCH]}]}, "the tool_calls of a message"),
+        ({"chosen": [assistant("2 + 2 = 4") | {"reasoning_content": "4"}]}, "the reasoning of a message"),
+        ({"prompt": [{"role": "developer", "content": "Translate it to French."}, user("Translate it to French. Hi")]},
+         "the content of a message with the role 'developer'"),
+    ],
+)  # fmt: skip
+def test_the_same_words_elsewhere_do_not_hide_what_is_missing(tokenizer, row, part):
+    template = ONLY_KNOWN.replace("{{ call.function | tojson }}", "")
+    (found,) = tokens(chat_tokenizer(tokenizer, template), [EXPLICIT[0] | row])
+    assert found["invalid"].startswith(f"the chat template omits {part}")
+
+
+def test_tools_are_not_found_in_the_words_of_the_prompt(tokenizer):
+    silent = chat_tokenizer(tokenizer, CHATML.replace("tools | tojson", "'some'"))
+    row = EXPLICIT[0] | {"prompt": [user("Should I search the web?")], "tools": TOOLS}
+    (found,) = tokens(silent, [row])
+    assert found["invalid"] == "the chat template does not render the tools"
+
+
+CONTENT, CALLED = "{{ message.content or '' }}", "{{ call.function | tojson }}"
+WEATHER = {"role": "tool", "content": 'a "b"\nc'}
+AS_JSON = "{{ message.content | tojson if message.role == 'tool' else message.content or '' }}"
+# The content of a call follows its result.
+LATER = (
+    "{{ (messages[loop.index0 - 1].content or '') if message.role == 'tool' else '' }}"
+    "{{ message.content or '' if not message.tool_calls else '' }}"
+)
+# As the templates of some multimodal models.
+PARTS = "{% for part in message.content %}{{ part.text }}{% endfor %}"
+ESCAPED = """{{ call.function.name }}(q={{ call.function.arguments.q | replace("'", "\\\\'") }})"""
+APOSTROPHE = {"function": {"name": "find", "arguments": {"q": "what's new"}}}
+OTHER_FORMS = {
+    "a generation prompt that begins like the answer": (
+        CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"),
+        {"chosen": [assistant("<table>")]},
+    ),
+    "JSON of a text that also occurs as it is": (
+        CHATML.replace(CONTENT, AS_JSON),
+        {"prompt": [user('The file is: a "b"\nc'), CALL, WEATHER]},
+    ),
+    "another order": (
+        CHATML.replace(CONTENT, LATER),
+        {"prompt": [user("Hi?"), CALL | {"content": "I look at the weather."}, WEATHER]},
+    ),
+    "parts": (CHATML.replace(CONTENT, PARTS), {}),
+    "escaped quotes": (
+        CHATML.replace(CALLED, ESCAPED),
+        {"chosen": [{"role": "assistant", "tool_calls": [APOSTROPHE]}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMS)
+def test_what_is_written_in_another_form_or_order_is_found(tokenizer, name):
+    template, row = OTHER_FORMS[name]
+    (found,) = tokens(chat_tokenizer(tokenizer, template), [EXPLICIT[0] | row])
+    assert found["invalid"] == ""
