@@ -28,7 +28,7 @@ def test_everything_that_is_to_be_known(tmp_path, model_folder, capsys):
         f"data.val_path={tmp_path / 'val.jsonl'}", "data.max_length=40",
     )  # fmt: skip
     assert facts["invalid_rows_by_reason"] == {"an answer is empty": 1, SPECIAL: 1}
-    assert facts["invalid_rows"] == ["train.jsonl:5: an answer is empty", f"train.jsonl:6: {SPECIAL}"]
+    assert facts["invalid_rows"] == ["train.jsonl:5: an answer is empty", f"train.jsonl:6: {SPECIAL} ('<|end|>')"]
     assert facts["duplicates"] == 1
     assert facts["exchanged_answers"] == 3
     assert facts["prompt_in_validation"] == 1

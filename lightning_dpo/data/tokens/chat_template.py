@@ -144,10 +144,10 @@ class ChatTemplate:
         """Special tokens as text, which messages must not contain."""
         return tuple(sorted({*special_tokens(self.tokenizer).values(), *self.tokenizer.all_special_tokens}))
 
-    def holds_special(self, *values: Any) -> bool:
-        """Whether a text of a message, tool or option contains a special token, which would be tokenized as one."""
+    def special_in(self, *values: Any) -> str | None:
+        """A special token in a text of a message, tool or option, which would be tokenized as one, or None."""
         texts = [leaf for value in values for leaf in leaves(value) if isinstance(leaf, str)]
-        return any(token in text for token in self.special_tokens for text in texts)
+        return next((token for token in self.special_tokens if any(token in text for text in texts)), None)
 
     @cached_property
     def _name(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.data.prefix import common_prefix
-from lightning_dpo.data.rows.reasons import InvalidRow
+from lightning_dpo.data.rows.reasons import InvalidRow, excerpt
 from lightning_dpo.data.tokens.chat_pair import ChatPair, ChatRenderer
 from lightning_dpo.data.tokens.special_tokens import special_tokens
 
@@ -45,8 +45,8 @@ class TextEncoder:
             # Without BOS at the start and EOS at the end, which the encoder itself adds.
             text = {*prompt[common_prefix(self._lead, prompt) :], *chosen[:-1], *rejected[:-1]}
             reason = ""
-            if text & self._special_ids:
-                reason = "the text contains a special token of the tokenizer"
+            if special := text & self._special_ids:
+                reason = _special(str(self.tokenizer.decode([min(special)])))
             elif not prompt:
                 reason = "the prompt is empty"
             elif unknown_id(self.tokenizer) in text:
@@ -110,8 +110,8 @@ class ChatEncoder:
         # Roles and names of fields are not text of the user.
         messages = (*prompt, *chosen, *rejected)
         texts = [value for message in messages for name, value in message.items() if name != "role"]
-        if template.holds_special(texts, options):
-            return "the text contains a special token of the tokenizer"
+        if special := template.special_in(texts, options):
+            return _special(special)
         try:
             sides = self.render(prompt, chosen, options), self.render(prompt, rejected, options)
         except InvalidRow as reason:
@@ -145,6 +145,10 @@ class ChatEncoder:
 
     def _ids(self, texts: list[str]) -> list[Ids]:
         return self.render.template.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+
+
+def _special(token: str) -> str:
+    return f"the text contains a special token of the tokenizer ({excerpt(token)})"
 
 
 def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -60,12 +60,12 @@ def test_special_tokens_in_the_text_would_be_control_tokens(tokenizer, place):
     texts = ["the film", " was good", " was better"]
     texts[place] = texts[place].replace(" ", " <|end|> ", 1)
     (row,) = tokenize(tokenizer, tuple(texts))
-    assert row["invalid"] == "the text contains a special token of the tokenizer"
+    assert row["invalid"].startswith("the text contains a special token of the tokenizer ('<|")
 
 
 def test_a_second_beginning_of_sequence_in_the_text_is_noticed(with_bos):
     (row,) = tokenize(with_bos, ("<|begin|>the film", " was good", " was better"))
-    assert row["invalid"] == "the text contains a special token of the tokenizer"
+    assert row["invalid"].startswith("the text contains a special token of the tokenizer ('<|")
 
 
 def test_an_unknown_word_is_noticed():
@@ -147,4 +147,4 @@ def test_fifty_hh_rows_have_trls_token_ids(tokenizer, tmp_path):
 def test_added_special_tokens_count_as_special(tokenizer, with_bos):
     with_bos.add_tokens([AddedToken("<|tool|>", special=True)])
     (row,) = tokenize(with_bos, ("the <|tool|> film", " was good", " was better"))
-    assert row["invalid"] == "the text contains a special token of the tokenizer"
+    assert row["invalid"].startswith("the text contains a special token of the tokenizer ('<|")
