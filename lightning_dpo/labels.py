@@ -34,7 +34,6 @@ LABELS = {
     "val/rewards/chosen": Label("reward of chosen answers", _REWARDS),
     "val/rewards/rejected": Label("reward of rejected answers", _REWARDS),
     "val/rewards/margins": Label("reward margin", _REWARDS, "↑"),
-    "train/router_loss": Label("router loss"),
     "train/logratios/chosen": Label("log-ratio of chosen answers, nats", _LOGRATIOS),
     "train/logratios/rejected": Label("log-ratio of rejected answers, nats", _LOGRATIOS),
     "val/kl": Label("KL(π‖π_ref) on samples, nats", _KL),

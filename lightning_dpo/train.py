@@ -60,6 +60,7 @@ def train(config: DictConfig) -> float:
     from lightning import seed_everything
 
     from lightning_dpo import DPOModule
+    from lightning_dpo.models import NoAdapter
     from lightning_dpo.reports.run_plots import draw_curves
     from lightning_dpo.runs import results
     from lightning_dpo.runs.loggers import end_wandb
@@ -72,6 +73,8 @@ def train(config: DictConfig) -> float:
     check_declared(loss)
     optimizer = checked_optimizer(checked)
     reference.check(loss, adapter)
+    if getattr(model, "quantization", None) and isinstance(adapter, NoAdapter):
+        raise UserError("model.quantization needs adapter=lora: quantized weights cannot be trained")
     last = checkpoint(config)
     data = checked.build("data", tokenizer=model.tokenizer(), chosen_only=not loss.needs_rejected)
     check_columns(loss, data.columns)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from peft import PeftConfig
 
 from lightning_dpo.checkpoints.reading import check_format, entry_of, opened
 from lightning_dpo.cli.checked import CheckedConfig
@@ -13,6 +14,7 @@ from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.errors import UserError
 from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.models.adapter import NoAdapter
+from lightning_dpo.models.adapter_kinds import config_keeps_base
 from lightning_dpo.models.causal_lm import CausalLM
 from lightning_dpo.models.digests import weights_digest
 from lightning_dpo.models.facts import STARTING_WEIGHTS
@@ -160,12 +162,20 @@ def make_reference(
                 "ckpt_path=RUN/checkpoints/last.ckpt with the run's model and data, or reference.name=none"
             )
     base = model.base() if hasattr(model, "base") else None
+    # The base model of an export, in the form in which it was trained with.
+    quantization = about.get("quantization") if about is not None and config.reference.name is None else None
     if base is not None and base != model.name and name in (None, base):
-        return AdapterOff(), None
+        if quantization != model.quantization:
+            raise UserError(
+                f"{model.name} was trained with model.quantization={quantization or 'null'}: set it here, too"
+            )
+        if config_keeps_base(PeftConfig.from_pretrained(model.name)):
+            return AdapterOff(), None
+        return AnotherModel(base, quantization=quantization), None
     own = OmegaConf.select(config, "model.name")
     if name is None or name == own:
         return Frozen(), (
             f"policy and reference are the same model, {own or 'that of the config'}, so every reward is 0; set "
             "reference.name to another model, or reference.name=none to evaluate log-probs without a reference"
         )
-    return AnotherModel(name), None
+    return AnotherModel(name, quantization=quantization), None

@@ -66,8 +66,12 @@ def check_supported(config: PeftConfig, name: str) -> None:
 
 
 def keeps_base(policy: PeftModel) -> bool:
-    """Whether the model with its adapter disabled is its base model: no biases or base weights are changed."""
-    config = policy.peft_config[own_adapter(policy)]
+    """Whether the model with its adapter disabled is its base model."""
+    return config_keeps_base(policy.peft_config[own_adapter(policy)])
+
+
+def config_keeps_base(config: PeftConfig) -> bool:
+    """Whether an adapter changes no biases or base weights."""
     initialization = str(getattr(config, "init_lora_weights", ""))
     return getattr(config, "bias", "none") == "none" and not initialization.startswith(_REPLACING)
 

@@ -62,6 +62,8 @@ class CausalLM:
         if not self.pretrained and "model_type" not in self.config:
             raise ValueError("pretrained=false builds the architecture from config, which must contain model_type")
 
+        if self.router_loss_coef is not None and not 0 <= self.router_loss_coef < float("inf"):
+            raise ValueError(f"router_loss_coef must be a number of at least 0, got {self.router_loss_coef!r}")
         if self.quantization not in (None, *QUANTIZATIONS):
             raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {self.quantization!r}")
         if self.quantization and not self.pretrained:

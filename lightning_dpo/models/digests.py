@@ -20,6 +20,19 @@ _BLOCK = 1 << 16
 _OF_ADAPTER = re.compile(r"\.(lora_\w+|modules_to_save)\.")
 
 
+# Layers of an adapter contain the layer of the base model; those of fused experts twice.
+_WRAPPED = re.compile(r"(\.base_layer|\.original_module)+\.")
+
+
+def unwrapped(name: str) -> str:
+    """The name that a parameter of the base model has without an adapter.
+
+    >>> unwrapped("layers.0.experts.base_layer.base_layer.up_proj")
+    'layers.0.experts.up_proj'
+    """
+    return _WRAPPED.sub(".", name)
+
+
 def weights_digest(model: nn.Module) -> str:
     """Digest of all parameters and buffers: names, dtypes, shapes and bytes. About a second per GB and core.
 
@@ -28,7 +41,7 @@ def weights_digest(model: nn.Module) -> str:
     tensors = {}
     for name, tensor in model.state_dict().items():
         name = name.removeprefix("base_model.model.") if isinstance(model, PeftModel) else name
-        name = name.replace(".base_layer.", ".").replace(".original_module.", ".")
+        name = unwrapped(name)
         if not _OF_ADAPTER.search(name):
             tensors[name] = tensor.detach()
     with ThreadPoolExecutor() as threads:  # hashlib releases the GIL

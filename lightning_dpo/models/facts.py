@@ -104,11 +104,9 @@ def adapter_facts(policy: PreTrainedModel) -> dict[str, dict[str, str]]:
     config = policy.peft_config[own_adapter(policy)]
     shape = {name: str(getattr(config, name, None)) for name in ("r", "use_dora")}
     adapter = {name: str(getattr(config, name, None)) for name in ("lora_alpha", "lora_dropout", "use_rslora")}
-    # Only values that differ from the default, which earlier checkpoints do not contain.
-    shape |= {"rank_pattern": str(config.rank_pattern)} if getattr(config, "rank_pattern", None) else {}
-    adapter |= {"alpha_pattern": str(config.alpha_pattern)} if getattr(config, "alpha_pattern", None) else {}
-    initialization = getattr(config, "init_lora_weights", True)
-    shape |= {"init_lora_weights": str(initialization)} if initialization is not True else {}
+    shape |= {"rank_pattern": str(getattr(config, "rank_pattern", None) or {})}
+    shape |= {"init_lora_weights": str(getattr(config, "init_lora_weights", None))}
+    adapter |= {"alpha_pattern": str(getattr(config, "alpha_pattern", None) or {})}
     names = {"r": "adapter.r", "lora_alpha": "adapter.alpha", "lora_dropout": "adapter.dropout"}
     return {
         "shape": {"adapter": PeftType(config.peft_type).value} | {names.get(k, k): v for k, v in shape.items()},

@@ -15,18 +15,24 @@ from transformers.pytorch_utils import Conv1D
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import base_model
 from lightning_dpo.models.adapter_kinds import REFERENCE, base_name, keeps_base, own_adapter
+from lightning_dpo.models.digests import unwrapped
 from lightning_dpo.models.failures import failure
 from lightning_dpo.models.quantization import compute_in
 
 
 def can_store_in_bf16(policy: PreTrainedModel) -> bool:
-    """Whether the frozen weights of a policy can be converted without an effect: those of a plain LoRA adapter's base.
+    """Whether the frozen weights of a policy can be converted: its adapter permits it, and `restore` can read them."""
+    return isinstance(policy, PeftModel) and bool(base_name(policy)) and keeps_base(policy) and has_no_effect(policy)
 
-    Other adapters, such as DoRA, compute with the base weights themselves. And `restore` must be able to read them
-    again.
+
+def has_no_effect(model: PreTrainedModel) -> bool:
+    """Whether converting frozen weights has no effect: the model has no adapter, or a plain LoRA adapter.
+
+    Others, such as DoRA, compute with the base weights themselves.
     """
-    if not isinstance(policy, PeftModel) or not base_name(policy) or not keeps_base(policy):
-        return False
+    if not isinstance(model, PeftModel):
+        return True
+    policy = model
     config = policy.peft_config[own_adapter(policy)]
     # peft's name for layers of DoRA and other changes of LoRA.
     variants = any(getattr(module, "lora_variant", None) for module in policy.modules())
@@ -72,6 +78,6 @@ def restore(policy: PeftModel) -> None:
     except Exception as error:
         raise UserError(f"the base model {name} is needed for the merged export, and {failure(name, error)}") from error
     for key, parameter in inner.named_parameters():
-        key = key.replace(".base_layer.", ".").replace(".original_module.", ".")
+        key = unwrapped(key)
         if parameter.dtype == torch.bfloat16 and key in values:
             parameter.data = values[key].data

@@ -1,6 +1,5 @@
 """LoRA adapters (https://arxiv.org/abs/2106.09685) with peft."""
 
-import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,6 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.opening import other_parts
 from lightning_dpo.printable import one_line
-
-log = logging.getLogger(__name__)
 
 # Of peft's initializations those that need nothing but the weights, and that give the same adapter every time.
 _INITIALIZATIONS = (True, "gaussian", "orthogonal", "pissa", "olora")
@@ -63,7 +60,10 @@ class LoRA(AdapterFactory):
             raise ValueError(f"alpha must be positive, got {self.alpha!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        if self.init_lora_weights not in _INITIALIZATIONS:
+        for name, value in {**(self.rank_pattern or {}), **(self.alpha_pattern or {})}.items():
+            if not value > 0:
+                raise ValueError(f"rank_pattern and alpha_pattern must have positive values, got {name}: {value!r}")
+        if self.init_lora_weights not in _INITIALIZATIONS or type(self.init_lora_weights) not in (bool, str):
             known = ", ".join(str(name).lower() for name in _INITIALIZATIONS)
             raise ValueError(f"init_lora_weights must be one of {known}, got {self.init_lora_weights!r}")
 
@@ -94,7 +94,7 @@ class LoRA(AdapterFactory):
         try:
             with warnings.catch_warnings(record=True) as caught:
                 adapted = cast(PreTrainedModel, get_peft_model(policy, config))
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # peft raises many kinds for options that do not fit the model
             raise UserError(f"adapter: {one_line(str(error))}") from error
         self._check_names([one_line(str(warning.message)) for warning in caught])
         return adapted
@@ -108,7 +108,6 @@ class LoRA(AdapterFactory):
         for text in warned:
             if any(name in text for name in (*patterns, *options)):
                 raise UserError(f"adapter: {text}")
-            log.info("peft: %s", text)
 
     def _excluded(self, policy: PreTrainedModel) -> str | list[str] | None:
         """`exclude_modules`, and the parts of a multimodal model that text does not reach."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -42,6 +43,12 @@ def open_model(name: str, named: str, options: Mapping[str, Any], trust_remote_c
         multimodal = _OTHER_INPUTS & config.sub_configs.keys()
         opens = multimodal and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
         auto: Any = AutoModelForImageTextToText if opens else AutoModelForCausalLM
+        if quantization := options.get("quantization_config"):
+            if getattr(config, "quantization_config", None):
+                raise UserError(f"{named} is quantized already: remove model.quantization")
+            if multimodal:
+                with torch.device("meta"):
+                    quantization.llm_int8_skip_modules = _unquantized(auto.from_config(config))
         options = {**options, "trust_remote_code": trust_remote_code, "output_loading_info": True}
         model, info = auto.from_pretrained(name, **options)
     except UserError:
@@ -87,8 +94,18 @@ def _check_decoder(config: PreTrainedConfig, named: str) -> None:
 
 def freeze_other_parts(model: PreTrainedModel) -> None:
     """Freeze the modules of a multimodal model that text-only inputs do not use, such as the vision tower."""
-    for name in other_parts(model):
-        model.get_submodule(name).requires_grad_(False)
+    if not _OTHER_INPUTS & model.config.sub_configs.keys():
+        return
+    used = {id(parameter) for part in _text_parts(model) for parameter in part.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in used:
+            parameter.requires_grad_(False)
+
+
+def _unquantized(model: PreTrainedModel) -> list[str]:
+    """Names of the modules of a multimodal model that are not quantized: the LM head, and what text does not use."""
+    head = model.get_output_embeddings()
+    return [*other_parts(model), *(name for name, module in model.named_modules() if module is head)]
 
 
 def other_parts(model: PreTrainedModel) -> list[str]:

@@ -41,6 +41,18 @@ def is_quantized(model: nn.Module) -> bool:
     return bool(getattr(base_model(model), "is_quantized", False))
 
 
+def check_quantized(policy: PreTrainedModel, trained: bool, sharded: bool) -> None:
+    """Check that a quantized policy has an adapter if it is trained, and that it is not sharded.
+
+    Raises:
+        UserError: It has none, or it is.
+    """
+    if sharded:
+        raise UserError("strategy=fsdp cannot shard quantized weights: use strategy=ddp")
+    if trained and not isinstance(policy, PeftModel):
+        raise UserError("the policy is quantized, and quantized weights cannot be trained: set adapter=lora")
+
+
 def use_exact_kernels(model: PreTrainedModel) -> None:
     """Switch off kernels of bitsandbytes for CPUs that compute something else in eval mode than in training mode.
 

@@ -151,17 +151,24 @@ class AnotherModel(ReferenceFactory):
     Args:
         name: Hub id or folder.
         trust_remote_code: Execute Python code that comes with it.
+        quantization: `nf4` or `int8`; see `CausalLM`.
     """
 
     name: str
     trust_remote_code: bool = False
+    quantization: str | None = None
 
     def __call__(self, policy: PreTrainedModel, loss: PreferenceLossFunction) -> Reference:
         dtype = str(policy.dtype).removeprefix("torch.")
         try:
             attention = attention_of(policy)
-            opened = CausalLM(self.name, dtype=dtype, attention=attention, trust_remote_code=self.trust_remote_code)
-            model = opened.policy()
+            model = CausalLM(
+                self.name,
+                dtype=dtype,
+                attention=attention,
+                trust_remote_code=self.trust_remote_code,
+                quantization=self.quantization,
+            ).policy()
         except UserError as error:
             raise UserError(f"reference.name={self.name}: {error}") from error
         check_comparable(policy, model)

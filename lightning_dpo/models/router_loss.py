@@ -38,7 +38,7 @@ def set_coefficient(model: PreTrainedModel, coefficient: float) -> None:
     config = model.config.get_text_config()
     if _function_of(model) is None or not hasattr(config, _COEFFICIENT):
         raise UserError(f"model.router_loss_coef has no effect: {type(model).__name__} has no router loss")
-    setattr(config, _COEFFICIENT, coefficient)
+    setattr(config, _COEFFICIENT, float(coefficient))
 
 
 class RouterLoss(nn.Module):

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_dpo.checkpoints.identity import Facts, packages
 from lightning_dpo.checkpoints.reading import FORMAT
+from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import base_model
 from lightning_dpo.models.adapter_kinds import base_name, own_adapter
 from lightning_dpo.models.digests import file_digest
@@ -107,8 +108,13 @@ def compared(policy: PeftModel, folder: Path) -> Iterator[None]:
     inner = base_model(policy)
     inner.set_attn_implementation("eager")  # after training, the model is on the CPU
     expected = probe(cast(PreTrainedModel, policy))
-    yield
-    model = type(inner).from_pretrained(folder, dtype="auto")
+    try:
+        yield
+        model = type(inner).from_pretrained(folder, dtype="auto")
+    except UserError:
+        raise
+    except Exception as error:  # of peft, bitsandbytes and transformers, for combinations that they do not support
+        raise UserError(f"the adapter cannot be merged into this model ({one_line(str(error))[:200]})") from error
     check_same(expected, model, "the merged model differs from the model with its adapter, so it is not exported")
 
 
@@ -120,7 +126,12 @@ def record(config: DictConfig, trained_with: Mapping[str, Facts]) -> dict[str, A
         trained_with: The facts of the module's identity.
     """
     loss = resolved_settings(config)["loss"]
-    about = {"base_model": base_model_name(config), "loss": None if "${" in json.dumps(loss) else loss}
+    quantization = OmegaConf.select(config, "model.quantization")
+    about = {
+        "base_model": base_model_name(config),
+        "quantization": quantization,
+        "loss": None if "${" in json.dumps(loss) else loss,
+    }
     return {"format": FORMAT} | without_secrets(about | {"data": data_settings(config), "trained_with": trained_with})
 
 

@@ -11,20 +11,20 @@ from transformers import PreTrainedModel
 from lightning_dpo.checkpoints.identity import Identity, packages, warn_of_versions
 from lightning_dpo.checkpoints.reading import ENTRY, FORMAT, check_resumable, entry_of
 from lightning_dpo.errors import UserError
+from lightning_dpo.logps.forward import base_model
 from lightning_dpo.losses import PreferenceLossFunction
-from lightning_dpo.models.adapter import AdapterFactory, NoAdapter
+from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.causal_lm import PolicySource, opened_policy
 from lightning_dpo.models.facts import adapter_facts, model_facts, reference_facts, weights_facts
-from lightning_dpo.models.frozen import can_store_in_bf16, store_in_bf16
+from lightning_dpo.models.frozen import can_store_in_bf16, has_no_effect, store_in_bf16
+from lightning_dpo.models.opening import freeze_other_parts
 from lightning_dpo.models.preparation import check_fits, ready_policy
 from lightning_dpo.models.probe import check_opened, probe
-from lightning_dpo.models.quantization import is_quantized
+from lightning_dpo.models.quantization import check_quantized, is_quantized
 from lightning_dpo.models.reference import Reference, ReferenceFactory
 from lightning_dpo.models.sharding import shard
 from lightning_dpo.training.start_checks import check_declared
 from lightning_dpo.training.trainer_attributes import datamodule_of
-
-_NOT_TRAINABLE = "the policy is quantized, and quantized weights cannot be trained: set adapter=lora"
 
 
 class PolicyModule(LightningModule):
@@ -59,8 +59,6 @@ class PolicyModule(LightningModule):
         super().__init__()
         check_declared(loss)
         reference.check(loss, adapter)
-        if getattr(policy, "quantization", None) and (adapter is None or isinstance(adapter, NoAdapter)):
-            raise UserError(_NOT_TRAINABLE)
         self.policy = None  # type: ignore[assignment]  # created in configure_model
         self._untrained_policy = [policy]  # in a list, so that nn.Module does not register a model
         self.loss, self.make_reference, self.make_adapter = loss, reference, adapter
@@ -86,8 +84,9 @@ class PolicyModule(LightningModule):
         opened = probe(policy) if self.make_adapter or isinstance(policy, PeftModel) else None
         # After `ready_policy`, which would remove the dropout of a new adapter.
         self.policy = self.make_adapter(policy).train() if self.make_adapter else policy
-        if is_quantized(self.policy) and not isinstance(self.policy, PeftModel):
-            raise UserError(_NOT_TRAINABLE)
+        freeze_other_parts(base_model(self.policy))  # an adapter may have modules in them
+        if is_quantized(self.policy) and self._trainer is not None:
+            check_quantized(self.policy, self.trainer.state.fn == "fit", self.device_mesh is not None)
         # The frozen base weights of an adapter are not in checkpoints; `load_state_dict` checks all others.
         self.strict_loading = not isinstance(self.policy, PeftModel)
         self._hold_reference(self.make_reference(self.policy, self.loss))
@@ -108,7 +107,7 @@ class PolicyModule(LightningModule):
         device = self.trainer.strategy.root_device
         if can_store_in_bf16(self.policy):
             store_in_bf16(self.policy, device)
-        if self.reference is not None and self.reference.model is not None:
+        if self.reference is not None and self.reference.model is not None and has_no_effect(self.reference.model):
             store_in_bf16(self.reference.model, device)
 
     @property

@@ -34,7 +34,13 @@ def test_the_base_below_an_adapter_has_its_own_digest(llama):
     policy = LoRA(r=2, modules_to_save=["lm_head"])(llama)
     assert weights_digest(policy) == expected
     assert len(weights_facts(policy, policy)["starting adapter (sha256)"]) == 12
-    assert adapter_facts(policy)["shape"] == {"adapter": "LORA", "adapter.r": "2", "use_dora": "False"}
+    assert adapter_facts(policy)["shape"] == {
+        "adapter": "LORA",
+        "adapter.r": "2",
+        "use_dora": "False",
+        "rank_pattern": "{}",
+        "init_lora_weights": "True",
+    }
 
 
 def test_adapters_on_one_base_are_different_references(llama):
@@ -102,3 +108,16 @@ def test_weights_that_are_too_large_for_fp32_are_named(tmp_path):
 def test_a_field_of_the_config_is_a_fact():
     one, other = (model_facts(make_llama(rms_norm_eps=eps)) for eps in (1e-5, 1e-6))
     assert {name for name in one if one[name] != other[name]} == {"model.rms_norm_eps"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"init_lora_weights": "pissa"}, {"alpha_pattern": {"q_proj": 8}}, {"rank_pattern": {"q_proj": 2}}],
+    ids=str,
+)
+def test_options_of_an_adapter_that_change_the_model_are_facts(options):
+    plain, other = (adapter_facts(LoRA(r=4, **more)(make_llama())) for more in ({}, options))
+    assert plain != other
+    assert {kind: facts.keys() for kind, facts in plain.items()} == {
+        kind: facts.keys() for kind, facts in other.items()
+    }

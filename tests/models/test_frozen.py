@@ -107,6 +107,13 @@ def test_only_what_computes_the_same_is_stored_in_bf16(model_folder, options, st
         assert torch.equal(ours, theirs)
 
 
+def test_a_frozen_copy_of_a_model_with_dora_starts_equal(model_folder):
+    module = module_of(model_folder, "bf16-mixed", adapter=LoRA(r=2, use_dora=True), reference=Frozen())
+    with module.trainer.precision_plugin.forward_context():
+        sums = completion_logps(module.policy, BATCH).sums
+        assert torch.equal(module.reference.logps(BATCH).sums, sums)
+
+
 def test_a_continued_adapter_and_its_frozen_copy(tmp_path, model_folder, tokenizer):
     adapter = tmp_path / "adapter"
     export(lora(CausalLM(str(model_folder)).policy()), tokenizer, adapter, "card")

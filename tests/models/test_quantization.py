@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.logps.completions import completion_logps
@@ -13,6 +15,9 @@ from lightning_dpo.models import CausalLM, LoRA, NoAdapter
 from lightning_dpo.models.merging import merged
 from lightning_dpo.models.quantization import is_quantized
 from lightning_dpo.runs.exports import compared, export
+from lightning_dpo.train import train
+from tests.models.test_opening import MULTIMODAL
+from tests.support.compose import composed
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs
 
@@ -103,9 +108,30 @@ def test_a_quantized_base_is_a_fraction_of_the_memory(folder):
     assert (full / nf4, full / int8) == (8, 4)
 
 
-def test_what_cannot_be_quantized(folder):
+def test_what_cannot_be_quantized(folder, tmp_path):
     with pytest.raises(ValueError, match="quantization must be one of nf4, int8, got 'fp4'"):
         CausalLM(str(folder), quantization="fp4")
-    for adapter in (None, NoAdapter()):
-        with pytest.raises(UserError, match="quantized weights cannot be trained: set adapter=lora"):
-            DPOModule(CausalLM(str(folder), quantization="nf4"), adapter=adapter)
+    config = composed(tmp_path, "model=llama", f"model.name={folder}", "model.quantization=nf4", "data=hh")
+    with pytest.raises(UserError, match=r"model.quantization needs adapter=lora: quantized weights cannot be trained"):
+        train(config)
+    module = DPOModule(CausalLM(str(folder), quantization="nf4"), adapter=NoAdapter())
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.trainer.state.fn = TrainerFn.FITTING
+    with pytest.raises(UserError, match="quantized weights cannot be trained: set adapter=lora"):
+        module.configure_model()
+
+
+def test_a_checkpoint_that_is_quantized_is_opened_as_it_is(folder, tmp_path):
+    CausalLM(str(folder), quantization="nf4").policy().save_pretrained(tmp_path / "nf4")
+    assert is_quantized(CausalLM(str(tmp_path / "nf4")).policy())
+    with pytest.raises(UserError, match=r"nf4 is quantized already: remove model.quantization"):
+        CausalLM(str(tmp_path / "nf4"), quantization="int8").policy()
+
+
+def test_the_vision_tower_is_not_quantized(tmp_path):
+    config = AutoConfig.for_model("gemma3", **MULTIMODAL["gemma3"])
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    policy = CausalLM(str(tmp_path), quantization="nf4").policy()
+    kinds = {value.dtype for name, value in policy.named_parameters() if "vision" in name}
+    assert kinds == {torch.float32}
+    assert any(value.dtype == torch.uint8 for value in policy.parameters())

@@ -10,6 +10,7 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.models import AdapterOff, CausalLM, LoRA
 from lightning_dpo.models.causal_lm import OpensPolicy
+from lightning_dpo.models.digests import weights_digest
 from lightning_dpo.models.generation import Writer
 from lightning_dpo.models.router_loss import RouterLoss, coefficient_of, set_coefficient
 from tests.support.models import SMALL, make_llama
@@ -139,5 +140,14 @@ def test_a_model_without_routers_has_no_router_loss(model_folder):
 
 def test_a_key_replaces_the_coefficient():
     policy = make_moe("mixtral")
-    set_coefficient(policy, 0.5)
-    assert coefficient_of(policy) == policy.config.router_aux_loss_coef == 0.5
+    for coefficient in (0.5, 0):
+        set_coefficient(policy, coefficient)
+        assert coefficient_of(policy) == policy.config.router_aux_loss_coef == coefficient
+    with pytest.raises(ValueError, match="router_loss_coef must be a number of at least 0, got -1"):
+        CausalLM("x", router_loss_coef=-1)
+
+
+def test_the_digest_of_a_base_with_fused_experts_does_not_change_with_an_adapter():
+    policy = make_moe("mixtral")
+    digest = weights_digest(policy)
+    assert weights_digest(LoRA(r=2)(policy)) == digest

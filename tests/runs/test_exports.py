@@ -52,6 +52,7 @@ def test_the_record_names_base_and_loss_and_a_model_made_in_code_has_no_name(tmp
         "format": 2,
         "trained_with": FACTS,
         "base_model": "meta-llama/Llama-3.2-1B",
+        "quantization": None,
         "loss": {"_target_": "lightning_dpo.losses.DPO", "beta": 0.3, "label_smoothing": 0.0},
         "data": {"path": None, "val_path": None, "val_fraction": 0.05, "max_pairs": None, "seed": 0},
     }
