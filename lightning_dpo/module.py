@@ -114,8 +114,8 @@ class DPOModule(PolicyModule):
         """Stop before an update that is not finite; otherwise log the step."""
         norm = gradient_norm(self.policy)  # before clipping, after gradients are averaged over devices and unscaled
         self._checks.check_update(self.trainer, norm)
-        step = {"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]} | self.router_loss.value()
-        self.log_dict(step, batch_size=1)
+        rate = optimizer.param_groups[0]["lr"]
+        self.log_dict({"train/grad_norm": norm, "train/lr": rate} | self.router_loss.value(), batch_size=1)
         self._log(self.train_metrics)
 
     def on_validation_epoch_start(self) -> None:

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from lightning_dpo.batch import CompletionLogps, PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
-from lightning_dpo.logps.forward import attention_of, vocabulary
+from lightning_dpo.logps.forward import attention_of
 from lightning_dpo.losses.interface import PreferenceLossFunction
 from lightning_dpo.models.adapter import AdapterFactory, NoAdapter
 from lightning_dpo.models.adapter_kinds import has_dropout, is_untrained, keeps_base
 from lightning_dpo.models.adapter_switching import copy_adapter, with_copy, without_adapter
 from lightning_dpo.models.causal_lm import CausalLM
+from lightning_dpo.models.comparable import check_comparable
 
 
 class Reference(ABC):
@@ -225,32 +226,3 @@ class Auto(ReferenceFactory):
         if not isinstance(policy, PeftModel):
             return Frozen()(policy, loss)
         return (AdapterOff() if is_untrained(policy) else AdapterCopy())(policy, loss)
-
-
-def check_comparable(policy: PreTrainedModel, reference: PreTrainedModel) -> None:
-    """Check that log-probs of policy and reference can be compared exactly.
-
-    Raises:
-        UserError: They differ in vocabulary size, end-of-sequence tokens, dtype or attention implementation.
-    """
-    theirs = _facts(reference)
-    ends = [_ends(model) for model in (policy, reference)]
-    differences = [f"{key} {value} and {theirs[key]}" for key, value in _facts(policy).items() if value != theirs[key]]
-    # A chat model may have more end-of-sequence tokens than its base model. One in common is enough.
-    if all(ends) and not ends[0] & ends[1]:
-        differences.append(f"end-of-sequence ids {sorted(ends[0])} and {sorted(ends[1])}")
-    if differences:
-        raise UserError(f"policy and reference differ in {', '.join(differences)}: the log-ratio would be meaningless")
-
-
-def _ends(model: PreTrainedModel) -> set[int]:
-    ids = getattr(model.config.get_text_config(), "eos_token_id", None)
-    return {ids} if isinstance(ids, int) else set(ids or ())
-
-
-def _facts(model: PreTrainedModel) -> dict[str, object]:
-    return {
-        "vocabulary size": vocabulary(model),
-        "dtype": model.dtype,
-        "attention implementation": attention_of(model),
-    }

@@ -4,7 +4,8 @@ import torch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO, SFT
-from lightning_dpo.models.reference import AnotherModel, Auto, Frozen, FrozenModel, NoReference, check_comparable
+from lightning_dpo.models.comparable import check_comparable
+from lightning_dpo.models.reference import AnotherModel, Auto, Frozen, FrozenModel, NoReference
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs
 

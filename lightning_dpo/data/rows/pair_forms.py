@@ -62,7 +62,7 @@ def explicit_pair(
         prompt = _shared(chosen, rejected)
         if not any(message["role"] == "user" for message in prompt):
             raise InvalidRow(
-                f"{names[1]} and {names[2]} have no common message of the user, so there is no prompt; they begin with "
+                f"{names[1]} and {names[2]} have no common message of the user (the prompt); they begin with "
                 f"{excerpt(chosen[:1])} and {excerpt(rejected[:1])}; if a column has the prompt, set data.source.prompt"
             )
     elif isinstance(prompt, str):

@@ -67,7 +67,7 @@ def test_turns_before_the_last_stay_in_the_prompt_and_later_ones_in_the_answers(
         ),
         (
             (None, [user("a"), *GOOD], [user("b"), *BAD]),
-            "chosen and rejected have no common message of the user, so there is no prompt; they begin with .*'a'.*",
+            r"chosen and rejected have no common message of the user \(the prompt\); they begin with .*'a'.*",
         ),
         (
             (ASKED, [user("b"), *GOOD], BAD),
