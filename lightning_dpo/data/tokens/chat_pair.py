@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_dpo.data.prefix import common_prefix
-from lightning_dpo.data.rows.messages import WEIGHT
+from lightning_dpo.data.rows.messages import WEIGHT, leaves
 from lightning_dpo.data.rows.pairs import Message
 from lightning_dpo.data.rows.reasons import InvalidRow, excerpt
 from lightning_dpo.data.tokens.chat_template import MARK, QUESTION, ChatTemplate
-from lightning_dpo.data.tokens.message_texts import KNOWN, REASONING_PART, mentions, missing_parts
+from lightning_dpo.data.tokens.message_texts import KNOWN, REASONING_PART, contains, mentions, missing_parts
 
+_STRUCTURE = {
+    "type", "function", "parameters", "properties", "object", "name", "description", "required", "strict", "items",
+    "array",
+}  # fmt: skip
 _SHORT = 16  # characters
 _ROLES = ("user", "assistant", "tool")
 
@@ -122,9 +126,12 @@ class ChatRenderer:
         """The fields of messages, and the arguments of the row, that the template does not read."""
         if options.get("tools") and not self._writes_tools(options["tools"]):
             raise InvalidRow("the chat template does not render the tools")
-        template = self.template.source
+        template, written = self.template.source, whole.lower()
+        # Some templates write types in capitals, and the structure of a schema in a form of their own.
+        schema = {leaf.lower() for leaf in leaves(options.get("tools") or []) if isinstance(leaf, str)} - _STRUCTURE
         fields = {(name, str(value)) for message in messages for name, value in message.items() if name not in KNOWN}
         ignored = {f"messages.{name}" for name, value in fields if not mentions(template, name) or value not in whole}
+        ignored |= {"tools: parts of the schema"} if any(not contains(written, text) for text in schema) else set()
         return ignored | {
             f"chat_template_kwargs.{name}" for name in options if name != "tools" and not mentions(template, name)
         }

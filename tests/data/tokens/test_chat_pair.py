@@ -157,3 +157,12 @@ def test_what_is_written_in_another_form_or_order_is_found(tokenizer, name):
     template, row = OTHER_FORMS[name]
     (found,) = tokens(chat_tokenizer(tokenizer, template), [EXPLICIT[0] | row])
     assert found["invalid"] == ""
+
+
+def test_parts_of_a_tools_schema_that_the_template_omits_are_reported(tokenizer):
+    schema = {"type": "object", "properties": {"city": {"type": "string", "default": "Paris"}}}
+    tools = [{"type": "function", "function": {"name": "search", "parameters": schema}}]
+    names_only = CHATML.replace("tools | tojson", "tools | map(attribute='function.name') | list | tojson")
+    for template, ignored in ((CHATML, []), (names_only, ["tools: parts of the schema"])):
+        (found,) = tokens(chat_tokenizer(tokenizer, template), [EXPLICIT[0] | {"tools": tools}])
+        assert (found["invalid"], found["ignored"]) == ("", ignored)
