@@ -22,20 +22,19 @@ from lightning_dpo.models.quantization import compute_in
 
 def can_store_in_bf16(policy: PreTrainedModel) -> bool:
     """Whether the frozen weights of a policy can be converted: its adapter permits it, and `restore` can read them."""
-    return isinstance(policy, PeftModel) and bool(base_name(policy)) and keeps_base(policy) and has_no_effect(policy)
+    return isinstance(policy, PeftModel) and bool(base_name(policy)) and keeps_base(policy) and is_exact_in_bf16(policy)
 
 
-def has_no_effect(model: PreTrainedModel) -> bool:
-    """Whether converting frozen weights has no effect: the model has no adapter, or a plain LoRA adapter.
+def is_exact_in_bf16(model: PreTrainedModel) -> bool:
+    """Whether a model computes the same with frozen weights in bf16: it has no adapter, or a plain LoRA adapter.
 
     Others, such as DoRA, compute with the base weights themselves.
     """
     if not isinstance(model, PeftModel):
         return True
-    policy = model
-    config = policy.peft_config[own_adapter(policy)]
+    config = model.peft_config[own_adapter(model)]
     # peft's name for layers of DoRA and other changes of LoRA.
-    variants = any(getattr(module, "lora_variant", None) for module in policy.modules())
+    variants = any(getattr(module, "lora_variant", None) for module in model.modules())
     return config.peft_type == PeftType.LORA and not variants and not getattr(config, "target_parameters", None)
 
 

@@ -16,7 +16,7 @@ from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.causal_lm import PolicySource, opened_policy
 from lightning_dpo.models.facts import adapter_facts, model_facts, reference_facts, weights_facts
-from lightning_dpo.models.frozen import can_store_in_bf16, has_no_effect, store_in_bf16
+from lightning_dpo.models.frozen import can_store_in_bf16, is_exact_in_bf16, store_in_bf16
 from lightning_dpo.models.opening import freeze_other_parts
 from lightning_dpo.models.preparation import check_fits, ready_policy
 from lightning_dpo.models.probe import check_opened, probe
@@ -107,7 +107,7 @@ class PolicyModule(LightningModule):
         device = self.trainer.strategy.root_device
         if can_store_in_bf16(self.policy):
             store_in_bf16(self.policy, device)
-        if self.reference is not None and self.reference.model is not None and has_no_effect(self.reference.model):
+        if self.reference is not None and self.reference.model is not None and is_exact_in_bf16(self.reference.model):
             store_in_bf16(self.reference.model, device)
 
     @property
