@@ -2,19 +2,22 @@
 
 import difflib
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, get_type_hints
 
 from lightning_dpo.cli.targets import resolved, targets
 from lightning_dpo.errors import UserError
 
 
-def check_arguments(key: str, node: dict[str, Any]) -> None:
+def check_arguments(key: str, node: dict[str, Any], own: Mapping[str, Any], interpolated: Collection[str]) -> None:
     """Check that a node has the arguments of its target: known, complete, of the right type.
 
     Args:
         key: Key of the node.
         node: The node, with `_target_`.
+        own: Keys that are not arguments, and their types.
+        interpolated: Keys whose value comes from elsewhere. Environment variables are text, so if the type is a number,
+            their value is converted in `node`.
 
     Raises:
         UserError: The message contains the key and a valid value.
@@ -25,8 +28,10 @@ def check_arguments(key: str, node: dict[str, Any]) -> None:
         parameters = inspect.signature(target).parameters
     except ValueError as error:  # classes that are implemented in C
         raise UserError(f"{key}._target_={node['_target_']} cannot be checked: it has no signature") from error
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    of_program = {name: own[f"{key}.{name}"] for name in arguments if f"{key}.{name}" in own}
     for name in arguments:
-        if name not in parameters:
+        if name not in parameters and name not in of_program:
             raise UserError(
                 f"{key}.{name}: {node['_target_']} has no argument {name!r}{nearest(name, set(parameters))}"
             )
@@ -36,30 +41,34 @@ def check_arguments(key: str, node: dict[str, Any]) -> None:
             optional = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if name not in arguments and parameter.default is parameter.empty and not optional:
                 raise UserError(f"{key}.{name}: this argument of {node['_target_']} is required")
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints |= of_program
     for name, value in arguments.items():
         # An argument that is built from a nested target is checked where it is used.
         if name in hints and not any(True for _ in targets(value, "")):
-            _check_type(f"{key}.{name}", value, hints[name])
+            node[name] = _checked(f"{key}.{name}", value, hints[name], f"{key}.{name}" in interpolated)
 
 
-def _check_type(key: str, value: Any, hint: Any) -> None:
+def _checked(key: str, value: Any, hint: Any, interpolated: bool) -> Any:
+    """The value. Text from an interpolation is converted if the type is a number."""
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
         converted = adapter.validate_python(value)
     except PydanticUserError:
-        return  # pydantic does not support this hint
+        return value  # pydantic does not support this hint
     except ValidationError as error:
         raise UserError(f"{key}={value}: {error.errors()[0]['msg']}") from error
     # pydantic converts "8", 8.0 and true to numbers. The value itself is passed on, so it must have the right type.
     if isinstance(value, bool) and not isinstance(converted, bool):
         raise UserError(f"{key}={value} should be a number")
     if isinstance(converted, int | float) and isinstance(value, str):
+        if interpolated:
+            return converted
         raise UserError(f"{key}={value!r} is text and should be a number; remove the quotes")
     if isinstance(converted, int) and isinstance(value, float):
         raise UserError(f"{key}={value} should be an integer: {converted}")
+    return value
 
 
 def suggestion(name: str, names: Collection[str]) -> str:

@@ -5,13 +5,23 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from lightning_dpo.cli.arguments import check_arguments, nearest
+from lightning_dpo.cli.other_names import instead_of
 from lightning_dpo.cli.targets import check_name, check_trust, resolved, targets
 from lightning_dpo.errors import UserError
+from lightning_dpo.runs.settings_files import as_dict
+from lightning_dpo.settings import flat
 
-_OPTIONAL = ("suggested", "callbacks", "profile")
+# Keys that the program reads itself, instead of passing them to the target of their node, and their types.
+_OWN: dict[str, Any] = {"trainer.val_check_steps": int | None}
+OPTIONAL = ("suggested", "callbacks", "profile")
 
 
 class CheckedConfig:
@@ -31,12 +41,13 @@ class CheckedConfig:
         self.values = _resolved(config)
         _check_keys(self.values, keys)
         check_trust(self.values, overrides)
+        interpolated = {key for key, value in flat(as_dict(config)).items() if "${" in str(value)}
         nodes = list(targets(self.values, ""))
         # All names before the first import: importing a package executes its code.
         for key, node in nodes:
             check_name(key, node["_target_"])
         for key, node in sorted(nodes, key=_import_cost):
-            check_arguments(key, node)
+            check_arguments(key, node, _OWN, interpolated)
         _check_effects(nodes, overrides)
 
     def build(self, key: str, **rest: Any) -> Any:
@@ -53,6 +64,7 @@ class CheckedConfig:
         node = self.values[key]
         if "_target_" not in node:
             return {name: _built(value, f"{key}.{name}") for name, value in node.items() if value is not None}
+        node = {name: value for name, value in node.items() if f"{key}.{name}" not in _OWN}
         for name, value in rest.items():
             if node.get(name) not in (None, value):
                 raise UserError(f"{key}.{name} is derived from the rest of the config: leave it out")
@@ -80,14 +92,31 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no default: set it") from error
+    except (InterpolationKeyError, InterpolationResolutionError) as error:
+        raise UserError(f"{_unresolvable(config)}: {str(error).splitlines()[0]}") from error
+
+
+def _unresolvable(config: DictConfig) -> str:
+    """The first value that cannot be resolved, as `key=value`: not one that refers to such a value."""
+    failing = {}
+    for key, value in flat(as_dict(config)).items():
+        try:
+            OmegaConf.select(config, key)
+        except OmegaConfBaseException:
+            failing[key] = str(value)
+    key = next(key for key, value in failing.items() if not any(other in value for other in failing))
+    return f"{key}={failing[key]}"
 
 
 def _check_keys(values: dict[str, Any], keys: Collection[str]) -> None:
     for key in values:
         if key not in keys:
-            raise UserError(f"{key!s} is not a key of this command{nearest(str(key), keys)}")
+            instead = instead_of(str(key), list(flat(values)))
+            raise UserError(
+                f"{key!s} is not a key of this command{f': {instead}' if instead else nearest(str(key), keys)}"
+            )
     for key in keys:
-        if key not in values and key not in _OPTIONAL:
+        if key not in values and key not in OPTIONAL:
             raise UserError(f"{key} is missing: choose an option with {key}=..., as listed by --help")
 
 

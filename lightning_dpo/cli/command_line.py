@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import signal
 import sys
 import warnings
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_dpo.cli.config import register_folders, register_resolvers
 from lightning_dpo.cli.explain import explain
 from lightning_dpo.cli.hydra_checks import check_composed_configs
+from lightning_dpo.cli.shell import ordered
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import Printable, hide_environment, printable
 from lightning_dpo.runs import slurm
@@ -45,9 +45,6 @@ def run(job: Callable[[], Any], config_name: str) -> None:
         job: The function decorated with `hydra.main`.
         config_name: Name of its primary config.
     """
-    # argparse does not accept overrides after a flag that follows other overrides, so flags are moved to the front.
-    # `--config-dir FOLDER`, without "=", cannot be recognized here as a flag and its value.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not re.fullmatch("-m|--multirun|--[a-z-]+=.*", argument))
     # Hydra warns that configs of ours have the name of a plugin's schema. They are meant to replace it.
     warnings.filterwarnings("ignore", message=r"[\s\S]*is validated against ConfigStore schema")
     register_folders(names_only="--help" in sys.argv)
@@ -66,6 +63,7 @@ def run(job: Callable[[], Any], config_name: str) -> None:
     try:
         with handling(stop), exit_if_blocked():
             _refuse_secrets(sys.argv[1:])
+            sys.argv[1:] = ordered(sys.argv[1:])
             if get_args_parser().parse_args(sys.argv[1:]).experimental_rerun:
                 raise UserError("--experimental-rerun is not allowed: it executes code in the file that it reads")
             check_composed_configs()

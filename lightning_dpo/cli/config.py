@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_dpo.errors import UserError
 from lightning_dpo.run_folder import LAST, LAST_IF_ANY, RunFolder, earlier_checkpoints
 from lightning_dpo.runs.ranks import new_folder, process_rank
+from lightning_dpo.runs.settings_files import as_dict
 from lightning_dpo.runs.sweep_job import job_folder
 
 PACKAGE = Path(__file__).parents[1]
@@ -26,6 +27,8 @@ def register_folders(names_only: bool = False) -> None:
     """
     for group in ("experiment", "sweep"):
         for file in sorted((ROOT / f"{group}s").glob("*.yaml")):
+            if "@package" not in file.read_text(encoding="utf-8"):  # sweeps/wandb.yaml is for wandb, not for Hydra
+                continue
             node = OmegaConf.create() if names_only else OmegaConf.load(file)
             ConfigStore.instance().store(group=group, name=file.stem, node=node, package="_global_")
 
@@ -85,6 +88,17 @@ def run_folder(run_name: str, ckpt_path: str | None, root: str = "outputs") -> s
                 "ckpt_path to start a new one"
             )
     return str(new_folder(parent))
+
+
+def with_folder(config: DictConfig) -> DictConfig:
+    """The config with an output folder. Without the command, as in a notebook, Hydra does not create one."""
+    if HydraConfig.initialized() or as_dict(config)["run_folder"] != "${hydra:runtime.output_dir}":
+        return config
+    config = config.copy()
+    config.run_folder = run_folder(config.run_name, config.ckpt_path)
+    if config.ckpt_path == LAST_IF_ANY:
+        config.ckpt_path = LAST if earlier_checkpoints(RunFolder(config.run_folder).checkpoints) else None
+    return config
 
 
 def sweep_folder(given: str | None, run_name: str) -> str:

@@ -1,18 +1,34 @@
 """Errors of Hydra in one sentence: what is wrong in the config, and how to correct it."""
 
+import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import cast
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lightning_dpo.cli.arguments import suggestion
+from lightning_dpo.cli.checked import OPTIONAL
 from lightning_dpo.cli.config import CONFIG_DIR
+from lightning_dpo.cli.other_names import instead_of
+from lightning_dpo.cli.shell import explain_override
+from lightning_dpo.cli.targets import resolved
 from lightning_dpo.errors import UserError
+from lightning_dpo.runs.settings_files import as_dict
+from lightning_dpo.settings import flat
+
+_ANY = {
+    "model": "for any other model, use model=llama model.name=ORG/NAME, or the folder of a model",
+    "data": "for your own file, use data=jsonl data.path=FILE",
+    "sweep": "wandb reads sweeps/wandb.yaml: wandb sweep sweeps/wandb.yaml",
+    "loss": "docs/extending.md explains how to add one",
+}
 
 
 def explain(error: BaseException, arguments: Sequence[str], config_name: str = "train") -> str:
@@ -26,23 +42,65 @@ def explain(error: BaseException, arguments: Sequence[str], config_name: str = "
     for cause in _chain(error):
         if isinstance(cause, UserError):
             return str(cause)
-        if isinstance(cause, MissingConfigException) and cause.options and cause.missing_cfg_file:
-            group, _, name = str(cause.missing_cfg_file).rpartition("/")
-            listed = ", ".join(cause.options)
-            return f"{group}={name} is not an option{suggestion(name, cause.options)}; there are {listed}"
+        if isinstance(cause, OverrideParseException):
+            return explain_override(cause, arguments)
+        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
+            return _missing_option(str(cause.missing_cfg_file), cause.options or ())
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
-            names = [str(name) for name in cause.parent_node if str(name) != "hydra" and not str(name).startswith("_")]
-            return _unknown_key(str(cause.full_key), names)
+            return _unknown_key(str(cause.full_key), cast(DictConfig, cause.parent_node), config_name)
     not_a_group = _not_a_group(arguments, config_name) if isinstance(error, ConfigCompositionException) else None
     return not_a_group or " ".join(str(error).split()) or f"the config cannot be read ({type(error).__name__})"
 
 
-def _unknown_key(key: str, names: list[str]) -> str:
-    parent, _, name = key.rpartition(".")
-    listed = f"; {parent or 'the config'} has {', '.join(names)}" if names else ""
+def _missing_option(file: str, options: Sequence[str]) -> str:
+    group, _, name = file.rpartition("/")
+    options = options or sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+    if not group or not options:
+        return f"the config {file} does not exist in {CONFIG_DIR}, nor in a folder of --config-dir"
+    hint = f"; {_ANY[group]}" if group in _ANY else ""
+    return f"{group}={name} is not an option{suggestion(name, options)}; there are {', '.join(options)}{hint}"
+
+
+def _unknown_key(key: str, parent: DictConfig, config_name: str) -> str:
+    root, (path, _, name) = parent._get_root(), key.rpartition(".")
+    instead = instead_of(key, [one for one in flat(as_dict(cast(DictConfig, root))) if not one.startswith("hydra.")])
+    if instead:
+        return f"{key} is not a key of the config: {instead}"
+    names = [str(one) for one in parent if str(one) != "hydra" and not str(one).startswith("_")]
+    if options := _options_with(key, config_name):
+        return f"{key} is not a key of the chosen {key.partition('.')[0]}: it belongs to {' or '.join(options)}"
+    listed = f"; {path or 'the config'} has {', '.join(names)}" if names else ""
     if close := suggestion(name, names):
         return f"{key} is not a key of the config{close}{listed}"
-    return f"{key} is not a key of the config{listed}; to pass an argument that is not listed, use +{key}=..."
+    if path == "callbacks" or path.startswith("logger"):
+        return f"{key} is not a key of the config{listed}; to add one, use +{path}.{name}._target_=..."
+    advice = f"; to pass an argument that is not listed, use +{key}=..." if _accepts(parent, path, name) else ""
+    return f"{key} is not a key of the config{listed}{advice}"
+
+
+def _accepts(node: DictConfig, path: str, name: str) -> bool:
+    """Whether a node accepts a key that it does not have: an argument of its target, or any key of free content."""
+    target = node._get_node("_target_")
+    if target is None:
+        return "." in path or name in OPTIONAL
+    return name in inspect.signature(resolved(path, str(target))).parameters
+
+
+def _options_with(key: str, config_name: str) -> list[str]:
+    """The options of the group at the start of `key` that have this key, as `group=option`."""
+    group = key.partition(".")[0]
+    found = []
+    for file in sorted((CONFIG_DIR / group).glob("*.yaml")):
+        GlobalHydra.instance().clear()
+        with (
+            initialize_config_dir(str(CONFIG_DIR), version_base="1.3"),
+            suppress(HydraException, OmegaConfBaseException),
+        ):
+            node = compose(config_name, overrides=[f"{group}={file.stem}"])
+            parent = OmegaConf.select(node, key.rpartition(".")[0])
+            if OmegaConf.is_dict(parent) and key.rpartition(".")[2] in parent:
+                found.append(f"{group}={file.stem}")
+    return found
 
 
 def _not_a_group(arguments: Sequence[str], config_name: str) -> str | None:

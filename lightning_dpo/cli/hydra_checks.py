@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -17,6 +18,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.cli.logging_checks import LOG_FILE, check_logging
 from lightning_dpo.cli.targets import TRUST, targets
 from lightning_dpo.errors import UserError
@@ -31,6 +33,8 @@ _CONSTANT = (
     LOG_FILE, "${hydra.sweep.dir}/.submitit/%j", "${hydra.job.name}", "${run_name}", "${trainer.devices}",
     "${trainer.num_nodes}",
 )  # fmt: skip
+# Classes that a sweeper may be configured with, by the module that has them.
+_SWEEPER_PARTS = {"optuna.samplers": "BaseSampler", "optuna.pruners": "BasePruner"}
 _MARK = "checked_by_lightning_dpo"
 _JOB_NAME = re.compile(r"\$\{with_rank:\w+\}|[\w.-]+")
 
@@ -60,6 +64,9 @@ def check_composed_configs() -> None:
         if run_mode == RunMode.MULTIRUN:  # the config of a sweep, not of one of its jobs
             os.environ[SWEPT_VARIABLE] = ",".join(swept)
         config = compose(self, config_name, overrides, run_mode, *args, **kwargs)
+        _check_shadowed(config)
+        if "run_name" in config:  # its default contains choices, which `hydra.compose` removes
+            config.run_name = config.run_name
         check_hydra(config, overrides)
         if run_mode == RunMode.MULTIRUN:
             swept += as_dict(config.hydra.sweeper).get("params") or []
@@ -70,6 +77,26 @@ def check_composed_configs() -> None:
 
     setattr(checked, _MARK, True)
     ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]  # Hydra has no hook here
+
+
+def _check_shadowed(config: DictConfig) -> None:
+    """Reject a file of the user with the name of a packaged option, because Hydra would never read it.
+
+    The packaged folder is the first on Hydra's search path.
+
+    Raises:
+        UserError: There is one.
+    """
+    for source in config.hydra.runtime.config_sources:
+        folder = Path(source.path)
+        if source.schema != "file" or source.provider == "main" or folder.resolve() == CONFIG_DIR.resolve():
+            continue
+        for group in (path for path in CONFIG_DIR.rglob("*") if path.is_dir() and path.name != "__pycache__"):
+            for file in (folder / group.relative_to(CONFIG_DIR)).glob("*.yaml"):
+                if (packaged := CONFIG_DIR / file.relative_to(folder)).exists():
+                    raise UserError(f"{file} is never read, because {packaged} has the same name: rename it")
+        if (file := folder / "train.yaml").exists():
+            raise UserError(f"{file} is never read, because {CONFIG_DIR / file.name} has the same name: rename it")
 
 
 def check_hydra(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -121,6 +148,9 @@ def _check_constant(key: str, node: Any) -> None:
 def _check_targets(raw: dict[str, Any], config: DictConfig) -> None:
     for key, found in targets(raw, "hydra"):
         target = str(found["_target_"])
+        if key.startswith("hydra.sweeper."):
+            _check_sweeper_part(key, target)
+            continue
         kind = _KINDS.get(key.split(".")[1])
         if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")) or kind is None:
             raise UserError(f"{key}._target_={target} is not allowed: it does not belong to Hydra or a Hydra plugin")
@@ -128,14 +158,33 @@ def _check_targets(raw: dict[str, Any], config: DictConfig) -> None:
             _check_slurm(key, config)
         if find_spec(".".join(target.split(".")[:2])) is None:
             raise UserError(f"{key} needs a plugin that is not installed: pip install 'lightning-dpo[sweep]'")
-        path, _, name = target.rpartition(".")
-        try:
-            value = getattr(import_module(path), name, None)
-        except ImportError:
-            value = None
+        path = target.rpartition(".")[0]
+        value = _imported(target)
         # A module also contains what it imports, such as `Path`.
         if not isinstance(value, type) or value.__module__ != path or not issubclass(value, kind):
             raise UserError(f"{key}._target_={target} is not allowed: it is not a {kind.__name__.lower()} of {path}")
+
+
+def _check_sweeper_part(key: str, target: str) -> None:
+    """Check a part of a sweeper, such as a sampler of Optuna: by its class, or because its plugin defines it."""
+    path = target.rpartition(".")[0]
+    kind = _SWEEPER_PARTS.get(path)
+    of_plugin = target.startswith("hydra_plugins.")
+    value = _imported(target) if kind or of_plugin else None
+    if kind and isinstance(value, type) and issubclass(value, _imported(f"{path}.{kind}")):
+        return
+    plugin = ".".join(target.split(".")[:2])
+    if of_plugin and callable(value) and f"{getattr(value, '__module__', '')}.".startswith(f"{plugin}."):
+        return
+    raise UserError(f"{key}._target_={target} is not allowed: it is not a part of an installed sweeper")
+
+
+def _imported(target: str) -> Any:
+    path, _, name = target.rpartition(".")
+    try:
+        return getattr(import_module(path), name, None)
+    except ImportError:
+        return None
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,9 @@ from lightning_dpo.runs.state import attempts
 
 log = logging.getLogger(__name__)
 
+# Messages of Lightning that say nothing about this run.
+_NOT_INFORMATIVE = ("💡 Tip", "TPU available", "HPU available", "Loading `train_dataloader` to estimate")
+
 
 class HistoryLogger(Logger):
     """Writes metrics to `metrics.csv`. The settings of a run are in its `config.yaml`.
@@ -75,7 +78,7 @@ def csv_logger(folder: str, flush_every_n_steps: int = 20) -> HistoryLogger:
 
 def wandb_logger(
     folder: str,
-    project: str,
+    project: str | None = None,
     name: str | None = None,
     entity: str | None = None,
     group: str | None = None,
@@ -83,10 +86,13 @@ def wandb_logger(
 ) -> WandbLogger:
     """A wandb run: online if there is a key, otherwise offline. It never asks for a key. `WANDB_MODE` takes precedence.
 
+    wandb itself reads the environment variables of arguments that are None or empty: `WANDB_ENTITY`, `WANDB_TAGS`, ...
+
     Args:
         folder: The run's folder, which contains wandb's files.
-        project: wandb project.
-        name: Name of the run; in a sweep, followed by the name of the job's folder.
+        project: wandb project; None: `WANDB_PROJECT`, or `lightning-dpo`.
+        name: Name of the run; None: `WANDB_NAME`, or the folder's parent, which is `run_name`. In a sweep, it is
+            followed by the name of the job's folder.
         entity: Team or user; None: the owner of the key.
         group: Group of runs; None: for a job, its sweep.
         tags: Tags of the run.
@@ -100,16 +106,21 @@ def wandb_logger(
         # wandb would print this again at start and end.
         wandb.setup(wandb.Settings(silent=True))
         log.info("wandb is offline, in %s. Run `wandb login` to log online, or `wandb sync` to upload the run.", folder)
+    path, environment = Path(folder).resolve(), os.environ
+    project = project or environment.get("WANDB_PROJECT") or "lightning-dpo"
+    name = name or environment.get("WANDB_NAME")
     if sweep := RunFolder(folder).sweep:
-        group = group or f"{sweep.parent.name}-{sweep.name}"
-        name = f"{name} {Path(folder).name}" if name else Path(folder).name
+        group = group or environment.get("WANDB_RUN_GROUP") or f"{sweep.parent.name}-{sweep.name}"
+        name = f"{name or sweep.parent.name} {path.name}"
     # An id that depends on the folder: a resumed run continues the wandb run, and a restarted one creates a new one.
     earlier = attempts(Path(folder))
-    location = f"{Path(folder).resolve()}{f' {earlier}' if earlier else ''}"
+    location = f"{path}{f' {earlier}' if earlier else ''}"
     identity = hashlib.sha256(location.encode()).hexdigest()[:12]
+    # An agent of a wandb sweep sets the id of each run. The jobs of a Hydra sweep must not share one.
+    identity = identity if sweep else environment.get("WANDB_RUN_ID") or identity
     return WandbLogger(
-        name=name, id=identity, save_dir=folder, project=project, entity=entity, group=group, tags=list(tags),
-        mode=mode, job_type="train", settings=wandb.Settings(console="off"),
+        name=name or path.parent.name, id=identity, save_dir=folder, project=project, entity=entity, group=group,
+        tags=list(tags) or None, mode=mode, job_type="train", settings=wandb.Settings(console="off"),
     )  # fmt: skip
 
 
@@ -130,4 +141,8 @@ def join_lightning_logs() -> None:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: "💡 Tip" not in record.getMessage())
+        logging.getLogger(name).addFilter(_is_informative)
+
+
+def _is_informative(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in _NOT_INFORMATIVE)

@@ -26,8 +26,9 @@ def note_settings(config: DictConfig) -> None:
     if process_rank() == 0:
         folder = RunFolder(config.run_folder)
         folder.path.mkdir(parents=True, exist_ok=True)
-        command = ["python", "-m", "lightning_dpo.train", *search_path(), *task_overrides()]
-        write_atomically(folder.command, shlex.join(command) + "\n")
+        if HydraConfig.initialized():  # not in a notebook
+            command = ["python", "-m", "lightning_dpo.train", *search_path(), *task_overrides()]
+            write_atomically(folder.command, shlex.join(command) + "\n")
         settings = without_secrets(as_dict(config))
         write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create(settings)))
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from lightning_dpo import evaluate, inspect_data
 from lightning_dpo.cli import targets
 from lightning_dpo.cli.checked import CheckedConfig
-from lightning_dpo.cli.config import CONFIG_DIR, ROOT
+from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.cli.targets import check_trust
 from lightning_dpo.errors import UserError
 from lightning_dpo.train import KEYS
@@ -18,7 +18,7 @@ from tests.support.compose import NAMED, composed
 NOT_GROUPS = ("hydra", "__pycache__")
 GROUPS = sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir() and folder.name not in NOT_GROUPS)
 OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONFIG_DIR / group).glob("*.yaml"))]
-SWEEPS = [("sweep", file.stem) for file in sorted((ROOT / "sweeps").glob("*.yaml"))]
+SWEEPS = [("sweep", name) for name in ("beta", "learning_rate", "loss", "seed")]
 # Options that need a value which only the user has.
 NEEDED = {
     ("reference", "model"): ["reference.name=somewhere"],

@@ -10,8 +10,7 @@ SENTENCES = {
     ("train", "loss.bta=1"): "loss.bta is not a key of the config; did you mean beta?; loss has beta, label_smoothing",
     ("train", "speed=1"): "speed is not a key of the config; did you mean seed?; the config has model, ",
     ("train", "data.rows.subset=x"): (
-        "data.rows.subset is not a key of the config; data.rows has pairs, val_pairs, seed; "
-        "to pass an argument that is not listed, use +data.rows.subset=..."
+        "data.rows.subset is not a key of the config; data.rows has pairs, val_pairs, seed"
     ),
     ("train", "model=lama"): "model=lama is not an option; did you mean llama?; there are gpt2, llama",
     ("train", "loss=zzz"): "loss=zzz is not an option; there are dpo, hinge",

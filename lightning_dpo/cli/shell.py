@@ -1,0 +1,87 @@
+"""The arguments of a command as the shell passes them, brought into the form that Hydra expects."""
+
+import re
+from collections.abc import Sequence
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.runs.settings_files import quoted
+
+# Hydra does not accept these values for a group.
+_NO_LOGGER = re.compile(r"(?:\+{0,2}trainer\.)?logger=(?:null|none|false|\[\])|~logger", re.IGNORECASE)
+_VALUE = re.compile(r"-+([A-Za-z_][\w./@]*)(?:=(.*))?", re.DOTALL)
+
+
+def ordered(arguments: Sequence[str]) -> list[str]:
+    """The arguments with flags first: argparse accepts no overrides after a flag that follows other overrides.
+
+    >>> ordered(["loss=dpo", "--cfg", "job", "loss.beta=0.3", "~logger"])
+    ['--cfg', 'job', 'loss=dpo', 'loss.beta=0.3', 'logger=none']
+
+    Raises:
+        UserError: An override has dashes.
+    """
+    parser = get_args_parser()
+    known = {flag: action for action in parser._actions for flag in action.option_strings}
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name = argument.partition("=")[0]
+        if not argument.startswith("-"):
+            overrides.append("logger=none" if _NO_LOGGER.fullmatch(argument) else argument)
+            continue
+        action = known.get(name)
+        if action is None:
+            _explain_dashes(argument, waiting)
+        flags.append(argument)
+        # `nargs` is None for flags with a value, 0 for those without, and "?" for an optional value.
+        takes_value = action is not None and action.nargs is None and "=" not in argument
+        optional = action is not None and action.nargs == "?" and waiting and waiting[0] in (action.choices or ())
+        if (takes_value or optional) and waiting:
+            flags.append(waiting.pop(0))
+    return flags + overrides
+
+
+def _explain_dashes(argument: str, following: Sequence[str]) -> None:
+    """Reject an override with dashes, such as `--loss.beta=0.2`."""
+    match = _VALUE.fullmatch(argument)
+    if match is None or (argument.startswith("-") and len(match[1]) < 2):
+        return
+    key, value = match[1], match[2]
+    if value is None:
+        value = following[0] if following and not following[0].startswith("-") and "=" not in following[0] else "VALUE"
+    raise UserError(
+        f"{argument}: settings have no dashes, write {key}={value}; in the command of a wandb sweep, use "
+        "${args_no_hyphens}"
+    )
+
+
+def explain_override(error: OverrideParseException, arguments: Sequence[str]) -> str:
+    """What to write instead of an override that Hydra cannot parse.
+
+    Args:
+        error: What Hydra raised.
+        arguments: Arguments of the command line.
+    """
+    override = str(error.override) if error.override else next(filter(_fails, arguments), "")
+    key, equals, value = override.partition("=")
+    better = f"{key}={quoted(value)}"
+    if equals and not _fails(better):
+        return (
+            f"{override} cannot be parsed because of special characters: quote the value for Hydra, and the whole for "
+            f"the shell: '{better}'"
+        )
+    return f"{override} cannot be parsed: {' '.join(str(error).split())}"
+
+
+def _fails(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_overrides([override])
+    except OverrideParseException:
+        return True
+    return False
