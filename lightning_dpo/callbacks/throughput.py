@@ -1,11 +1,11 @@
 """Throughput of training, share of padding, and utilization of the device."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+import psutil
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -114,5 +114,9 @@ def peak_memory(device: torch.device) -> int:
     """Peak memory of `device`, or of this process on a CPU, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

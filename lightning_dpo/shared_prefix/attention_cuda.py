@@ -1,9 +1,10 @@
 """Attention for a stream on CUDA: PyTorch's variable-length flash kernels, or FlexAttention."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.attention.varlen import varlen_attn
 
 from lightning_dpo.batch import Segments
+
+# From PyTorch 2.13 on.
+_GROUPED_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 class _Plan(NamedTuple):
@@ -42,14 +46,16 @@ def _plan(segments: Segments, device: torch.device) -> _Plan:
 
 
 def varlen_can(query: Tensor, value: Tensor, softcap: float | None) -> bool:
-    """Whether the flash kernels support these inputs.
+    """Whether the flash kernels of this version of PyTorch support these inputs.
 
     They need half precision, compute capability 8 or later, no soft-cap, and the same head size for keys and values, a
-    multiple of 8 up to 256.
+    multiple of 8 up to 256. Fewer heads of keys than of queries need PyTorch 2.13.
     """
     half = _compute_dtype(query) in (torch.bfloat16, torch.float16)
     size = query.shape[-1]
     recent = torch.cuda.get_device_capability(query.device) >= (8, 0)
+    if query.shape[1] != value.shape[1] and not _GROUPED_HEADS:
+        return False
     return half and recent and softcap is None and size == value.shape[-1] <= 256 and size % 8 == 0
 
 
@@ -71,6 +77,8 @@ def by_varlen(
     """One call of the flash kernels for the whole stream. The causal mask is aligned to the last key of a stretch."""
     plan = segments.made(("plan", query.device), lambda: _plan(segments, query.device))
     query, key, value = (tensor[0].transpose(0, 1).to(_compute_dtype(query)) for tensor in (query, key, value))
+    # Grouped-query attention: fewer heads of keys than of queries.
+    grouped: dict[str, Any] = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
     attended = varlen_attn(
         query.contiguous(),
         key[plan.keys],
@@ -82,8 +90,7 @@ def by_varlen(
         scale=scaling,
         # (-1, 0) means causal, (w, 0) causal with w tokens to the left. transformers counts the token itself, so w − 1.
         window_size=(-1 if window is None else window - 1, 0),
-        # Grouped-query attention: fewer heads of keys than of queries.
-        enable_gqa=query.shape[1] != key.shape[1],
+        **grouped,
     )
     return cast(Tensor, attended)[None]  # a tuple only if the log-sum-exp is requested
 

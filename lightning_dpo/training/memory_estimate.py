@@ -1,10 +1,10 @@
 """An estimate of the memory that a training step needs."""
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -54,7 +54,7 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         parts = ("weights", "gradients", "optimizer", "reference", "logits", "activations")
-        return ", ".join(f"{name} {gigabytes(getattr(self, name))}" for name in parts)
+        return ", ".join(f"{name} {gigabytes(size)}" for name in parts if (size := getattr(self, name)))
 
     def advice(self, batch_size: int, checkpointing: bool, adapter: bool) -> str:
         """The three settings that would save the most memory, the largest saving first."""
@@ -117,7 +117,7 @@ def device_memory(device: torch.device) -> int:
     """Total memory of the device, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().total
 
 
 def gigabytes(size: float) -> str:

@@ -121,7 +121,7 @@ def test_a_stream_is_rejected_by_a_policy_with_another_attention(llama):
 
 
 def varlen_by_definition(
-    query, key, value, starts, key_starts, longest, longest_keys, *, scale, window_size, enable_gqa
+    query, key, value, starts, key_starts, longest, longest_keys, *, scale, window_size, enable_gqa=False
 ):
     """What PyTorch documents of `varlen_attn`, sequence by sequence: causality aligned to the last key, (left, 0)."""
     assert longest == starts.diff().max()
