@@ -43,7 +43,7 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     from lightning_dpo.checkpoints.reading import entry_of, opened
     from lightning_dpo.models.facts import check_finite, weights_facts
     from lightning_dpo.models.preparation import ready_policy
-    from lightning_dpo.runs.exports import export_run, model_card, record
+    from lightning_dpo.runs.exports import architecture, export_run, model_card, record
 
     config, checked = config_of(run, trust_remote_code)
     path = RunFolder(run).checkpoint(checkpoint)
@@ -64,7 +64,7 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     check_finite(policy)
     metrics, counts = metrics_at(run, saved["global_step"]), counts_of(run)
     facts = entry_of(saved)["trained_with"]
-    card = model_card(config, metrics, counts, saved["global_step"], facts)
+    card = model_card(config, metrics, counts, saved["global_step"], architecture(policy), facts)
     name = f"export_{checkpoint}"
     export_run(policy, model.tokenizer(), run, card, record(config, facts), merge, name)
     return run / name
@@ -91,9 +91,11 @@ def config_of(run: Path, trust_remote_code: bool = False) -> tuple[DictConfig, C
 def metrics_at(run: Path, step: int) -> dict[str, float]:
     """The validation metrics after `step` optimizer steps, according to `metrics.csv`."""
     path = RunFolder(run).history
-    rows = read_history(path)
-    # Training logs steps from 0, so a validation after step n is logged at n - 1 or, after training, at n.
-    here = [row for row in rows if int(row["step"]) in (step - 1, step) and row.get("val/loss")]
+    rows = [row for row in read_history(path) if row.get("val/loss")]
+    # A run logs its validation before the first step at 0. Training logs steps from 0, so a validation after step n is
+    # logged at n - 1 or, after training, at n.
+    rows = rows[1:] if rows and int(rows[0]["step"]) == 0 else rows
+    here = [row for row in rows if int(row["step"]) in (step - 1, step)]
     return {name: float(value) for name, value in here[0].items() if value and name != "step"} if here else {}
 
 

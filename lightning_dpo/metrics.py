@@ -214,7 +214,7 @@ def preference_metrics(prefix: str, loss: PreferenceLossFunction) -> MetricColle
     """The metrics that are defined for a loss.
 
     Args:
-        prefix: `train/`, `val/` or `val/<source>/`.
+        prefix: `train/`, `val/`, `test/`, or the last two with a source: `val/<source>/`.
         loss: Its `needs_rejected`, `needs_reference` and `has_rewards` decide which metrics are defined.
     """
     defined = [metric for metric in METRICS if all(getattr(loss, name) for name in metric.requires)]
@@ -223,6 +223,6 @@ def preference_metrics(prefix: str, loss: PreferenceLossFunction) -> MetricColle
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)
 
 
-def metrics_of_sources(sources: Sequence[str], loss: PreferenceLossFunction) -> list[MetricCollection]:
-    """Validation metrics of each source; none if there is only one."""
-    return [preference_metrics(f"val/{name}/", loss) for name in sources] if len(sources) > 1 else []
+def metrics_of_sources(prefix: str, sources: Sequence[str], loss: PreferenceLossFunction) -> list[MetricCollection]:
+    """Metrics of each source; none if there is only one. The prefix is `val/` or `test/`."""
+    return [preference_metrics(f"{prefix}{name}/", loss) for name in sources] if len(sources) > 1 else []

@@ -1,40 +1,40 @@
 """DPOModule: from a batch of preference pairs to a loss, metrics and an optimizer step."""
 
 from collections.abc import Collection
-from contextlib import nullcontext
+from typing import Any
 
 from lightning import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import MetricCollection
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.callbacks.monitors import check_monitors
 from lightning_dpo.callbacks.shared_prefix import SharedPrefix
 from lightning_dpo.errors import UserError
-from lightning_dpo.labels import PROGRESS_BAR
-from lightning_dpo.logps.completions import completion_logps
-from lightning_dpo.losses import DPO, PairLogps, PreferenceLossFunction, pair_logps
-from lightning_dpo.metrics import ValidationOutput, metrics_of_sources, preference_metrics
+from lightning_dpo.losses import DPO, PreferenceLossFunction
+from lightning_dpo.metrics import preference_metrics
 from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.causal_lm import PolicySource
 from lightning_dpo.models.reference import Auto, ReferenceFactory
 from lightning_dpo.models.router_loss import RouterLoss
 from lightning_dpo.models.sharding import gradient_norm
+from lightning_dpo.training.batch_size import choose_batch_size
+from lightning_dpo.training.evaluation_module import EvaluationModule
+from lightning_dpo.training.memory_estimate import MemoryEstimate, estimate
 from lightning_dpo.training.optimization import Optimization
 from lightning_dpo.training.optimizers import default_optimizer
-from lightning_dpo.training.policy_module import PolicyModule
+from lightning_dpo.training.precision import compute_dtype
 from lightning_dpo.training.schedules import Schedule, warmup_constant
 from lightning_dpo.training.start_checks import check_columns
-from lightning_dpo.training.step_checks import StepChecks, check_weights, checked_loss
-from lightning_dpo.training.step_timer import REFERENCE
-from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of, profiler_of
+from lightning_dpo.training.step_checks import StepChecks, checked_loss
+from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of
 from lightning_dpo.training.trainer_facts import add_layout, start_identity
+from lightning_dpo.training.whole_steps import StopBetweenSteps, check_epoch, check_limits, check_strategy
 
 
-class DPOModule(PolicyModule):
+class DPOModule(EvaluationModule):
     """Trains a policy on preference pairs against a frozen reference.
 
     Args:
@@ -65,36 +65,42 @@ class DPOModule(PolicyModule):
         super().__init__(policy, loss or DPO(), reference or Auto(), adapter, resume_allow)
         self.optimization = Optimization(optimizer, scheduler)
         self.train_metrics = preference_metrics("train/", self.loss)
-        self.val_metrics = preference_metrics("val/", self.loss)
         self.router_loss = RouterLoss()
-        self.source_metrics: list[MetricCollection] = []  # not submodules: created again for each validation
-        self._checks = StepChecks(self.loss)
+        self._checks, self._stops = StepChecks(self.loss), StopBetweenSteps()
 
     def setup(self, stage: str) -> None:
-        """Check the data's columns and the metrics that callbacks monitor, and reset the state of an earlier `fit`."""
+        """Check the Trainer's settings and the data's columns, and reset the state of an earlier `fit`."""
+        check_strategy(self.trainer)
         check_columns(self.loss, getattr(datamodule_of(self.trainer), "columns", ()))
+        if not any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)):
+            raise UserError("configure_callbacks() must include the callbacks of super().configure_callbacks()")
         if stage == "fit":
+            check_limits(self.trainer)
+            self.optimization.check_length(self.trainer)
             self._checks.new_fit()
             start_identity(self.identity, self.trainer)
             check_monitors(self, callbacks_of(self.trainer))
-        if not any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)):
-            raise UserError("configure_callbacks() must include the callbacks of super().configure_callbacks()")
 
     def configure_callbacks(self) -> list[Callback]:
         """The callback that chooses the layout of batches, unless the Trainer already has it."""
         return [] if any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)) else [SharedPrefix()]
 
-    def forward(self, batch: PreferenceBatch) -> PairLogps:
-        """Log-probs of the pairs of `batch` under policy and reference."""
-        if self.loss.needs_rejected and not len(batch.rejected):
-            raise UserError(f"{self.loss!r} needs rejected completions: create the data module with chosen_only=False")
-        # The reference first: its activations are freed before the policy's graph is built.
-        with profiler_of(self.trainer).profile(REFERENCE) if self._trainer else nullcontext():
-            reference = self.reference.logps(batch) if self.reference else None
-        return pair_logps(completion_logps(self.policy, batch), reference, batch)
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the run has the settings and starting weights of the checkpoint.
+
+        Raises:
+            UserError: It does not; the message contains the differences.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self._checks.updated = checkpoint["global_step"] > 0
 
     def on_train_start(self) -> None:
-        """Compare the layout of the batches with the checkpoint, and apply new settings of the optimizer."""
+        """Compare the layout of the batches with the checkpoint, and apply new settings of the optimizer.
+
+        Raises:
+            UserError: The layout differs, or an epoch would end within a step.
+        """
+        check_epoch(self.trainer)
         add_layout(self.identity, self.trainer)
         self.optimization.apply_new_settings(self.trainer, self.identity)
 
@@ -110,6 +116,10 @@ class DPOModule(PolicyModule):
         # Lightning divides the loss by the accumulation and averages gradients over devices. Both are undone here.
         return share * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
+    def on_train_batch_end(self, outputs: object, batch: PreferenceBatch, batch_idx: int) -> None:
+        """Let a request to stop, such as that of `max_time`, wait for the end of the optimizer step."""
+        self._stops.on_batch_end(self.trainer, batch_idx)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop before an update that is not finite; otherwise log the step."""
         norm = gradient_norm(self.policy)  # before clipping, after gradients are averaged over devices and unscaled
@@ -118,37 +128,17 @@ class DPOModule(PolicyModule):
         self.log_dict({"train/grad_norm": norm, "train/lr": rate} | self.router_loss.value(), batch_size=1)
         self._log(self.train_metrics)
 
-    def on_validation_epoch_start(self) -> None:
-        """Check the weights, and reset the metrics; with several sources, create metrics for each."""
-        check_weights(self, self.trainer.global_step)
-        self.val_metrics.reset()
-        sources = getattr(datamodule_of(self.trainer), "sources", ())
-        self.source_metrics = [one.to(self.device) for one in metrics_of_sources(sources, self.loss)]
-
-    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> ValidationOutput:
-        """Add the pairs of `batch` to the `val/*` metrics. A subclass must call it. Callbacks receive the output."""
-        logps = self(batch)
-        loss = checked_loss(self.loss, logps)
-        self.val_metrics.update(loss, logps, batch.weight, batch.counted)
-        for index, metrics in enumerate(self.source_metrics):
-            metrics.update(loss, logps, batch.weight, batch.counted & (batch.source == index))
-        return ValidationOutput(loss=loss, logps=logps)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics of all validation pairs."""
-        # The values are already reduced over devices; without sync_dist, Lightning warns.
-        self._log(self.val_metrics, sync_dist=True)
-        for metrics in self.source_metrics:
-            if metrics["loss"].compute().isfinite():  # NaN for a source without validation pairs
-                self._log(metrics, sync_dist=True)
-        self.validated_step = self.trainer.global_step
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the trainable parameters and its schedule per optimizer step."""
+        choose_batch_size(self.trainer, self.identity, self.estimate_memory)
         return self.optimization.configure(self.policy, self.trainer, self.identity)
 
-    def _log(self, metrics: MetricCollection, sync_dist: bool = False) -> None:
-        values = metrics.compute()
-        metrics.reset()
-        for name, value in values.items():
-            self.log(name, value, prog_bar=name in PROGRESS_BAR, batch_size=1, sync_dist=sync_dist)
+    def estimate_memory(self, tokens: int, scored: int) -> MemoryEstimate:
+        """The memory of a training step, estimated. The models must be opened.
+
+        Args:
+            tokens: Tokens of the largest micro-batch, padding included.
+            scored: Scored positions of that micro-batch.
+        """
+        itemsize = compute_dtype(str(self.trainer.precision)).itemsize
+        return estimate(self.policy, self.reference, self.optimization.make_optimizer, tokens, scored, itemsize)

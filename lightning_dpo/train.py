@@ -19,12 +19,13 @@ from omegaconf import DictConfig
 
 from lightning_dpo.cli.checked import CheckedConfig, call
 from lightning_dpo.cli.command_line import run, run_job
-from lightning_dpo.cli.config import CONFIG_DIR
+from lightning_dpo.cli.config import CONFIG_DIR, register_folders, register_resolvers, with_folder
+from lightning_dpo.cli.hydra_checks import check_composed_configs
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import one_line
 from lightning_dpo.run_folder import LAST, RunFolder
-from lightning_dpo.runs.ranks import process_count, process_rank, started_by_others
-from lightning_dpo.runs.settings_files import as_dict, note_settings, resolved_settings, task_overrides
+from lightning_dpo.runs.ranks import process_rank
+from lightning_dpo.runs.settings_files import note_settings, resolved_settings, task_overrides
 from lightning_dpo.runs.single_run import single_run
 from lightning_dpo.runs.sweep_job import run_in_sweep
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
     from torch.optim import Optimizer
 
-    from lightning_dpo import DPOModule, PreferenceDataModule
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def train(config: DictConfig) -> float:
     Returns:
         The metric that `sweep_objective` names.
     """
+    config = with_folder(config)
     if config.ckpt_path is None:
         note_settings(config)
     checked = CheckedConfig(config, KEYS, task_overrides())
@@ -64,6 +65,7 @@ def train(config: DictConfig) -> float:
     from lightning_dpo.reports.run_plots import draw_curves
     from lightning_dpo.runs import results
     from lightning_dpo.runs.loggers import end_wandb
+    from lightning_dpo.runs.trainer import check_monitors, make_trainer
     from lightning_dpo.training.start_checks import check_columns, check_declared
 
     if not 0 <= config.seed < 2**32:
@@ -124,67 +126,6 @@ def checked_optimizer(checked: CheckedConfig) -> "Callable[[Iterable[Parameter]]
     return optimizer
 
 
-def make_trainer(config: DictConfig, checked: CheckedConfig, data: "PreferenceDataModule") -> "Trainer":
-    """The Trainer with its loggers, callbacks, precision and gradient accumulation."""
-    from lightning.pytorch.callbacks import LambdaCallback
-
-    from lightning_dpo.callbacks.same_settings import Agreement
-    from lightning_dpo.runs.loggers import join_lightning_logs
-    from lightning_dpo.training.precision import default_precision
-    from lightning_dpo.training.step_timer import PartTimes
-
-    if "accumulate_grad_batches" in config.trainer:
-        raise UserError(
-            "trainer.accumulate_grad_batches is derived from data.pairs_per_step and data.batch_size: set those"
-        )
-    join_lightning_logs()
-    precision = config.trainer.precision or default_precision(config.trainer.accelerator)
-    loggers, callbacks = (list(checked.build(key).values()) for key in ("logger", "callbacks"))
-    same_settings = Agreement(as_dict(config, resolve=True) | {"precision": precision})
-    # A resumed run replaces config.yaml only after its checkpoint has been accepted.
-    accepted = LambdaCallback(on_train_start=lambda *_: note_settings(config))
-    profiler = {"profiler": PartTimes()} if profiled(config) else {}
-    callbacks += [same_settings, accepted]
-    trainer = checked.build("trainer", logger=loggers, callbacks=callbacks, precision=precision, **profiler)
-    if started_by_others() and trainer.world_size != process_count():
-        raise UserError(
-            f"{process_count()} processes were started, but trainer.devices={config.trainer.devices} and "
-            f"trainer.num_nodes={config.trainer.num_nodes} make {trainer.world_size}: set both to the numbers that "
-            "were started, and set strategy=ddp or strategy=fsdp"
-        )
-    if data.pairs_per_step is not None:
-        data.fit_batch_size(trainer.world_size)
-        trainer.accumulate_grad_batches = data.pairs_per_step // (data.batch_size * trainer.world_size)
-    return trainer
-
-
-def check_monitors(config: DictConfig, trainer: "Trainer", module: "DPOModule") -> None:
-    """Reject a callback that monitors a metric which the run does not log."""
-    from lightning.pytorch.callbacks import LambdaCallback
-
-    from lightning_dpo.callbacks.monitors import check_monitor, known_metrics
-    from lightning_dpo.training.trainer_attributes import callbacks_of
-
-    # The LambdaCallback is the one of `make_trainer`, which logs nothing: a config cannot contain one.
-    known = known_metrics(module, [one for one in callbacks_of(trainer) if not isinstance(one, LambdaCallback)])
-    for name, node in config.callbacks.items():
-        check_monitor(f"callbacks.{name}", (node or {}).get("monitor"), (node or {}).get("mode"), known)
-
-
-def profiled(config: DictConfig) -> bool:
-    """Whether to log the duration of the parts of each step.
-
-    Raises:
-        UserError: `profile` is not a bool, or no callback would log it.
-    """
-    profile = config.get("profile", False)
-    if not isinstance(profile, bool):
-        raise UserError(f"profile={profile} must be true or false")
-    if profile and not config.callbacks.get("throughput"):
-        raise UserError("profile=true has no effect without callbacks.throughput, which logs it")
-    return profile
-
-
 def log_config(config: DictConfig, trainer: "Trainer") -> None:
     """Log the whole config. This creates the wandb run."""
     for logger in trainer.loggers:
@@ -227,6 +168,12 @@ def job(config: DictConfig) -> float:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_in_sweep(partial(run_job, train), write_report, config)
     return run_job(partial(single_run, train), config)
+
+
+# For `hydra.compose("train")` in a notebook. The command does it too.
+register_folders()
+register_resolvers()
+check_composed_configs()
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 from lightning_dpo import DPOModule
 from lightning_dpo.callbacks import Samples
 from lightning_dpo.labels import FRONTIER_SHARE, LABELS, PROGRESS_BAR, panels
+from lightning_dpo.metrics import preference_metrics
 from lightning_dpo.reports.tables import SHOWN
 from lightning_dpo.reviews import ClosedFormReport
 from tests.support.models import make_llama
@@ -8,7 +9,8 @@ from tests.support.models import make_llama
 
 def test_every_labelled_metric_is_one_that_a_run_or_a_report_has(tmp_path):
     module = DPOModule(make_llama())
-    logged = {*module.train_metrics.keys(), *module.val_metrics.keys(), FRONTIER_SHARE}
+    logged = {f"{part}/{name}" for part in ("train", "val") for name in preference_metrics("", module.loss)}
+    logged.add(FRONTIER_SHARE)
     for callback in (Samples(str(tmp_path)), ClosedFormReport(beta=0.1)):
         logged |= callback.metric_names(module)
     assert {*LABELS, *PROGRESS_BAR} <= logged

@@ -8,8 +8,9 @@ from lightning_dpo.callbacks.progress_bar import PreferenceProgressBar
 from lightning_dpo.callbacks.samples import Samples
 from lightning_dpo.callbacks.shared_prefix import SharedPrefix
 from lightning_dpo.callbacks.throughput import Throughput
+from lightning_dpo.callbacks.validation import ValidationSchedule
 
 __all__ = [
     "BestCheckpoint", "Guards", "LastCheckpoint", "MemoryCheck", "PreferenceProgressBar", "Samples", "SharedPrefix",
-    "Throughput",
+    "Throughput", "ValidationSchedule",
 ]  # fmt: skip

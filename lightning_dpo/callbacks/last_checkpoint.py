@@ -146,7 +146,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, including the best score that `BestCheckpoint` has just updated."""
-        if not self._training(trainer):
+        if not self._training(trainer) or not self._step:  # before the first step, there is nothing to save
             return
         if self._in_step:  # `val_check_interval` can split a step: save when the step is finished
             self._due = True

@@ -12,7 +12,6 @@ from lightning_dpo.training.memory_estimate import (
     MemoryEstimate,
     checkpoints_activations,
     device_memory,
-    estimate,
     gigabytes,
 )
 
@@ -61,10 +60,7 @@ class MemoryCheck(Callback):
 
     def _estimate(self, trainer: Trainer, pl_module: LightningModule) -> MemoryEstimate:
         module = cast("DPOModule", pl_module)
-        tokens, scored = PreferenceDataModule.of(trainer, self).largest_batch()
-        precision = str(trainer.precision)
-        itemsize = 2 if "16" in precision else torch.get_default_dtype().itemsize
-        return estimate(module.policy, module.reference, module.optimization.make_optimizer, tokens, scored, itemsize)
+        return module.estimate_memory(*PreferenceDataModule.of(trainer, self).largest_batch())
 
     def _advice(self, needed: MemoryEstimate, trainer: Trainer) -> str:
         module = cast("DPOModule", trainer.lightning_module)

@@ -8,7 +8,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import LambdaCallback
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.metrics import METRICS
+from lightning_dpo.metrics import METRICS, preference_metrics
 
 if TYPE_CHECKING:
     from lightning_dpo.module import DPOModule
@@ -29,8 +29,9 @@ def known_metrics(module: "DPOModule", callbacks: Sequence[Callback]) -> set[str
     classes = [type(module), *map(type, callbacks)]
     if LambdaCallback in classes or any(one.__module__.split(".")[0] not in _OWN_CODE for one in classes):
         return None
-    own = map(str, (*module.train_metrics.keys(), *module.val_metrics.keys()))
-    names = {"step", "epoch", "train/grad_norm", "train/lr", *own}
+    of_pairs = preference_metrics("", module.loss)
+    names = {"step", "epoch", "train/grad_norm", "train/lr", "val/pairs"}
+    names |= {f"{part}/{name}" for part in ("train", "val") for name in of_pairs}
     for callback in callbacks:
         if hasattr(callback, "metric_names"):
             names |= callback.metric_names(module)

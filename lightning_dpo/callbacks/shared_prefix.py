@@ -41,6 +41,14 @@ class SharedPrefix(Callback):
         """Choose the layout for a validation outside `fit`. In `fit`, it does not change."""
         self._choose(trainer, pl_module)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the layout for a test."""
+        self._choose(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the layout for a prediction."""
+        self._choose(trainer, pl_module)
+
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, PolicyModule):
             return

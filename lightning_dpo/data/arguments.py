@@ -17,8 +17,13 @@ def check_arguments(arguments: dict[str, Any]) -> None:
     for name, allowed in choices.items():
         if arguments[name] not in allowed:
             raise ValueError(f"{name} must be {' or '.join(allowed)}, got {arguments[name]!r}")
+    if arguments["batch_size"] == "auto":
+        if arguments["pairs_per_step"] is None:
+            raise ValueError("batch_size=auto needs pairs_per_step, which it divides")
+    elif isinstance(arguments["batch_size"], str):
+        raise ValueError(f"batch_size must be a number or auto, got {arguments['batch_size']!r}")
     for name in ("max_length", "batch_size", "max_pairs", "pairs_per_step", "max_tokens"):
-        if arguments[name] is not None and not arguments[name] >= 1:
+        if arguments[name] not in (None, "auto") and not arguments[name] >= 1:
             raise ValueError(f"{name} must be at least 1, got {arguments[name]!r}")
     if not 0 < arguments["val_fraction"] < 1:
         raise ValueError(f"val_fraction must be between 0 and 1, got {arguments['val_fraction']!r}")

@@ -1,8 +1,9 @@
 """The sources of a mixture: where the rows of each come from, and how one becomes a pair."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, TypeGuard, cast
 
 from datasets import Dataset, IterableDataset
 
@@ -15,6 +16,15 @@ from lightning_dpo.errors import UserError
 
 # Options of this package's sources that name a column which a row may lack.
 _OPTIONAL = frozenset({"prompt", "query", "system", "source"})
+
+
+_SPLITS = {"train", "validation", "test"}
+
+_InMemory: TypeAlias = Dataset | IterableDataset | Sequence[Mapping[str, object]]
+RowsOfSource: TypeAlias = Rows | _InMemory | Mapping[str, _InMemory] | None
+"""A function of the split, the rows of `train`, or the rows by split, as in a `DatasetDict`."""
+RowsArgument: TypeAlias = RowsOfSource | Mapping[str, RowsOfSource]
+"""The same, or for a mixture by dataset."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +87,21 @@ class Part:
         return pairs, counts
 
 
+def _is_mixture(rows: RowsArgument) -> TypeGuard[Mapping[str, RowsOfSource]]:
+    return isinstance(rows, Mapping) and not rows.keys() <= _SPLITS
+
+
+def _rows(rows: RowsOfSource) -> Rows | None:
+    """A function of the split, for rows that are in memory."""
+    if rows is None or callable(rows):
+        return cast(Rows | None, rows)
+    by_split = rows if isinstance(rows, Mapping) else {"train": rows}
+    return lambda split: cast(Iterable[dict[str, Any]] | None, by_split.get(split))
+
+
 def parts_of(
     source: ToPair | Mapping[str, ToPair],
-    rows: Rows | Mapping[str, Rows] | None,
+    rows: RowsArgument,
     sources: Mapping[str, float] | None,
     path: str | Mapping[str, str] | None,
     val_path: str | Mapping[str, str] | None,
@@ -87,8 +109,12 @@ def parts_of(
     """The sources by name; a single source has the name "".
 
     Raises:
-        UserError: A name, a weight or a file does not belong to a source.
+        UserError: A name, a weight or a file does not belong to a source, or a path is not the name of a file.
     """
+    for key, value in {"path": path, "val_path": val_path}.items():
+        if value is not None and not isinstance(value, str | os.PathLike | Mapping):
+            raise UserError(f"data.{key} must be the name of a file: pass rows that are in memory as rows=")
+    rows = {name: _rows(one) for name, one in rows.items()} if _is_mixture(rows) else _rows(rows)
     if isinstance(rows, Mapping) and not isinstance(source, Mapping):
         source = dict.fromkeys(rows, source)
     if not isinstance(source, Mapping):

@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from lightning_dpo.data.parts import Part
 from lightning_dpo.data.rows.pairs import NUMBERS
-from lightning_dpo.data.rows.splitting import repeat, sample, split_by_prompt, without_prompts
+from lightning_dpo.data.rows.splitting import in_proportion, repeat, sample, split_by_prompt, without_prompts
 from lightning_dpo.data.rows.validation import valid
 from lightning_dpo.data.tokens.digests import pairs_digest
 from lightning_dpo.data.tokens.tokenization import Tokenization
@@ -27,7 +27,8 @@ class PreparedPairs:
     """Tokenized pairs.
 
     Attributes:
-        train, val: The pairs. Their column `source` is an index into `sources`.
+        train, val: The pairs. Their column `source` is an index into `sources`. Validation pairs are in a fixed random
+            order, in which every prefix has each source in proportion.
         overlong: Training pairs that were removed.
         sources: Names of the sources.
         counts: Numbers of pairs that were kept, removed and truncated.
@@ -104,6 +105,8 @@ class Preparation:
         if self.ignored:
             shown = ", ".join(f"{name} ({count})" for name, count in self.ignored.most_common())
             log.info("Columns and fields that are not used, with the number of rows: %s.", shown)
+        # `trainer.limit_val_batches` and sampled answers use the first pairs, which must not be those of one source.
+        val = val.select(in_proportion(val["source"][:], self.seed))
         return PreparedPairs(trained, val, overlong, sources, self.counts, dict(self.ignored.most_common()))
 
     def _repeated(self, name: str, train: Dataset) -> Dataset:

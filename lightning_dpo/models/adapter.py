@@ -22,6 +22,19 @@ class AdapterFactory(ABC):
         """The policy, with `requires_grad` set on the parameters to train."""
 
 
+def check_adapter(adapter: object) -> None:
+    """Check the argument `adapter` of `DPOModule`.
+
+    Raises:
+        UserError: It is neither None nor an `AdapterFactory`, but for example a config of peft.
+    """
+    if adapter is not None and not isinstance(adapter, AdapterFactory):
+        raise UserError(
+            f"adapter={type(adapter).__name__} must be an adapter of lightning_dpo, such as LoRA(r=16); a model that "
+            "peft has wrapped is trained without an adapter argument: pass it as the policy"
+        )
+
+
 @dataclass(frozen=True)
 class NoAdapter(AdapterFactory):
     """Trains all weights. An adapter that the model comes with is merged into them."""

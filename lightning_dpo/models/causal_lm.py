@@ -154,10 +154,39 @@ PolicySource = str | PreTrainedModel | OpensPolicy | Callable[[], PreTrainedMode
 """A hub id or folder, a model, a `CausalLM`, or a function that returns a model."""
 
 
+def check_source(source: object) -> None:
+    """Check the argument `policy` of `DPOModule`.
+
+    Raises:
+        UserError: It is neither a name, nor a model of transformers or peft, nor something that opens one.
+    """
+    if isinstance(source, nn.Module):
+        _check_model(source)
+    elif not (isinstance(source, str) or callable(source) or hasattr(source, "policy")):
+        raise UserError(
+            f"policy={type(source).__name__} must be a hub id, a folder, a model of transformers, or a function that "
+            "returns a model"
+        )
+
+
 def opened_policy(source: PolicySource) -> PreTrainedModel:
     """The model of `source`."""
-    if isinstance(source, nn.Module):
-        return cast(PreTrainedModel, source)
     if isinstance(source, str):
         source = CausalLM(source)
-    return source() if callable(source) else source.policy()
+    if not isinstance(source, nn.Module):
+        source = source() if callable(source) else source.policy()
+        _check_model(source)
+    return cast(PreTrainedModel, source)
+
+
+def _check_model(model: object) -> None:
+    if isinstance(model, torch._dynamo.OptimizedModule) or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UserError(
+            "policy is compiled, and only parts of its forward pass are called: pass the model itself, and compile the "
+            "LightningModule: torch.compile(DPOModule(...))"
+        )
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        raise UserError(
+            f"policy={type(model).__name__} must be a model of transformers (a PreTrainedModel with an LM head) or of "
+            "peft: its config and its head are used to compute log-probs"
+        )

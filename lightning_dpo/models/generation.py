@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 from transformers import GenerationConfig, PreTrainedModel
 
 from lightning_dpo.batch import MicroBatch, TokenizedPair
+from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import PaddedLayout
 from lightning_dpo.logps.forward import base_model, router_arguments, scored_logits
 from lightning_dpo.models.preparation import evaluating
@@ -76,13 +77,21 @@ class Writer:
         )
         # With `synced_gpus`, devices continue forward passes until all have finished, which FSDP needs.
         generate = cast(Callable[..., Tensor], model.generate)
-        ids = generate(
-            input_ids,
-            attention_mask=mask.long(),
-            generation_config=config,
-            synced_gpus=self.devices > 1,
-            **router_arguments(model),
-        )
+        try:
+            ids = generate(
+                input_ids,
+                attention_mask=mask.long(),
+                generation_config=config,
+                synced_gpus=self.devices > 1,
+                **router_arguments(model),
+            )
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            raise UserError(
+                "no answers can be sampled: a next-token probability is not finite. Likely cause: too "
+                "large a learning rate"
+            ) from error
         return [self._until_end(row) for row in ids[:, width:].tolist()]
 
     def _until_end(self, ids: Ids) -> Ids:

@@ -150,6 +150,15 @@ def _digests(path: Any) -> Any:
     return file_digest(Path(path)) if isinstance(path, str) and Path(path).is_file() else None
 
 
+def architecture(policy: PreTrainedModel) -> str:
+    """The class of the model that was trained, and its number of parameters.
+
+    `model.config` in the settings describes a model only if `model.pretrained` is false.
+    """
+    parameters = sum(parameter.numel() for parameter in base_model(policy).parameters())
+    return f"{type(base_model(policy)).__name__}, {parameters / 1e6:.3g} M parameters"
+
+
 def base_model_name(config: DictConfig) -> str | None:
     """Hub id or absolute path of the model before training; None for a model that was created in code.
 
@@ -174,6 +183,7 @@ def model_card(
     metrics: dict[str, float],
     counts: dict[str, int],
     step: int,
+    architecture: str,
     trained_with: Mapping[str, Facts],
 ) -> str:
     """The README.md of an export: base model, data, settings and metrics.
@@ -183,6 +193,7 @@ def model_card(
         metrics: Metrics by name; those of validation are shown.
         counts: Numbers of pairs that were kept, removed and truncated.
         step: Optimizer step of the weights.
+        architecture: Class of the model and its number of parameters.
         trained_with: The facts of the module's identity. The card contains its digests.
     """
     base = (
@@ -200,6 +211,8 @@ def model_card(
     shown = sorted(item for item in metrics.items() if item[0].startswith(_SHOWN))
     rows = "\n".join(f"| {name_of(name)} | {value:.4f} |" for name, value in shown)
     pairs = "\n".join(f"- {name_of(name).replace('_', ' ')}: {count}" for name, count in counts.items())
+    number = metrics.get("val/pairs")
+    validated = "" if number is None else f", and the metrics those of {number:.0f} validation pairs"
     keys = ("loss", "adapter", "optimizer", "scheduler", "data")
     settings = resolved_settings(config)
     settings = {key: settings[key] for key in keys}
@@ -209,9 +222,10 @@ library_name: {"peft" if adapter else "transformers"}
 ---
 # {config.run_name}
 
-Trained from {base} on preference pairs with lightning_dpo. The weights are those of optimizer step {step}.
+Trained from {base} ({architecture}) on preference pairs with lightning_dpo. The weights are those of optimizer step
+{step}{validated}.
 
-Pairs:
+Pairs in the data:
 
 {pairs}
 

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lightning import Trainer
 from omegaconf import DictConfig
@@ -12,9 +13,11 @@ from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.models.sharding import is_sharded, make_whole
 from lightning_dpo.module import DPOModule
 from lightning_dpo.run_folder import RunFolder, write_atomically
-from lightning_dpo.runs.exports import export_run, model_card, record
+from lightning_dpo.runs.exports import architecture, export_run, model_card, record
 
 log = logging.getLogger(__name__)
+
+_RESULTS = ("export", "export_merged", "checkpoints", "metrics.json", "metrics.csv", "samples.jsonl", "curves.png")
 
 
 def write(
@@ -44,17 +47,20 @@ def write(
     if trainer.is_global_zero:
         folder = RunFolder(config.run_folder)
         facts = module.identity.facts
-        card = model_card(config, metrics, data.counts, trainer.global_step, facts)
+        trained = architecture(module.policy)
+        card = model_card(config, metrics, data.counts, trainer.global_step, trained, facts)
         merge = bool(module.make_adapter and module.make_adapter.merge)
         export_run(module.policy, data.tokenizer, folder.path, card, record(config, facts), merge)
         for logger in trainer.loggers:
             logger.save()
         if folder.history.exists():
             draw(folder.history, folder.curves)
-        run = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "seconds": round(seconds, 1)}
+        run: dict[str, Any] = {"steps": trainer.global_step, "epochs": trainer.current_epoch}
+        run |= {"seconds": round(seconds, 1), "architecture": trained}
         # Written last, because a folder with metrics.json counts as a finished run.
         write_atomically(folder.metrics, json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
-        log.info("Results in %s: export/, checkpoints/, metrics.json, curves.png.", folder.path)
+        written = [name for name in _RESULTS if (folder.path / name).exists()]
+        log.info("Results in %s: %s.", folder.path, ", ".join(written))
     if config.sweep_objective not in metrics:
         log.warning(
             "sweep_objective=%s is not a metric of this run; its metrics are %s.",

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_dpo.checkpoints.identity import Identity
 from lightning_dpo.training.optimizers import optimizer_facts, optimizer_of, settings_of
-from lightning_dpo.training.schedules import Schedule, restarted, schedule_facts
+from lightning_dpo.training.schedules import Schedule, check_length, restarted, run_length, schedule_facts
 
 
 class Optimization:
@@ -25,6 +25,14 @@ class Optimization:
         self._settings: list[dict[str, Any]] = []  # by parameter group
         self._steps = 0  # of the run
 
+    def check_length(self, trainer: Trainer) -> None:
+        """Check, before data and model are read, that the run has a length if the schedule depends on it.
+
+        Raises:
+            UserError: It has none.
+        """
+        check_length(self.make_schedule, known=trainer.max_steps != -1 or trainer.max_epochs != -1)
+
     def configure(self, policy: nn.Module, trainer: Trainer, identity: Identity) -> OptimizerLRSchedulerConfig:
         """The optimizer of the trainable parameters and its schedule per optimizer step.
 
@@ -33,7 +41,7 @@ class Optimization:
         """
         optimizer = optimizer_of(policy, self.make_optimizer)
         # This property creates the training loader.
-        self._steps = int(trainer.estimated_stepping_batches)
+        self._steps = run_length(trainer, self.make_schedule)
         self._settings = settings_of(optimizer)  # before a schedule changes the learning rates
         identity.add("shape", {"optimizer": type(optimizer).__name__})
         identity.add("optimizer", optimizer_facts(self._settings))

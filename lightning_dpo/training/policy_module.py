@@ -1,11 +1,11 @@
 """A LightningModule with a policy and its frozen reference: how they are opened, sharded, moved and saved."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from lightning import LightningModule
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_dpo.checkpoints.identity import Identity, packages, warn_of_versions
@@ -13,8 +13,8 @@ from lightning_dpo.checkpoints.reading import ENTRY, FORMAT, check_resumable, en
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import base_model
 from lightning_dpo.losses import PreferenceLossFunction
-from lightning_dpo.models.adapter import AdapterFactory
-from lightning_dpo.models.causal_lm import PolicySource, opened_policy
+from lightning_dpo.models.adapter import AdapterFactory, check_adapter
+from lightning_dpo.models.causal_lm import PolicySource, check_source, opened_policy
 from lightning_dpo.models.facts import adapter_facts, model_facts, reference_facts, weights_facts
 from lightning_dpo.models.frozen import can_store_in_bf16, is_exact_in_bf16, store_in_bf16
 from lightning_dpo.models.opening import freeze_other_parts
@@ -57,7 +57,9 @@ class PolicyModule(LightningModule):
         resume_allow: Collection[str] = (),
     ) -> None:
         super().__init__()
+        check_source(policy)
         check_declared(loss)
+        check_adapter(adapter)
         reference.check(loss, adapter)
         self.policy = None  # type: ignore[assignment]  # created in configure_model
         self._untrained_policy = [policy]  # in a list, so that nn.Module does not register a model
@@ -109,6 +111,19 @@ class PolicyModule(LightningModule):
             store_in_bf16(self.policy, device)
         if self.reference is not None and self.reference.model is not None and is_exact_in_bf16(self.reference.model):
             store_in_bf16(self.reference.model, device)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The parameters of the policy.
+
+        Raises:
+            UserError: The policy has not been opened, so an optimizer that is created now would train nothing.
+        """
+        if self.policy is None:
+            raise UserError(
+                "the policy is opened in fit(), so it has no parameters yet: pass optimizer= to DPOModule, with "
+                "LightningCLI --model.optimizer=... instead of --optimizer=..., or call configure_model() first"
+            )
+        return super().parameters(recurse)
 
     @property
     def models(self) -> list[PreTrainedModel]:

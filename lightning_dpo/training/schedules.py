@@ -1,9 +1,12 @@
 """Learning-rate schedules: functions of `(optimizer, total_steps)` that return a PyTorch scheduler."""
 
+import math
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+from lightning import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
@@ -56,6 +59,30 @@ _ANY_LENGTH = (warmup_constant,)
 def depends_on_length(schedule: Schedule) -> bool:
     """Whether the learning rates depend on the length of the run. True for a schedule of another package."""
     return getattr(schedule, "func", schedule) not in _ANY_LENGTH
+
+
+def check_length(schedule: Schedule, known: bool) -> None:
+    """Check that the length of the run is known if the learning rates depend on it.
+
+    Raises:
+        UserError: It is not known.
+    """
+    if not known and depends_on_length(schedule):
+        raise UserError(
+            f"the schedule {describe(schedule)} depends on the length of the run, which is not known: set "
+            "trainer.max_steps, trainer.max_epochs, or scheduler=warmup_constant"
+        )
+
+
+def run_length(trainer: Trainer, schedule: Schedule) -> int:
+    """Number of optimizer steps of a run. This creates the training loader.
+
+    Raises:
+        UserError: It is not known, and `schedule` depends on it.
+    """
+    steps = trainer.estimated_stepping_batches
+    check_length(schedule, known=math.isfinite(steps))
+    return int(steps) if math.isfinite(steps) else sys.maxsize
 
 
 def describe(schedule: Schedule) -> str:

@@ -42,6 +42,21 @@ def check_columns(function: PreferenceLossFunction, columns: Collection[str]) ->
         raise UserError(f"data.source.{name} has no effect: {function!r} does not read {name}; leave it out")
 
 
+def check_step_pairs(batch: PreferenceBatch, micro_batches: int) -> None:
+    """Check that the first batch of a loader belongs to a step of `micro_batches` batches like it.
+
+    Raises:
+        UserError: It does not, so the gradient would have another scale.
+    """
+    pairs, expected = int(batch.step_pairs), int(batch.counted.sum()) * micro_batches
+    if pairs != expected:
+        raise UserError(
+            f"the batches of the loader belong to optimizer steps of {pairs} pairs, and the Trainer makes steps of "
+            f"{expected}: use PreferenceCollator(..., micro_batches_per_step={micro_batches}), which is "
+            "accumulate_grad_batches * devices"
+        )
+
+
 def check_start(
     function: PreferenceLossFunction,
     loss: PreferenceLoss,
@@ -82,7 +97,6 @@ def check_start(
     raise UserError(
         f"before the first update, the policy differs from its reference: the largest log-ratio is {worst:.3g} nats "
         f"instead of 0, and the mean loss is {loss.losses.mean().item():.6f} instead of {start.mean().item():.6f} "
-        f"({named(bad, place)}). Likely causes: the module has been trained before (resume with ckpt_path, or create a "
-        "new one), dropout is active, the forward pass is random, weights were loaded after the reference was created, "
-        "or the two use different dtypes or attention kernels"
+        f"({named(bad, place)}). Likely causes: dropout is active, the forward pass is random, weights were "
+        "loaded into the policy after the reference was created, or the two use different dtypes or attention kernels"
     )

@@ -6,13 +6,14 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.losses import NotComputed, PairLogps, PreferenceLoss, PreferenceLossFunction
 from lightning_dpo.models.reference import Reference
 from lightning_dpo.training.rank_checks import check_dealt, named, of_all_devices, on_all_devices
-from lightning_dpo.training.start_checks import check_start
+from lightning_dpo.training.start_checks import check_start, check_step_pairs
 from lightning_dpo.training.trainer_attributes import datamodule_of
 
 
@@ -84,12 +85,16 @@ class StepChecks:
 
     Args:
         function: The loss.
+
+    Attributes:
+        updated: Whether the weights have been updated: in this `fit`, in an earlier one, or in a loaded checkpoint.
     """
 
     def __init__(self, function: PreferenceLossFunction) -> None:
         self._function = function
         self._record = StepRecord()
         self._dealt = False
+        self.updated = False
 
     def new_fit(self) -> None:
         """Reset the state of an earlier `fit`."""
@@ -100,11 +105,15 @@ class StepChecks:
         """Check the first micro-batch of `fit` before its forward pass. A collective call.
 
         Raises:
-            UserError: Two devices have the same pairs.
+            UserError: Two devices have the same pairs, or the batches of another loader have another number of pairs
+                per step than the Trainer.
         """
-        if not self._dealt:
-            check_dealt(batch, trainer.strategy, trainer.global_rank)
-            self._dealt = True
+        if self._dealt:
+            return
+        check_dealt(batch, trainer.strategy, trainer.global_rank)
+        if isinstance(trainer.train_dataloader, DataLoader):  # not the loader of `PreferenceDataModule`
+            check_step_pairs(batch, trainer.accumulate_grad_batches * trainer.world_size)
+        self._dealt = True
 
     def check_loss(
         self,
@@ -117,9 +126,9 @@ class StepChecks:
         """Check a micro-batch and record it for `check_update`. A collective call.
 
         Raises:
-            UserError: Before the first update, the policy differs from its reference.
+            UserError: Before the first update of the module, the policy differs from its reference.
         """
-        if trainer.global_step == 0 and reference is not None and reference.starts_equal:
+        if not self.updated and reference is not None and reference.starts_equal:
             check_start(self._function, loss, logps, batch, str(trainer.precision), where(trainer))
         self._record.add(batch, loss)
 
@@ -136,6 +145,7 @@ class StepChecks:
         # With fp16, infinite gradients are expected: the loss scaler skips the update and reduces the scale.
         scaled = trainer.precision == "16-mixed"
         check_finite(torch.zeros_like(norm) if scaled else norm, self._record, where(trainer))
+        self.updated = True
         self._record.clear()
 
 

@@ -20,7 +20,9 @@ def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
 
 
 def loaders_of(trainer: Trainer) -> list[object]:
-    """The training and validation loaders that have been created."""
-    given = (trainer.train_dataloader, trainer.val_dataloaders)
+    """The loaders that have been created."""
+    given = (
+        trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders, trainer.predict_dataloaders,
+    )  # fmt: skip
     lists = [[*one.values()] if isinstance(one, dict) else one if isinstance(one, list) else [one] for one in given]
     return [loader for found in lists for loader in found if loader is not None]

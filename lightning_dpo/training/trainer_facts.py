@@ -14,7 +14,6 @@ def start_identity(identity: Identity, trainer: Trainer) -> None:
     identity.resumes({})
     for kind in ("precision", "clipping", "data", "tokenizer", "order", "layout"):
         identity.facts.pop(kind, None)
-    identity.add("order", {"accumulate_grad_batches": str(trainer.accumulate_grad_batches)})
     identity.add("precision", {"trainer.precision": str(trainer.precision)})
     clip = float(trainer.gradient_clip_val) if trainer.gradient_clip_val else None
     clipping = {"trainer.gradient_clip_val": str(clip)}
@@ -22,8 +21,21 @@ def start_identity(identity: Identity, trainer: Trainer) -> None:
         algorithm = trainer.gradient_clip_algorithm or "norm"  # Lightning's default
         clipping["trainer.gradient_clip_algorithm"] = str(getattr(algorithm, "value", algorithm))
     identity.add("clipping", clipping)
-    for kind, facts in getattr(datamodule_of(trainer), "facts", {}).items():
+    data = datamodule_of(trainer)
+    if not getattr(data, "auto_batch_size", False):
+        add_order(identity, trainer)
+    for kind, facts in getattr(data, "facts", {}).items():
         identity.add(kind, facts)
+
+
+def add_order(identity: Identity, trainer: Trainer) -> None:
+    """Add what determines the position in an epoch, once the batch size has been chosen.
+
+    Raises:
+        UserError: It differs from that of the checkpoint.
+    """
+    order = getattr(datamodule_of(trainer), "facts", {}).get("order", {})
+    identity.add("order", {"accumulate_grad_batches": str(trainer.accumulate_grad_batches), **order})
 
 
 def add_layout(identity: Identity, trainer: Trainer) -> None:

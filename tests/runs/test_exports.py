@@ -12,7 +12,7 @@ FACTS = {"weights": {"starting weights (sha256)": "12ab"}, "data": {"training pa
 
 def test_a_model_card_says_what_was_done(tmp_path):
     config = composed(tmp_path, "model=llama", "data=hh", "loss.beta=0.3")
-    card = model_card(config, {"val/loss": 0.5, "train/loss": 9.0}, {"train": 10, "val": 2}, 7, FACTS)
+    card = model_card(config, {"val/loss": 0.5, "train/loss": 9.0}, {"train": 10, "val": 2}, 7, "Llama", FACTS)
     assert "Trained from meta-llama/Llama-3.2-1B" in card
     assert "base_model: meta-llama/Llama-3.2-1B" in card
     assert "library_name: transformers" in card
@@ -27,7 +27,7 @@ def test_a_model_card_says_what_was_done(tmp_path):
 def test_control_characters_and_html_do_not_reach_a_card(tmp_path):
     config = composed(tmp_path, "model=llama", "data=hh")
     config.model.name = "org/\x1b[2Jname"
-    card = model_card(config, {"val/<script>\x1b/loss": 0.5}, {"train_of_a\n# heading": 1}, 1, FACTS)
+    card = model_card(config, {"val/<script>\x1b/loss": 0.5}, {"train_of_a\n# heading": 1}, 1, "Llama", FACTS)
     assert "\x1b" not in card
     assert "<script>" not in card
     assert "\n# heading" not in card
@@ -36,12 +36,12 @@ def test_control_characters_and_html_do_not_reach_a_card(tmp_path):
 def test_values_of_the_environment_do_not_reach_an_export(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "SENTINEL")
     config = composed(tmp_path, "model=llama", "data=hh", "model.name=${oc.env:SECRET}", "loss.beta=${oc.env:SECRET}")
-    assert "SENTINEL" not in str(record(config, FACTS)) + model_card(config, {}, {}, 1, FACTS)
+    assert "SENTINEL" not in str(record(config, FACTS)) + model_card(config, {}, {}, 1, "Llama", FACTS)
 
 
 def test_an_adapters_card_is_for_peft_and_a_folder_is_not_a_link(tmp_path):
     config = composed(tmp_path, "model=llama", "adapter=lora", "data=hh", f"model.name={tmp_path}")
-    card = model_card(config, {}, {}, 1, FACTS)
+    card = model_card(config, {}, {}, 1, "Llama", FACTS)
     assert "library_name: peft" in card
     assert "base_model:" not in card
 

@@ -61,7 +61,7 @@ def to_pairs(rows: Iterable[Row], to_pair: ToPair, name: str) -> tuple[Dataset, 
     columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
     counts = RowCounts()
     for where, row in track(rows, description=f"Reading {name}", transient=True):
-        pairs = list(_pairs(row, to_pair, counts))
+        pairs = list(checked_pairs(row, to_pair, counts))
         counts.read, counts.skipped = counts.read + 1, counts.skipped + (not pairs)
         for pair in pairs:
             filled = _EMPTY | {"where": where} | pair
@@ -75,7 +75,7 @@ def to_pairs(rows: Iterable[Row], to_pair: ToPair, name: str) -> tuple[Dataset, 
     return Dataset.from_dict(columns, features=_FEATURES), counts
 
 
-def _pairs(row: Any, to_pair: ToPair, counts: RowCounts) -> Iterator[dict[str, Any]]:
+def checked_pairs(row: Any, to_pair: ToPair, counts: RowCounts) -> Iterator[dict[str, Any]]:
     """The checked pairs of a row; for an invalid pair, the reason."""
     if isinstance(row, str):
         yield {"invalid": row}

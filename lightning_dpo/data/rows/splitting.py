@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 from datasets import Dataset
 
@@ -41,6 +42,26 @@ def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset
         held_out.add(prompt)
         taken += counts[prompt]
     return without_prompts(pairs, held_out), without_prompts(pairs, counts.keys() - held_out)
+
+
+def in_proportion(sources: Sequence[int], seed: int) -> list[int]:
+    """The rows of pairs in random order, such that every prefix has each source in proportion.
+
+    >>> [[0, 0, 0, 0, 1, 1][row] for row in in_proportion([0, 0, 0, 0, 1, 1], seed=0)]
+    [0, 1, 0, 0, 1, 0]
+
+    Args:
+        sources: Index of the source of each pair.
+        seed: Random seed of the order.
+    """
+    order, totals = random.Random(seed).sample(range(len(sources)), len(sources)), Counter(sources)
+    seen: Counter[int] = Counter()
+    # The k-th of n pairs of a source belongs at the fraction (k - ½) / n of the order.
+    positions = {}
+    for row in order:
+        seen[sources[row]] += 1
+        positions[row] = (seen[sources[row]] - 0.5) / totals[sources[row]]
+    return sorted(order, key=positions.__getitem__)
 
 
 def without_prompts(pairs: Dataset, prompts: set[str]) -> Dataset:

@@ -48,12 +48,3 @@ def deal_together(groups: Sequence[Sequence[int]], size: Callable[[Sequence[int]
         assigned[smallest] += group
         sums[smallest] += size(group)
     return assigned
-
-
-def unevenness(sums: Sequence[int]) -> float:
-    """The largest sum divided by the mean: 1 if all are equal.
-
-    >>> unevenness([10, 10]), unevenness([30, 10])
-    (1.0, 1.5)
-    """
-    return max(sums) * len(sums) / sum(sums)

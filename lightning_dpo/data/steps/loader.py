@@ -55,8 +55,10 @@ class Collator:
         return self.layout(micro_batch)
 
 
-class StepLoader(DataLoader[PreferenceBatch]):
+class StepLoader:
     """Batches in the order of `sampler`. A resumed run skips the batches that were already trained on.
+
+    Not a subclass of DataLoader: Lightning would replace the sampler of one, which decides what an optimizer step is.
 
     Args:
         pairs: The dataset.
@@ -76,7 +78,8 @@ class StepLoader(DataLoader[PreferenceBatch]):
         num_workers: int,
         steps_done: Callable[[], int] = int,
     ) -> None:
-        super().__init__(
+        self.made_by, self.steps_done, self.sampler = made_by, steps_done, sampler
+        self._batches: DataLoader[PreferenceBatch] = DataLoader(
             pairs,  # type: ignore[arg-type]  # with batch_size=None, items are micro-batches
             # The sampler returns whole micro-batches, so the automatic batching of DataLoader is disabled.
             batch_size=None,
@@ -88,16 +91,21 @@ class StepLoader(DataLoader[PreferenceBatch]):
             # Without its own generator, a loader takes random numbers from the global one for its workers' seeds.
             generator=torch.Generator().manual_seed(sampler.seed),
         )
-        self.made_by, self.steps_done, self._step_sampler = made_by, steps_done, sampler
 
-    def __iter__(self) -> Iterator[PreferenceBatch]:  # type: ignore[override]  # DataLoader names a private class
+    batch_sampler = None  # Lightning looks for the sampler here too
+
+    def __len__(self) -> int:
+        """Number of micro-batches of an epoch on this device."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[PreferenceBatch]:
         """The batches of an epoch. The start position is read when the first batch is requested.
 
         Lightning creates this iterator while it sets up the optimizer, before it restores the loops' state and sets the
         sampler's epoch. A plain iterator's workers would have read the first batches by then.
         """
-        self._step_sampler.steps = self.steps_done()
-        yield from super().__iter__()
+        self.sampler.steps = self.steps_done()
+        yield from self._batches
 
 
 def devices_of(trainer: Trainer | None) -> dict[str, int]:

@@ -11,12 +11,10 @@ from typing import cast
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from lightning_dpo.data.steps.dealing import deal, deal_together, unevenness
+from lightning_dpo.data.steps.dealing import deal, deal_together
 from lightning_dpo.errors import UserError
 
 log = logging.getLogger(__name__)
-
-_MEASURED_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +85,6 @@ class StepSampler(DistributedSampler[MicroBatchRows]):
         skipped, self.steps = self.steps, 0
         for step in itertools.islice(self._steps(), skipped, None):
             yield from self._mine(step)
-
-    def unevenness(self) -> dict[str, float]:
-        """Balance of the token counts of a step: the largest count divided by the mean, 1 at best.
-
-        For its `micro-batches`, its `devices`, and for comparison for micro-batches filled `in order`. The mean over
-        the first full steps of the epoch, at most 100.
-        """
-        if self.tokens is None:
-            raise ValueError("token counts need `tokens`")
-        found: dict[str, list[float]] = {"micro-batches": [], "devices": [], "in order": []}
-        whole = len(self.chosen_lengths) // self.pairs_per_step
-        for step in itertools.islice(self._steps(), min(_MEASURED_STEPS, whole)):
-            sizes = [self.tokens(rows) for rows in self._micro_batches(step)]
-            devices = [sum(sizes[index] for index in part) for part in deal(sizes, self.num_replicas)]
-            ways = (sizes, devices, [self.tokens(rows) for rows in self._in_order(step)])
-            for ratios, sums in zip(found.values(), ways, strict=True):
-                ratios.append(unevenness(sums))
-        return {name: sum(ratios) / len(ratios) if ratios else 1.0 for name, ratios in found.items()}
-
-    def log_unevenness(self) -> None:
-        """Log `unevenness`."""
-        ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in self.unevenness().items())
-        log.info("Tokens per step, each prompt counted once, largest over mean: %s.", ratios)
 
     def _steps(self) -> Iterator[list[int]]:
         order = self._order()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -102,12 +102,17 @@ class Tokenization:
 
     def _batch(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        results = self.encoded(rows)
+        return {name: [result[name] for result in results] for name in _COLUMNS}
+
+    def encoded(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The columns that `tokenize` adds, by pair, without the checks of the template and without the cache."""
         results: list[dict[str, Any]] = [{}] * len(rows)
         for chat, encoder in ((False, self._text), (True, ChatEncoder(ChatRenderer(self._template, self.score)))):
             indices = [index for index, row in enumerate(rows) if bool(row.get("chat")) is chat]
             for index, pair in zip(indices, encoder([rows[index] for index in indices]), strict=True):
                 results[index] = self._fitted(pair)
-        return {name: [result[name] for result in results] for name in _COLUMNS}
+        return results
 
     def _fitted(self, pair: EncodedPair) -> dict[str, Any]:
         """The columns of a pair, truncated if `on_overlong` is `truncate`."""

@@ -60,8 +60,6 @@ def test_tokens_are_dealt_evenly_over_micro_batches_and_devices():
     generator = torch.Generator().manual_seed(0)
     tokens = torch.empty(640).log_normal_(4, 0.8, generator=generator).int().clamp(8, 2000).tolist()
     samplers = [StepSampler([1] * 640, 64, 8, tokens=summed(tokens), num_replicas=2, rank=rank) for rank in range(2)]
-    ratios = samplers[0].unevenness()
-    assert ratios["devices"] < 1.01 < ratios["micro-batches"] < 1.1 < 1.5 < ratios["in order"]
     of_steps = []
     for sampler in samplers:
         sizes = [sum(tokens[row] for row in draw.rows) for draw in sampler]

@@ -1,0 +1,99 @@
+"""Limits of the Trainer, in whole optimizer steps: the sampler decides which pairs are in a step, and nothing else."""
+
+from collections.abc import Sized
+from math import isinf
+from typing import Any, cast
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from lightning_dpo.errors import UserError
+from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of
+
+
+def check_limits(trainer: Trainer) -> None:
+    """Check, before data and model are read, that the Trainer's settings do not split or enlarge steps.
+
+    `fast_dev_run=n` then means n optimizer steps.
+
+    Raises:
+        UserError: A setting does; the message contains the alternative.
+    """
+    settings = cast(Any, trainer)  # its class does not declare them
+    if settings.overfit_batches:
+        raise UserError(
+            "trainer.overfit_batches replaces the sampler, which decides what an optimizer step is: set data.max_pairs "
+            "to a small number and trainer.max_epochs to a large one"
+        )
+    if fast := settings.fast_dev_run:
+        trainer.limit_train_batches = int(fast) * trainer.accumulate_grad_batches
+    if isinstance(trainer.limit_train_batches, int):
+        _check_multiple(trainer, trainer.limit_train_batches)
+    for callback in callbacks_of(trainer):
+        _check_callback(callback, trainer)
+
+
+def _check_callback(callback: Callback, trainer: Trainer) -> None:
+    if isinstance(callback, GradientAccumulationScheduler):
+        raise UserError(
+            "GradientAccumulationScheduler changes the number of pairs in an optimizer step during the run, and the "
+            "loss is divided by this number: set data.pairs_per_step, or pairs_per_step of PreferenceDataModule"
+        )
+    if isinstance(callback, BatchSizeFinder) and getattr(datamodule_of(trainer), "pairs_per_step", None) is not None:
+        raise UserError(
+            "the batch-size finder would change the number of pairs in an optimizer step, which pairs_per_step sets: "
+            "use batch_size='auto'"
+        )
+
+
+def check_epoch(trainer: Trainer) -> None:
+    """Check, when the training loader exists, that an epoch does not end within a step.
+
+    Raises:
+        UserError: `limit_train_batches` is a fraction that splits a step.
+    """
+    loader, batches = trainer.train_dataloader, trainer.num_training_batches
+    if isinf(batches) or not isinstance(loader, Sized) or batches >= len(loader):
+        return  # the last step of the data may be smaller
+    _check_multiple(trainer, int(batches))
+
+
+def _check_multiple(trainer: Trainer, batches: int) -> None:
+    accumulate = trainer.accumulate_grad_batches
+    if batches % accumulate:
+        below, above = batches // accumulate * accumulate, (batches // accumulate + 1) * accumulate
+        values = f"{below} or {above}" if below else str(above)
+        raise UserError(
+            f"trainer.limit_train_batches={trainer.limit_train_batches} ends an epoch within an optimizer step of "
+            f"{accumulate} micro-batches: set it to {values}, or limit the run with trainer.max_steps"
+        )
+
+
+class StopBetweenSteps:
+    """Delays a request to stop, such as that of `max_time`, to the end of the optimizer step."""
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def on_batch_end(self, trainer: Trainer, batch_idx: int) -> None:
+        """Withdraw a request within a step, and repeat it at the end of the step."""
+        ends = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if ends:
+            trainer.should_stop = trainer.should_stop or self._requested
+            self._requested = False
+        elif trainer.should_stop:
+            trainer.should_stop, self._requested = False, True
+
+
+def check_strategy(trainer: Trainer) -> None:
+    """Check that trained weights are not lost with the processes of the strategy.
+
+    Raises:
+        UserError: The strategy trains in child processes that end with `fit`.
+    """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise UserError(
+            "trainer.strategy is ddp_spawn, ddp_fork or ddp_notebook, whose processes end with fit(), and the trained "
+            "weights with them: run a script with ddp or fsdp, or train on one device"
+        )
