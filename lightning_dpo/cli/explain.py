@@ -68,7 +68,8 @@ def _unknown_key(key: str, parent: DictConfig, config_name: str) -> str:
         return f"{key} is not a key of the config: {instead}"
     names = [str(one) for one in parent if str(one) != "hydra" and not str(one).startswith("_")]
     if options := _options_with(key, config_name):
-        return f"{key} is not a key of the chosen {key.partition('.')[0]}: it belongs to {' or '.join(options)}"
+        listed = f"{', '.join(options[:3])}{', ...' if len(options) > 3 else ''}"
+        return f"{key} is not a key of the chosen {key.partition('.')[0]}: it belongs to {listed}"
     listed = f"; {path or 'the config'} has {', '.join(names)}" if names else ""
     if close := suggestion(name, names):
         return f"{key} is not a key of the config{close}{listed}"
@@ -80,10 +81,9 @@ def _unknown_key(key: str, parent: DictConfig, config_name: str) -> str:
 
 def _accepts(node: DictConfig, path: str, name: str) -> bool:
     """Whether a node accepts a key that it does not have: an argument of its target, or any key of free content."""
-    target = node._get_node("_target_")
-    if target is None:
+    if "_target_" not in node:
         return "." in path or name in OPTIONAL
-    return name in inspect.signature(resolved(path, str(target))).parameters
+    return name in inspect.signature(resolved(path, node["_target_"])).parameters
 
 
 def _options_with(key: str, config_name: str) -> list[str]:

@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -23,7 +24,7 @@ from lightning_dpo.cli.logging_checks import LOG_FILE, check_logging
 from lightning_dpo.cli.targets import TRUST, targets
 from lightning_dpo.errors import UserError
 from lightning_dpo.runs.settings_files import as_dict, check_sweep
-from lightning_dpo.runs.sweep_job import SWEPT_VARIABLE
+from lightning_dpo.runs.sweep_job import OVERRIDES_VARIABLE, SWEPT_VARIABLE
 
 _KINDS = {"callbacks": Callback, "launcher": Launcher, "sweeper": Sweeper}
 # Arguments of submitit's launchers that a shell executes.
@@ -63,6 +64,7 @@ def check_composed_configs() -> None:
         swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
         if run_mode == RunMode.MULTIRUN:  # the config of a sweep, not of one of its jobs
             os.environ[SWEPT_VARIABLE] = ",".join(swept)
+            os.environ[OVERRIDES_VARIABLE] = shlex.join(overrides)
         config = compose(self, config_name, overrides, run_mode, *args, **kwargs)
         _check_shadowed(config)
         if "run_name" in config:  # its default contains choices, which `hydra.compose` removes
@@ -73,6 +75,7 @@ def check_composed_configs() -> None:
             os.environ[SWEPT_VARIABLE] = ",".join(swept)  # names of folders contain the swept values
             if config.hydra.mode == RunMode.MULTIRUN and "sweep_folder" in config:
                 check_sweep(config, swept)
+                _check_direction(config)
         return config
 
     setattr(checked, _MARK, True)
@@ -97,6 +100,22 @@ def _check_shadowed(config: DictConfig) -> None:
                     raise UserError(f"{file} is never read, because {packaged} has the same name: rename it")
         if (file := folder / "train.yaml").exists():
             raise UserError(f"{file} is never read, because {CONFIG_DIR / file.name} has the same name: rename it")
+
+
+def _check_direction(config: DictConfig) -> None:
+    """Check that a sweeper searches for better values of the metric that selects the best checkpoint.
+
+    Raises:
+        UserError: It searches for worse ones, as Optuna's plugin does by default.
+    """
+    direction, best = as_dict(config.hydra.sweeper).get("direction"), OmegaConf.select(config, "callbacks.best")
+    if best is None or config.sweep_objective != best.monitor:
+        return
+    right, direction = f"{best.mode}imize", getattr(direction, "name", direction)  # Optuna's plugin has an enum
+    if direction in ("minimize", "maximize") and direction != right:
+        raise UserError(
+            f"hydra.sweeper.direction={direction} would search for the worst {best.monitor}: set it to {right}"
+        )
 
 
 def check_hydra(config: DictConfig, overrides: Sequence[str]) -> None:

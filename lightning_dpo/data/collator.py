@@ -54,11 +54,14 @@ class PreferenceCollator:
             UserError: A row is invalid, or too long.
         """
         pairs = [pair for row in rows for pair in checked_pairs(dict(row), self._source, RowCounts())]
+        for index, pair in enumerate(pairs):
+            if invalid := pair.get("invalid"):
+                raise UserError(f"pair {index} of a batch: {invalid}")
         names = [field.name for field in fields(TokenizedPair) if field.name not in ("index", "source")]
         tokenized = []
         for index, (pair, tokens) in enumerate(zip(pairs, self._tokenization.encoded(pairs), strict=True)):
-            if invalid := pair.get("invalid") or tokens["invalid"]:
-                raise UserError(f"pair {index} of a batch: {invalid}")
+            if tokens["invalid"]:
+                raise UserError(f"pair {index} of a batch: {tokens['invalid']}")
             if tokens["overlong"]:
                 raise UserError(
                     f"pair {index} of a batch has more than max_length={self._tokenization.max_length} tokens"

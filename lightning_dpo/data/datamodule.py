@@ -201,13 +201,17 @@ class PreferenceDataModule(PreparedDataModule):
                 check_max_tokens(tokens, self.batch_size, self.max_tokens, of_step, self.chosen_only, shared)
 
     def largest_batch(self, size: int | None = None) -> tuple[int, int]:
-        """Tokens, padding included, and scored positions of a micro-batch of the `size` longest training pairs.
+        """Tokens, padding included, and scored positions of a micro-batch of the longest pairs.
 
         Args:
             size: Pairs in the micro-batch; None: `batch_size`.
         """
         shared = self.layout_name == "shared"  # until the layout is chosen, padded: the larger one
-        return largest_forward(self.train_pairs, size or self.batch_size, self.chosen_only, shared)
+        sides = filter(len, (self.train_pairs, self.val_pairs))
+        tokens, scored = zip(
+            *(largest_forward(pairs, size or self.batch_size, self.chosen_only, shared) for pairs in sides), strict=True
+        )
+        return max(tokens), max(scored)
 
     @property
     def facts(self) -> dict[str, dict[str, str]]:

@@ -117,7 +117,7 @@ def _run(folder: Path) -> Run:
     config = _decided(settings_of_run)
     values = final_metrics(folder) if state is RunState.FINISHED else {}
     metrics = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-    pairs = int(values.get("data", {}).get("val", 0))
+    pairs = int(metrics.get("val/pairs", 0))
     # Settings that refer to ${seed} then resolve to the same value for all seeds.
     settings_of_run[SEED] = None
     return Run(

@@ -5,19 +5,22 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_folder import RunFolder, earlier_checkpoints
+from lightning_dpo.run_folder import RunFolder, earlier_checkpoints, sweep_config, write_atomically
 from lightning_dpo.runs.job_process import needs_processes, objective, run_separately
 from lightning_dpo.runs.ranks import after_the_first, done_by_all, process_rank, report_done
-from lightning_dpo.runs.settings_files import check_same_settings, note_settings
+from lightning_dpo.runs.settings_files import as_dict, check_same_settings, note_settings
 from lightning_dpo.runs.state import (
     RunState,
     claimed,
@@ -33,7 +36,8 @@ log = logging.getLogger(__name__)
 Report = Callable[[Path], Sequence[Path]]
 """Writes the report of a sweep and returns the written files."""
 
-SWEPT_VARIABLE = "LIGHTNING_DPO_SWEPT"
+# Set before the first job: the swept keys, and all overrides of the sweep.
+SWEPT_VARIABLE, OVERRIDES_VARIABLE = "LIGHTNING_DPO_SWEPT", "LIGHTNING_DPO_SWEEP"
 _LONGEST_NAME = 80
 _PATIENCE = timedelta(minutes=2)
 
@@ -79,6 +83,8 @@ def run_in_sweep(train: Callable[[DictConfig], float], report: Report, config: D
         SystemExit: It failed only on this device, so the sweep cannot continue with the others.
     """
     folder, first = Path(config.run_folder), process_rank() == 0
+    if first:
+        _note_sweep(folder.parent)
     with claimed(folder) if first else nullcontext():
         if _is_finished(config, folder):
             return objective(config)
@@ -99,6 +105,16 @@ def run_in_sweep(train: Callable[[DictConfig], float], report: Report, config: D
         raise SystemExit(1)
     again = f"to repeat failed jobs, start the sweep again with sweep_folder={folder.parent}"
     raise UserError(f"{folder} failed: {failure(folder)} ({again})")
+
+
+def _note_sweep(sweep: Path) -> None:
+    """Write what the report needs of Hydra's config. Hydra's own sweeper writes the file, and others do not."""
+    if sweep_config(sweep).exists() or not HydraConfig.initialized():
+        return
+    overrides = {"hydra": [], "task": shlex.split(os.environ.get(OVERRIDES_VARIABLE, ""))}
+    sources = as_dict(cast(DictConfig, HydraConfig.get()).runtime)["config_sources"]
+    hydra = {"overrides": overrides, "runtime": {"config_sources": sources}}
+    write_atomically(sweep_config(sweep), OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})))
 
 
 def _is_finished(config: DictConfig, folder: Path) -> bool:

@@ -60,6 +60,11 @@ class PolicyModule(LightningModule):
         check_source(policy)
         check_declared(loss)
         check_adapter(adapter)
+        if not isinstance(reference, ReferenceFactory):
+            raise UserError(
+                f"reference={type(reference).__name__} must be a reference of lightning_dpo, such as Auto() or "
+                "AnotherModel('path/or/hub-id')"
+            )
         reference.check(loss, adapter)
         self.policy = None  # type: ignore[assignment]  # created in configure_model
         self._untrained_policy = [policy]  # in a list, so that nn.Module does not register a model

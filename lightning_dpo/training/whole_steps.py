@@ -5,7 +5,7 @@ from math import isinf
 from typing import Any, cast
 
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_dpo.errors import UserError
@@ -28,10 +28,18 @@ def check_limits(trainer: Trainer) -> None:
         )
     if fast := settings.fast_dev_run:
         trainer.limit_train_batches = int(fast) * trainer.accumulate_grad_batches
-    if isinstance(trainer.limit_train_batches, int):
+    if isinstance(trainer.limit_train_batches, int) and trainer.limit_train_batches < _batches_of_epoch(trainer):
         _check_multiple(trainer, trainer.limit_train_batches)
     for callback in callbacks_of(trainer):
         _check_callback(callback, trainer)
+
+
+def _batches_of_epoch(trainer: Trainer) -> float:
+    """Micro-batches in an epoch on a device, without a partial one; 0 if they are not known yet."""
+    data: Any = datamodule_of(trainer)
+    if not hasattr(data, "preparation") or data.prepared is None or data.auto_batch_size:
+        return 0  # `check_epoch` checks later
+    return len(data.train_pairs) // (data.batch_size * trainer.world_size)
 
 
 def _check_callback(callback: Callback, trainer: Trainer) -> None:
@@ -39,6 +47,11 @@ def _check_callback(callback: Callback, trainer: Trainer) -> None:
         raise UserError(
             "GradientAccumulationScheduler changes the number of pairs in an optimizer step during the run, and the "
             "loss is divided by this number: set data.pairs_per_step, or pairs_per_step of PreferenceDataModule"
+        )
+    if isinstance(callback, StochasticWeightAveraging) and not list(callback._average_model.named_parameters()):
+        raise UserError(
+            "StochasticWeightAveraging copies the module before fit() opens the policy: call module.configure_model() "
+            "before fit()"
         )
     if isinstance(callback, BatchSizeFinder) and getattr(datamodule_of(trainer), "pairs_per_step", None) is not None:
         raise UserError(

@@ -1,11 +1,15 @@
+import sys
 import time
+from types import SimpleNamespace
 
 import lightning
+import psutil
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_dpo import DPOModule, PreferenceDataModule
-from lightning_dpo.callbacks.throughput import Throughput
+from lightning_dpo.callbacks.throughput import Throughput, peak_memory
 from lightning_dpo.training.flops import MatrixWork
 from tests.support.models import make_llama
 
@@ -46,3 +50,11 @@ def test_rates_are_pairs_and_tokens_over_the_time_of_a_step(tmp_path, pairs_file
     shares = [sum(work[step]) / 1e6 for step in steps]
     assert [rate["train/measured_rate_share"] for rate in rates] == pytest.approx(shares)
     assert 0.05 < rates[-1]["train/peak_memory_gb"] < 100
+
+
+def test_peak_memory_without_the_module_resource(monkeypatch):
+    """As on Windows, where psutil reports the peak of the working set."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=123))
+    monkeypatch.setattr(psutil, "Process", lambda: process)
+    assert peak_memory(torch.device("cpu")) == 123

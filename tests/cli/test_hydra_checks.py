@@ -166,3 +166,34 @@ def test_commands_of_launchers_are_allowed_on_the_command_line(tmp_path):
     arguments = ("hydra/launcher=submitit_local", "+hydra.launcher.setup=[true]", "--cfg=job")
     status, output = run(tmp_path, "seed: 1", *arguments)
     assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    ("file", "refused"),
+    [
+        ("loss/dpo.yaml", True),
+        ("data/source/jsonl.yaml", True),
+        ("train.yaml", True),
+        ("loss/mine.yaml", False),
+        ("experiment/reviews.yaml", False),  # Hydra reads it before those of experiments/
+    ],
+)
+def test_a_file_that_hydra_would_never_read_is_rejected(tmp_path, file, refused):
+    own = {"experiment/own.yaml": "# @package _global_\n{}\n", file: "# @package _global_\n{}\n"}
+    status, output = run(tmp_path, "", "--cfg=job", files=own)
+    assert (status == 1) is refused, output
+    if refused:
+        assert output.strip().endswith("has the same name: rename it")
+        assert f"my/{file} is never read" in output
+
+
+def test_a_part_of_a_sweeper_must_belong_to_it(tmp_path):
+    status, output = command(tmp_path, "-m", "+hydra.sweeper.sampler._target_=os.system", "loss.beta=1,2", *TINY)
+    assert status == 1
+    assert "hydra.sweeper.sampler._target_=os.system is not allowed: it is not a part of an installed" in output
+
+
+def test_a_search_for_the_worst_is_rejected(tmp_path):
+    status, output = command(tmp_path, "-m", "+hydra.sweeper.direction=minimize", "loss.beta=1,2", *TINY)
+    assert status == 1
+    assert "direction=minimize would search for the worst val/rewards/accuracies: set it to maximize" in output

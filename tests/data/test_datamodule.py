@@ -10,6 +10,7 @@ from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.data.sources import jsonl_pair
 from lightning_dpo.data.steps.forward_size import StreamTokens
 from tests.support.models import make_llama
+from tests.support.training import trainer_for
 
 
 def write(path, rows):
@@ -226,3 +227,44 @@ def test_pairs_of_one_prompt_are_brought_together(tokenizer, tmp_path):
     # Each of the four prompts has six pairs, all with one rejected answer: 7 completions instead of 12.
     assert [len(batch.completion_lengths) for batch in data.train_dataloader()] == [7] * 4
     assert [len(batch.completion_lengths) for batch in data.val_dataloader()] == [7] * 4
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        rows(*range(9)),
+        datasets.Dataset.from_list(rows(*range(9))),
+        {"train": rows(*range(7)), "validation": rows(7, 8)},
+        datasets.DatasetDict({"train": datasets.Dataset.from_list(rows(*range(9)))}),
+        lambda split: iter(rows(*range(9))) if split == "train" else None,
+        {"a": rows(*range(4)), "b": rows(*range(4, 9))},
+    ],
+)
+def test_rows_in_memory(tokenizer, given):
+    data = PreferenceDataModule(rows=given, tokenizer=tokenizer, val_fraction=0.2)
+    data.setup()
+    assert len(data.train_pairs) + len(data.val_pairs) == 9
+    assert len(data.sources) == (2 if isinstance(given, dict) and "a" in given else 1)
+
+
+def test_rows_in_the_place_of_a_file_are_rejected(tokenizer):
+    with pytest.raises(UserError, match=r"data.path must be the name of a file: pass rows that are in memory as rows="):
+        PreferenceDataModule(rows(1, 2), tokenizer=tokenizer)
+
+
+def test_batches_can_be_looked_at_without_a_trainer(tokenizer):
+    for step in (None, 4):
+        data = PreferenceDataModule(rows=rows(*range(9)), tokenizer=tokenizer, batch_size=2, pairs_per_step=step)
+        data.setup()
+        batch = next(iter(data.train_dataloader()))
+        assert len(batch.chosen) == 2
+        assert int(batch.step_pairs) == (step or 2)
+
+
+def test_limited_validation_takes_sources_in_proportion(tmp_path, tokenizer):
+    """Six of nine validation pairs: four of one source, two of the other."""
+    sides = {"a": {"train": rows(1), "validation": rows(*range(10, 16))},
+             "b": {"train": rows(2), "validation": rows(*range(20, 23))}}  # fmt: skip
+    data = PreferenceDataModule(rows=sides, tokenizer=tokenizer, batch_size=2)
+    (metrics,) = trainer_for(tmp_path, limit_val_batches=3).validate(DPOModule(make_llama()), data)
+    assert [metrics[f"val/{name}pairs"] for name in ("", "a/", "b/")] == [6, 4, 2]

@@ -72,6 +72,24 @@ def test_the_jobs_of_a_sweep_are_one_group_and_have_names_of_their_own(tmp_path)
     assert own._wandb_init["group"] == "g"
 
 
+def test_the_environment_names_a_run_in_wandb(tmp_path, monkeypatch):
+    """wandb reads WANDB_TAGS itself, if no tags are given."""
+    folder = tmp_path / "my-run" / "2026-01-02"
+    default = wandb_logger(str(folder))._wandb_init
+    assert (default["project"], default["name"], default["tags"]) == ("lightning-dpo", "my-run", None)
+    for name, value in {"PROJECT": "p", "NAME": "n", "RUN_ID": "agent1"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    found = wandb_logger(str(folder))._wandb_init
+    assert (found["project"], found["name"], found["id"]) == ("p", "n", "agent1")
+    given = wandb_logger(str(folder), project="q", name="m", tags=["a"])._wandb_init
+    assert (given["project"], given["name"], given["tags"]) == ("q", "m", ["a"])
+    (folder / "multirun.yaml").parent.mkdir(parents=True)
+    (folder / "multirun.yaml").touch()
+    jobs = [wandb_logger(str(folder / name))._wandb_init for name in ("0_a", "1_b")]
+    assert [job["name"] for job in jobs] == ["n 0_a", "n 1_b"]
+    assert len({job["id"] for job in jobs} - {"agent1"}) == 2
+
+
 def test_lightnings_records_come_once_and_without_advertisements(caplog):
     join_lightning_logs()
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")

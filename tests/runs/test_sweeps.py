@@ -6,7 +6,10 @@ import shutil
 import pytest
 import torch
 from omegaconf import OmegaConf
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from lightning_dpo.cli.config import ROOT
+from lightning_dpo.runs.history import read_history
 from tests.support.command import TINY, command, command_on_ranks
 
 
@@ -187,3 +190,52 @@ def test_the_other_commands_have_sweeps_as_well(tmp_path, model_folder, hh_file)
     status, output = command(tmp_path, "-m", "data.max_length=64,128", *options, module="inspect_data")
     assert status == 0, output
     assert len(list(tmp_path.glob("outputs/*/*/*_max_length-*/inspect_data.log"))) == 2
+
+
+def test_the_command_of_a_wandb_agent(tmp_path):
+    """As wandb builds it from sweeps/wandb.yaml: it parses, and the values arrive."""
+    sweep = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / "wandb.yaml"), resolve=False)
+    values = {"optimizer.lr": {"value": 3e-06}, "loss.beta": {"value": 0.2}}
+    assert values.keys() == sweep["parameters"].keys()
+    arguments = create_sweep_command_args({"args": values})["args_no_hyphens"]
+    parts = create_sweep_command(sweep["command"])
+    assert parts[:4] == ["${env}", "python", "-m", sweep["program"]]
+    overrides = [*parts[4 : parts.index("${args_no_hyphens}")], *arguments]
+    status, output = command(tmp_path, *TINY, "trainer.max_steps=1", "callbacks.samples=null", *overrides)
+    assert status == 0, output
+    (run,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    config = OmegaConf.load(run / "config.yaml")
+    assert (config.optimizer.lr, config.loss.beta) == (3e-06, 0.2)
+    assert list(run.glob("wandb/offline-run*"))
+    assert sweep["metric"]["name"] in json.loads((run / "metrics.json").read_text())
+
+
+def test_optuna_optimizes_the_objective(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper.optuna_sweeper", reason="needs the extra `sweep`")
+    options = ("sweep=optuna", "hydra.sweeper.n_trials=3", *TINY, "sweep_folder=sweep")
+    status, output = command(tmp_path, *options)
+    assert status == 0, output
+    values = [json.loads((tmp_path / "sweep" / job / "metrics.json").read_text()) for job in jobs(tmp_path / "sweep")]
+    assert len(values) == 3
+    best = OmegaConf.load(tmp_path / "sweep" / "optimization_results.yaml")
+    assert best.best_value == max(one["val/rewards/accuracies"] for one in values)
+    report = (tmp_path / "sweep" / "report.md").read_text()
+    assert "3 runs: 3 finished." in report
+    assert "sweep=optuna" in report
+    status, output = command(tmp_path, *options)  # the same seed: the same values, which are done
+    assert status == 0
+    assert output.count("is finished and is skipped") == 3
+
+
+def test_tensorboard_has_the_same_numbers_as_the_csv_file(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard")
+    status, output = command(tmp_path, *TINY, "logger=[csv,tensorboard]")
+    assert status == 0, output
+    (run,) = (tmp_path / "outputs" / "reviews-dpo").iterdir()
+    events = reader.EventAccumulator(str(run / "tensorboard")).Reload()
+    rows = read_history(run / "metrics.csv")
+    for name in ("train/loss", "val/loss", "train/lr", "val/kl"):
+        expected = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in found] == [step for step, _ in expected]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-6)

@@ -28,7 +28,7 @@ def fake_run(
             OmegaConf.update(settings, key, float(value) if value[:1].isdigit() else value, force_add=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(settings))
     if metrics is not None:
-        (folder / "metrics.json").write_text(json.dumps({"data": {"val": 400}, "seconds": 90.0} | metrics))
+        (folder / "metrics.json").write_text(json.dumps({"val/pairs": 400, "seconds": 90.0} | metrics))
     if error is not None:
         (folder / "error.txt").write_text(f"{error}\nGiven again, the run begins anew.\n\nTraceback ...")
     for file, columns, rows in (

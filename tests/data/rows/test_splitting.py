@@ -3,7 +3,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_dpo.data.rows.splitting import sample, split_by_prompt
+from lightning_dpo.data.rows.splitting import in_proportion, sample, split_by_prompt
 from lightning_dpo.errors import UserError
 
 
@@ -41,3 +41,19 @@ def test_a_sample_keeps_the_order_and_follows_the_seed():
     assert len(set(rows)) == 10
     assert rows != [int(prompt) for prompt in sample(pairs, 10, seed=1)["prompt"]]
     assert len(sample(pairs, None, seed=0)) == len(sample(pairs, 200, seed=0)) == 100
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 9))
+def test_every_prefix_has_every_source_in_proportion(sources, seed):
+    order = in_proportion(sources, seed)
+    assert sorted(order) == list(range(len(sources)))
+    for end in range(1, len(order) + 1):
+        for source in set(sources):
+            found = sum(sources[row] == source for row in order[:end])
+            assert abs(found - end * sources.count(source) / len(sources)) < len(set(sources))
+
+
+def test_pairs_of_one_source_are_shuffled_with_the_seed():
+    orders = [in_proportion([0] * 50, seed) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] != sorted(orders[0])
