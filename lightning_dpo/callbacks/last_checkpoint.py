@@ -158,7 +158,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step."""
-        self._point = None
+        # A run that ended within an epoch resumes there: Lightning has counted the whole epoch by now.
+        if trainer.is_last_batch:
+            self._point = None
         self._save(trainer)
         self._stop.exchange()
         self._close_handlers()

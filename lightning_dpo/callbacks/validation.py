@@ -4,8 +4,10 @@ import math
 import sys
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_dpo.errors import UserError
+from lightning_dpo.training.trainer_attributes import callbacks_of
 
 _PER_RUN = 4
 _NEVER = sys.maxsize
@@ -22,8 +24,8 @@ class ValidationSchedule(Callback):
     """
 
     def __init__(self, every_n_steps: int | None = None) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps!r}")
+        if every_n_steps is not None and not (isinstance(every_n_steps, int) and every_n_steps >= 1):
+            raise ValueError(f"every_n_steps must be an integer of at least 1, got {every_n_steps!r}")
         self.every_n_steps = every_n_steps
         self._steps: float = math.inf  # of the run
         self._step = 0
@@ -31,14 +33,20 @@ class ValidationSchedule(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that Lightning's own settings do not set another schedule.
 
+        `ModelCheckpoint` and `EarlyStopping` then act after each validation, and not at the end of each epoch.
+
         Raises:
             UserError: They do.
         """
-        if trainer.val_check_interval != 1.0 or trainer.check_val_every_n_epoch != 1:
+        if trainer.val_check_interval != 1.0 or trainer.check_val_every_n_epoch not in (1, None):
             raise UserError(
                 "val_check_interval and check_val_every_n_epoch have no effect with ValidationSchedule: use its "
                 "every_n_steps, or remove the callback"
             )
+        trainer.check_val_every_n_epoch = None  # they read it, some only now
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, EarlyStopping):  # it has read it, if it is before this callback
+                callback._check_on_train_epoch_end = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute the length of the run. A run that resumes may have to repeat a validation."""
@@ -47,7 +55,11 @@ class ValidationSchedule(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate before the first step. Not earlier: all other callbacks have been started by now."""
-        if trainer.global_step == 0 and trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0:
+        if (
+            trainer.enable_validation
+            and trainer.global_step == 0
+            and trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0
+        ):
             validate(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:

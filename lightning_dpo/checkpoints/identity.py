@@ -41,20 +41,21 @@ class Identity:
     Attributes:
         facts: The facts known so far, by kind and name.
         waived: Kinds that differ, and may.
+        saved: The facts in the checkpoint that the run resumes from; empty if there is none.
 
     Raises:
         UserError: A kind does not exist or cannot be waived.
     """
 
     def __init__(self, allow: Collection[str] = ()) -> None:
-        if isinstance(allow, str):
+        if isinstance(allow, str) or not isinstance(allow, Collection):
             raise UserError(f"resume.allow={allow} must be a list: [{allow}]")
         if unknown := sorted(set(allow) - set(WAIVABLE)):
             raise UserError(f"resume.allow: {unknown[0]!r} is not one of {', '.join(WAIVABLE)}")
         self.allow = frozenset(allow)
         self.facts: dict[str, dict[str, str]] = {}
         self.waived: set[str] = set()
-        self._saved: Mapping[str, Facts] = {}
+        self.saved: Mapping[str, Facts] = {}
         self._logged: set[str] = set()
 
     def add(self, kind: str, facts: Facts) -> None:
@@ -68,7 +69,7 @@ class Identity:
         # The representation of a function contains its address, which differs in every process.
         plain = {name: _ADDRESS.sub("", value) for name, value in facts.items()}
         self.facts[kind] = self.facts.get(kind, {}) | plain
-        self._check(self._saved, [kind])
+        self._check(self.saved, [kind])
 
     def resumes(self, saved: Mapping[str, Facts]) -> None:
         """Compare with the facts in a checkpoint: those that are known now, and the others as soon as they are.
@@ -76,7 +77,7 @@ class Identity:
         Raises:
             UserError: They differ; the message contains all differences.
         """
-        self._saved, self.waived, self._logged = saved, set(), set()
+        self.saved, self.waived, self._logged = saved, set(), set()
         self._check(saved, list(saved))
 
     def opens(self, saved: Mapping[str, Facts]) -> None:

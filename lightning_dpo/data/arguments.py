@@ -17,18 +17,26 @@ def check_arguments(arguments: dict[str, Any]) -> None:
     for name, allowed in choices.items():
         if arguments[name] not in allowed:
             raise ValueError(f"{name} must be {' or '.join(allowed)}, got {arguments[name]!r}")
-    if arguments["batch_size"] == "auto":
-        if arguments["pairs_per_step"] is None:
-            raise ValueError("batch_size=auto needs pairs_per_step, which it divides")
-    elif isinstance(arguments["batch_size"], str):
-        raise ValueError(f"batch_size must be a number or auto, got {arguments['batch_size']!r}")
-    for name in ("max_length", "batch_size", "max_pairs", "pairs_per_step", "max_tokens"):
-        if arguments[name] not in (None, "auto") and not arguments[name] >= 1:
-            raise ValueError(f"{name} must be at least 1, got {arguments[name]!r}")
-    if not 0 < arguments["val_fraction"] < 1:
+    if arguments["batch_size"] == "auto" and arguments["pairs_per_step"] is None:
+        raise ValueError("batch_size=auto needs pairs_per_step, which it divides")
+    optional = {"max_pairs": None, "pairs_per_step": None, "max_tokens": None, "batch_size": "auto"}
+    for name in ("max_length", "num_workers", "seed", *optional):
+        value, least = arguments[name], 0 if name in ("num_workers", "seed") else 1
+        other = name in optional and value == optional[name]
+        if not other and not (_is(int, value) and value >= least):
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if not (_is(int | float, arguments["val_fraction"]) and 0 < arguments["val_fraction"] < 1):
         raise ValueError(f"val_fraction must be between 0 and 1, got {arguments['val_fraction']!r}")
-    if not 0 <= arguments["max_invalid_fraction"] <= 1:
+    if not (_is(int | float, arguments["max_invalid_fraction"]) and 0 <= arguments["max_invalid_fraction"] <= 1):
         raise ValueError(f"max_invalid_fraction must be in [0, 1], got {arguments['max_invalid_fraction']!r}")
+    source = arguments["source"]
+    for one in source.values() if isinstance(source, Mapping) else [source]:
+        if one is not None and not callable(one):
+            raise ValueError(f"source must be a function that converts a row to a pair, such as hh_pair, got {one!r}")
+
+
+def _is(kind: Any, value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def without_effect(arguments: Mapping[str, Any]) -> dict[str, str]:

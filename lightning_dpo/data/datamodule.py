@@ -98,7 +98,7 @@ class PreferenceDataModule(PreparedDataModule):
         folder: str | None = None,
     ) -> None:
         check_arguments(locals())
-        tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else ready_tokenizer(tokenizer)
+        tokenizer = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str | Path) else ready_tokenizer(tokenizer)
         preparation = Preparation(
             parts_of(source or jsonl_pair, rows, sources, path, val_path),
             Tokenization(tokenizer, max_length, on_overlong, score, chat_template_kwargs or {}),
@@ -113,8 +113,8 @@ class PreferenceDataModule(PreparedDataModule):
         )
         super().__init__(preparation)
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
-        # `auto` starts from the largest candidate; `use_batch_size` sets the size that fits into memory.
-        self.auto_batch_size = batch_size == "auto"
+        # `auto` starts from the largest candidate; every `fit` sets the size that fits into memory.
+        self.auto_batch_size, self._chosen = batch_size == "auto", False
         self.batch_size = cast(int, pairs_per_step if self.auto_batch_size else batch_size)
         self.pairs_per_step, self.num_workers = pairs_per_step, num_workers
         self.max_tokens, self.layout, self.group_by_prompt = max_tokens, layout, group_by_prompt
@@ -128,9 +128,9 @@ class PreferenceDataModule(PreparedDataModule):
             UserError: Rows are invalid, no pairs are left, or `max_tokens` is exceeded.
         """
         validation_only = stage in ("validate", "test", "predict")
-        if validation_only and self.auto_batch_size:
+        if validation_only and self.auto_batch_size and not self._chosen:
             raise UserError("data.batch_size=auto is chosen for training: set a number of pairs")
-        if self.trainer and not validation_only:
+        if self.trainer and not validation_only and not self.auto_batch_size:
             self.fit_batch_size(devices_of(self.trainer)["num_replicas"])
         if self.prepare(validation_only) and not self.auto_batch_size:
             self._check_layout()
@@ -147,7 +147,7 @@ class PreferenceDataModule(PreparedDataModule):
 
     def use_batch_size(self, size: int) -> None:
         """Set the size that was chosen for `batch_size=auto`; raises UserError if `max_tokens` is exceeded."""
-        self.batch_size, self.auto_batch_size = size, False
+        self.batch_size, self._chosen = size, True
         self._check_layout()
 
     @classmethod
@@ -216,9 +216,7 @@ class PreferenceDataModule(PreparedDataModule):
     @property
     def facts(self) -> dict[str, dict[str, str]]:
         """What identifies a training, by kind: the pairs, the tokenizer, and the order of the pairs. After `setup`."""
-        # The size that `auto` chooses is added when it is known.
-        names = [name for name in _ORDER if name != "batch_size" or not self.auto_batch_size]
-        order = {f"data.{name}": str(getattr(self, name)) for name in names}
+        order = {f"data.{name}": str(getattr(self, name)) for name in _ORDER}
         order["the number of devices"] = str(devices_of(self.trainer)["num_replicas"])
         return {"order": order, "tokenizer": self.preparation.tokenization.digests, "data": self.pairs.facts}
 

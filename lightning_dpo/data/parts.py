@@ -1,5 +1,6 @@
 """The sources of a mixture: where the rows of each come from, and how one becomes a pair."""
 
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,10 +94,32 @@ def _is_mixture(rows: RowsArgument) -> TypeGuard[Mapping[str, RowsOfSource]]:
 
 def _rows(rows: RowsOfSource) -> Rows | None:
     """A function of the split, for rows that are in memory."""
-    if rows is None or callable(rows):
-        return cast(Rows | None, rows)
-    by_split = rows if isinstance(rows, Mapping) else {"train": rows}
+    if rows is None:
+        return None
+    if callable(rows):
+        try:
+            inspect.signature(rows).bind("train")
+        except TypeError as error:
+            raise UserError(f"rows={rows!r} must be a function of the split, train or validation") from error
+        return rows
+    by_split = dict(rows) if isinstance(rows, Mapping) else {"train": rows}
+    if "train" not in by_split:
+        raise UserError(f"rows has no split train; it has {', '.join(map(str, by_split))}")
+    for split, given in by_split.items():
+        if not isinstance(given, Dataset | IterableDataset):
+            by_split[split] = _listed(given)
     return lambda split: cast(Iterable[dict[str, Any]] | None, by_split.get(split))
+
+
+def _listed(rows: Any) -> list[Mapping[str, Any]]:
+    """Rows as a list: an iterator could be read only once."""
+    listed = list(rows) if isinstance(rows, Iterable) and not isinstance(rows, str | bytes) else None
+    if listed is None or not all(isinstance(row, Mapping) for row in listed):
+        raise UserError(
+            f"rows={type(rows).__name__} must be a list of dicts, a datasets.Dataset (Dataset.from_pandas(...)), a "
+            "dict of these by split, or a function of the split; the name of a file is passed as path="
+        )
+    return listed
 
 
 def parts_of(

@@ -4,6 +4,7 @@ from datasets import Dataset
 from lightning import LightningDataModule
 
 from lightning_dpo.data.preparation import Preparation, PreparedPairs
+from lightning_dpo.errors import UserError
 
 
 class PreparedDataModule(LightningDataModule):
@@ -36,9 +37,9 @@ class PreparedDataModule(LightningDataModule):
 
     @property
     def pairs(self) -> PreparedPairs:
-        """The prepared pairs, after `setup`."""
+        """The prepared pairs; raises UserError before `setup`."""
         if self.prepared is None:
-            raise RuntimeError("the data module has no pairs before setup()")
+            raise UserError("the data module has no pairs yet: call setup('fit') first")
         return self.prepared
 
     @property

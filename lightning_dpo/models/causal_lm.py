@@ -150,7 +150,7 @@ class OpensPolicy(Protocol):
         """Open or create the model."""
 
 
-PolicySource = str | PreTrainedModel | OpensPolicy | Callable[[], PreTrainedModel]
+PolicySource = str | Path | PreTrainedModel | OpensPolicy | Callable[[], PreTrainedModel]
 """A hub id or folder, a model, a `CausalLM`, or a function that returns a model."""
 
 
@@ -162,7 +162,7 @@ def check_source(source: object) -> None:
     """
     if isinstance(source, nn.Module):
         _check_model(source)
-    elif not (isinstance(source, str) or callable(source) or hasattr(source, "policy")):
+    elif not (isinstance(source, str | Path) or callable(source) or hasattr(source, "policy")):
         raise UserError(
             f"policy={type(source).__name__} must be a hub id, a folder, a model of transformers, or a function that "
             "returns a model"
@@ -171,8 +171,8 @@ def check_source(source: object) -> None:
 
 def opened_policy(source: PolicySource) -> PreTrainedModel:
     """The model of `source`."""
-    if isinstance(source, str):
-        source = CausalLM(source)
+    if isinstance(source, str | Path):
+        source = CausalLM(str(source))
     if not isinstance(source, nn.Module):
         source = source() if callable(source) else source.policy()
         _check_model(source)

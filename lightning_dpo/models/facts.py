@@ -29,8 +29,8 @@ STARTING_WEIGHTS = "starting weights (sha256)"
 
 def weight_files(source: PolicySource) -> list[Path]:
     """The files of the model that `opened_policy` has opened; empty if it is not read from files."""
-    if isinstance(source, str):
-        source = CausalLM(source)
+    if isinstance(source, str | Path):
+        source = CausalLM(str(source))
     if not isinstance(source, CausalLM) or not source.pretrained:
         return []
     found = [cached_file(name, file, **OPTIONAL) for name in {source.name, source.base()} for file in _CONFIGS]

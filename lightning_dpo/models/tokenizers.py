@@ -21,6 +21,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 def ready_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Set the pad token to the end of sequence if there is none. Masks never depend on the pad token."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(f"tokenizer={tokenizer!r} must be a hub id, a folder, or a tokenizer of transformers")
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path or 'the model'} has no end-of-sequence token, so answers would "

@@ -10,6 +10,7 @@ from lightning_dpo.checkpoints.identity import Identity
 from lightning_dpo.training.memory_estimate import MemoryEstimate, device_memory, gigabytes
 from lightning_dpo.training.trainer_attributes import datamodule_of
 from lightning_dpo.training.trainer_facts import add_order
+from lightning_dpo.training.whole_steps import check_limits
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,8 @@ _SHARE = 0.85
 
 def choose_batch_size(trainer: Trainer, identity: Identity, estimate: Callable[[int, int], MemoryEstimate]) -> None:
     """Set the batch size of the data module and the accumulation, if they are not set. A collective call.
+
+    A run that resumes uses the size of its checkpoint, because the micro-batches depend on it.
 
     Args:
         trainer: The Trainer, whose training loader does not exist yet.
@@ -30,7 +33,8 @@ def choose_batch_size(trainer: Trainer, identity: Identity, estimate: Callable[[
         return
     available = _SHARE * device_memory(trainer.strategy.root_device)
     sizes = data.batch_sizes()
-    for size in sizes:
+    saved = [size for size in sizes if str(size) == identity.saved.get("order", {}).get("data.batch_size")]
+    for size in saved or sizes:
         tokens, scored = data.largest_batch(size)
         needed = estimate(tokens, scored).total
         fits = needed <= available and tokens <= (data.max_tokens or tokens)
@@ -40,6 +44,7 @@ def choose_batch_size(trainer: Trainer, identity: Identity, estimate: Callable[[
     trainer.accumulate_grad_batches = sizes[0] // size
     data.use_batch_size(size)
     add_order(identity, trainer)
+    check_limits(trainer)
     log.info(
         "data.batch_size=auto: %d, an estimated %s of %s; %d micro-batches per optimizer step and device.",
         size,

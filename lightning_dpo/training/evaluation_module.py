@@ -22,7 +22,7 @@ class PairRewards(NamedTuple):
     """What `DPOModule.predict_step` returns for the pairs of a batch, on the CPU."""
 
     pair_index: Tensor
-    """Row of the pair in `data.val_pairs`. Shape: (pairs,), int64."""
+    """Row of the pair in `data.val_pairs`; with a loader of your own, in its batch. Shape: (pairs,), int64."""
     chosen: Tensor
     """Reward of the chosen completion. Shape: (pairs,), float32."""
     rejected: Tensor
@@ -41,6 +41,11 @@ class EvaluationModule(PolicyModule):
 
     def forward(self, batch: PreferenceBatch) -> PairLogps:
         """Log-probs of the pairs of `batch` under policy and reference."""
+        if not isinstance(batch, PreferenceBatch):
+            raise UserError(
+                f"the loader returns a {type(batch).__name__} and not a PreferenceBatch: use one loader, of "
+                "PreferenceDataModule or with PreferenceCollator"
+            )
         if self.loss.needs_rejected and not len(batch.rejected):
             raise UserError(f"{self.loss!r} needs rejected completions: create the data module with chosen_only=False")
         # The reference first: its activations are freed before the policy's graph is built.
@@ -52,7 +57,7 @@ class EvaluationModule(PolicyModule):
         """Check the weights, and create the metrics."""
         self._start("val/")
 
-    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> ValidationOutput:
+    def validation_step(self, batch: PreferenceBatch, batch_idx: int, dataloader_idx: int = 0) -> ValidationOutput:
         """Add the pairs of `batch` to the `val/*` metrics. A subclass must call it. Callbacks receive the output."""
         logps = self(batch)
         loss = checked_loss(self.loss, logps)
@@ -70,7 +75,7 @@ class EvaluationModule(PolicyModule):
         """Check the weights, and create the metrics."""
         self._start("test/")
 
-    def test_step(self, batch: PreferenceBatch, batch_idx: int) -> ValidationOutput:
+    def test_step(self, batch: PreferenceBatch, batch_idx: int, dataloader_idx: int = 0) -> ValidationOutput:
         """Add the pairs of `batch` to the `test/*` metrics."""
         return self.validation_step(batch, batch_idx)
 
@@ -87,7 +92,7 @@ class EvaluationModule(PolicyModule):
         if not (self.loss.has_rewards and self.loss.needs_rejected):
             raise UserError(f"predict() returns rewards, and {self.loss!r} does not define them for both completions")
 
-    def predict_step(self, batch: PreferenceBatch, batch_idx: int) -> PairRewards:
+    def predict_step(self, batch: PreferenceBatch, batch_idx: int, dataloader_idx: int = 0) -> PairRewards:
         """The rewards of the pairs of `batch`, without fillers."""
         chosen, rejected = checked_loss(self.loss, self(batch)).rewards
         return PairRewards(*(values[batch.counted].cpu() for values in (batch.pair_index, chosen, rejected)))

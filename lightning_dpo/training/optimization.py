@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
 from lightning_dpo.checkpoints.identity import Identity
+from lightning_dpo.errors import UserError
 from lightning_dpo.training.optimizers import optimizer_facts, optimizer_of, settings_of
 from lightning_dpo.training.schedules import Schedule, check_length, restarted, run_length, schedule_facts
 
@@ -18,9 +19,19 @@ class Optimization:
     Args:
         make_optimizer: Creates the optimizer of the trainable parameters.
         make_schedule: Creates the learning-rate schedule: a function of `(optimizer, total_steps)`, per optimizer step.
+
+    Raises:
+        UserError: One of the two is not a function.
     """
 
     def __init__(self, make_optimizer: OptimizerCallable, make_schedule: Schedule) -> None:
+        examples = {
+            "optimizer": "partial(torch.optim.AdamW, lr=1e-5)",
+            "scheduler": "partial(warmup_cosine, warmup_steps=10)",
+        }
+        for name, value in {"optimizer": make_optimizer, "scheduler": make_schedule}.items():
+            if not callable(value):
+                raise UserError(f"{name}={value!r} must be a function that creates it, such as {examples[name]}")
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
         self._settings: list[dict[str, Any]] = []  # by parameter group
         self._steps = 0  # of the run

@@ -108,7 +108,7 @@ class StepChecks:
             UserError: Two devices have the same pairs, or the batches of another loader have another number of pairs
                 per step than the Trainer.
         """
-        if self._dealt:
+        if self._dealt or not isinstance(batch, PreferenceBatch):  # `forward` rejects other batches
             return
         check_dealt(batch, trainer.strategy, trainer.global_rank)
         if isinstance(trainer.train_dataloader, DataLoader):  # not the loader of `PreferenceDataModule`

@@ -22,10 +22,11 @@ def start_identity(identity: Identity, trainer: Trainer) -> None:
         clipping["trainer.gradient_clip_algorithm"] = str(getattr(algorithm, "value", algorithm))
     identity.add("clipping", clipping)
     data = datamodule_of(trainer)
-    if not getattr(data, "auto_batch_size", False):
+    if not getattr(data, "auto_batch_size", False):  # otherwise, when it has been chosen
         add_order(identity, trainer)
     for kind, facts in getattr(data, "facts", {}).items():
-        identity.add(kind, facts)
+        if kind != "order":
+            identity.add(kind, facts)
 
 
 def add_order(identity: Identity, trainer: Trainer) -> None:

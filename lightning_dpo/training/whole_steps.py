@@ -1,7 +1,7 @@
 """Limits of the Trainer, in whole optimizer steps: the sampler decides which pairs are in a step, and nothing else."""
 
 from collections.abc import Sized
-from math import isinf
+from math import ceil, isinf
 from typing import Any, cast
 
 from lightning import Callback, Trainer
@@ -10,36 +10,30 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of
+from lightning_dpo.training.trainer_settings import DERIVED
 
 
 def check_limits(trainer: Trainer) -> None:
-    """Check, before data and model are read, that the Trainer's settings do not split or enlarge steps.
+    """Check, before a model is opened, that the Trainer's settings do not split or enlarge steps.
 
-    `fast_dev_run=n` then means n optimizer steps.
+    `fast_dev_run=n` then means n optimizer steps. With `batch_size=auto`, this is repeated when the size is chosen.
 
     Raises:
         UserError: A setting does; the message contains the alternative.
     """
-    settings = cast(Any, trainer)  # its class does not declare them
-    if settings.overfit_batches:
-        raise UserError(
-            "trainer.overfit_batches replaces the sampler, which decides what an optimizer step is: set data.max_pairs "
-            "to a small number and trainer.max_epochs to a large one"
-        )
+    settings, data = cast(Any, trainer), cast(Any, datamodule_of(trainer))  # the class does not declare them
+    ours = hasattr(data, "preparation")
+    if ours and settings.overfit_batches:
+        raise UserError(f"trainer.overfit_batches {DERIVED['overfit_batches']}")
     if fast := settings.fast_dev_run:
         trainer.limit_train_batches = int(fast) * trainer.accumulate_grad_batches
-    if isinstance(trainer.limit_train_batches, int) and trainer.limit_train_batches < _batches_of_epoch(trainer):
-        _check_multiple(trainer, trainer.limit_train_batches)
+    elif ours and data.prepared is not None and isinstance(trainer.limit_train_batches, int):
+        batches = len(data.train_pairs) // (data.batch_size * trainer.world_size)
+        # With `auto`, the size is not known yet, and `check_epoch` checks the limit.
+        if trainer.limit_train_batches < batches and not data.auto_batch_size:
+            _check_multiple(trainer, trainer.limit_train_batches)
     for callback in callbacks_of(trainer):
         _check_callback(callback, trainer)
-
-
-def _batches_of_epoch(trainer: Trainer) -> float:
-    """Micro-batches in an epoch on a device, without a partial one; 0 if they are not known yet."""
-    data: Any = datamodule_of(trainer)
-    if not hasattr(data, "preparation") or data.prepared is None or data.auto_batch_size:
-        return 0  # `check_epoch` checks later
-    return len(data.train_pairs) // (data.batch_size * trainer.world_size)
 
 
 def _check_callback(callback: Callback, trainer: Trainer) -> None:
@@ -48,11 +42,13 @@ def _check_callback(callback: Callback, trainer: Trainer) -> None:
             "GradientAccumulationScheduler changes the number of pairs in an optimizer step during the run, and the "
             "loss is divided by this number: set data.pairs_per_step, or pairs_per_step of PreferenceDataModule"
         )
-    if isinstance(callback, StochasticWeightAveraging) and not list(callback._average_model.named_parameters()):
-        raise UserError(
-            "StochasticWeightAveraging copies the module before fit() opens the policy: call module.configure_model() "
-            "before fit()"
-        )
+    if isinstance(callback, StochasticWeightAveraging):
+        copied = cast(Any, callback)._average_model
+        if copied is not None and not list(copied.named_parameters()):
+            raise UserError(
+                "StochasticWeightAveraging copies the module before fit() opens the policy: call "
+                "module.configure_model() before fit()"
+            )
     if isinstance(callback, BatchSizeFinder) and getattr(datamodule_of(trainer), "pairs_per_step", None) is not None:
         raise UserError(
             "the batch-size finder would change the number of pairs in an optimizer step, which pairs_per_step sets: "
@@ -61,15 +57,28 @@ def _check_callback(callback: Callback, trainer: Trainer) -> None:
 
 
 def check_epoch(trainer: Trainer) -> None:
-    """Check, when the training loader exists, that an epoch does not end within a step.
+    """Check, when the training loader exists, that no epoch ends within a step, and that no pairs are skipped.
 
     Raises:
-        UserError: `limit_train_batches` is a fraction that splits a step.
+        UserError: `limit_train_batches` splits a step, or the checkpoint was written after `fit` had ended within an
+            epoch: Lightning then continues with the next epoch.
     """
     loader, batches = trainer.train_dataloader, trainer.num_training_batches
-    if isinf(batches) or not isinstance(loader, Sized) or batches >= len(loader):
-        return  # the last step of the data may be smaller
-    _check_multiple(trainer, int(batches))
+    if isinf(batches) or not isinstance(loader, Sized):
+        return
+    if batches < len(loader):  # otherwise, the last step of the data may be smaller
+        _check_multiple(trainer, int(batches))
+    per_epoch = ceil(batches / trainer.accumulate_grad_batches)
+    trained = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    before = trainer.current_epoch * per_epoch
+    # After the last batch of an epoch, Lightning may have counted the epoch already, and still have the batch.
+    positions = [before + ceil(trained / trainer.accumulate_grad_batches), before if trained == batches else -1]
+    if trainer.global_step > 0 and trainer.global_step not in positions:
+        raise UserError(
+            f"the checkpoint has {trainer.global_step} optimizer steps, which do not end where this run would "
+            "continue: it was written with another limit_train_batches, or after fit() had ended within an epoch, and "
+            "the rest of that epoch would be skipped; resume from the last.ckpt of the callback LastCheckpoint"
+        )
 
 
 def _check_multiple(trainer: Trainer, batches: int) -> None:

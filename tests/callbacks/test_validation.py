@@ -1,9 +1,12 @@
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.callbacks import LastCheckpoint, ValidationSchedule
+from lightning_dpo.data import PreferenceCollator
 from tests.support.models import make_llama
 from tests.support.training import sgd, trainer_for
 
@@ -83,5 +86,21 @@ def test_settings_of_lightning_that_would_have_no_effect_are_rejected(tmp_path, 
     for options in ({"val_check_interval": 2}, {"check_val_every_n_epoch": 2}):
         with pytest.raises(UserError, match="have no effect with ValidationSchedule"):
             run(tmp_path, pairs_file, tokenizer, **options)
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="every_n_steps must be an integer of at least 1, got 0"):
         ValidationSchedule(0)
+
+
+def test_callbacks_of_lightning_act_after_each_validation(tmp_path, pairs_file, tokenizer):
+    saved = ModelCheckpoint(tmp_path / "saved", "{step}", monitor="val/loss", save_top_k=-1)
+    run(tmp_path, pairs_file, tokenizer, 2, [saved], max_epochs=2)
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == [f"step={n}.ckpt" for n in (2, 4, 6, 8)]
+    stop = EarlyStopping("val/loss", patience=1, min_delta=10)
+    assert run(tmp_path, pairs_file, tokenizer, 2, [stop], max_epochs=2).steps == [0, 2]
+
+
+def test_without_validation_data_nothing_is_validated(tmp_path, tokenizer):
+    rows = [{"prompt": f"Q{n}:", "chosen": " yes", "rejected": " no"} for n in range(8)]
+    loader = DataLoader(rows, batch_size=4, collate_fn=PreferenceCollator(tokenizer))
+    trainer = trainer_for(tmp_path, callbacks=[ValidationSchedule()])
+    trainer.fit(DPOModule(make_llama(), optimizer=sgd), loader)
+    assert trainer.global_step == 2

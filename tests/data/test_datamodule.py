@@ -181,8 +181,8 @@ def test_tokens_come_from_the_cache_the_second_time(pairs_file, tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 0}, "max_length must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"max_length": 0}, "max_length must be an integer of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, got 1.0"),
         ({"on_overlong": "cut"}, "on_overlong must be drop or truncate, got 'cut'"),
         ({"on_invalid": "skip"}, "on_invalid must be error or drop, got 'skip'"),
@@ -245,6 +245,27 @@ def test_rows_in_memory(tokenizer, given):
     data.setup()
     assert len(data.train_pairs) + len(data.val_pairs) == 9
     assert len(data.sources) == (2 if isinstance(given, dict) and "a" in given else 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("pairs.jsonl", "rows=str must be a list of dicts.* the name of a file is passed as path="),
+        ([1, 2], "rows=list must be a list of dicts"),
+        ({"validation": rows(1)}, "rows has no split train; it has validation"),
+        (lambda: rows(1), "must be a function of the split, train or validation"),
+    ],
+)
+def test_rows_of_another_kind_are_rejected(tokenizer, given, message):
+    with pytest.raises(UserError, match=message):
+        PreferenceDataModule(rows=given, tokenizer=tokenizer)
+
+
+def test_rows_of_an_iterator_are_read_once_and_used_twice(tmp_path, tokenizer):
+    data = PreferenceDataModule(rows=iter(rows(*range(9))), tokenizer=tokenizer, val_fraction=0.2)
+    trainer_for(tmp_path).validate(DPOModule(make_llama()), data)
+    trainer_for(tmp_path).fit(DPOModule(make_llama()), data)
+    assert len(list(data.train_dataloader())) == 1  # also after a fit
 
 
 def test_rows_in_the_place_of_a_file_are_rejected(tokenizer):

@@ -42,7 +42,8 @@ def test_max_tokens_limits_the_size(tmp_path, pairs_file, tokenizer):
     assert data.batch_size == 3
 
 
-def test_a_run_resumes_with_the_size_that_was_chosen(tmp_path, pairs_file, tokenizer, monkeypatch):
+def test_a_run_resumes_with_the_size_of_its_checkpoint(tmp_path, pairs_file, tokenizer, monkeypatch):
+    """Also on a machine with less memory."""
     trainer, *_ = fit(tmp_path, pairs_file, tokenizer, "auto")
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     arguments = {"tokenizer": tokenizer, "batch_size": "auto", "pairs_per_step": 12, "val_fraction": 0.2}
@@ -51,11 +52,24 @@ def test_a_run_resumes_with_the_size_that_was_chosen(tmp_path, pairs_file, token
     resumed.fit(DPOModule(make_llama(), optimizer=sgd), data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
     assert resumed.global_step == 4
     monkeypatch.setattr(batch_size, "device_memory", lambda device: 0)
-    data = PreferenceDataModule(str(pairs_file), **arguments)
-    with pytest.raises(UserError, match=r"data\.batch_size 12 instead of 1"):
-        trainer_for(tmp_path, max_epochs=3).fit(
-            DPOModule(make_llama(), optimizer=sgd), data, ckpt_path=tmp_path / "a.ckpt", weights_only=True
-        )
+    data, module = PreferenceDataModule(str(pairs_file), **arguments), DPOModule(make_llama(), optimizer=sgd)
+    trainer_for(tmp_path, max_epochs=3).fit(module, data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert data.batch_size == 12
+
+
+@pytest.mark.parametrize("memory", [0, 1e12])
+def test_every_fit_chooses_and_counts_whole_steps(tmp_path, pairs_file, tokenizer, monkeypatch, memory):
+    monkeypatch.setattr(batch_size, "device_memory", lambda device: memory)
+    data = PreferenceDataModule(
+        str(pairs_file), tokenizer=tokenizer, batch_size="auto", pairs_per_step=4, val_fraction=0.2
+    )
+    module = DPOModule(make_llama(), optimizer=sgd)
+    for options in ({}, {"fast_dev_run": 2}):
+        trainer = trainer_for(tmp_path, **options)
+        trainer.fit(module, data)
+        assert trainer.accumulate_grad_batches == (4 if memory == 0 else 1)
+        assert trainer.global_step == (2 if options else 5)
+    trainer_for(tmp_path).validate(module, data)
 
 
 def test_auto_needs_a_step_and_a_training(tmp_path, pairs_file, tokenizer):

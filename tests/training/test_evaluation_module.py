@@ -122,7 +122,10 @@ def test_an_optimizer_cannot_be_created_before_the_policy(llama):
         ({"policy": torch.compile(make_llama())}, r"compile the LightningModule: torch.compile\(DPOModule"),
         ({"loss": lambda pairs: 0}, "must be an instance of a dataclass that derives from PreferenceLossFunction"),
         ({"adapter": {"r": 8}}, r"adapter=dict must be an adapter of lightning_dpo, such as LoRA\(r=16\)"),
-        ({"reference": make_llama()}, "reference=LlamaForCausalLM must be"),
+        ({"reference": make_llama()}, "reference=LlamaForCausalLM must be a reference of lightning_dpo, such as Auto"),
+        ({"optimizer": "adam"}, "optimizer='adam' must be a function that creates it, such as partial"),
+        ({"scheduler": 3}, "scheduler=3 must be a function that creates it"),
+        ({"resume_allow": 3}, "resume.allow=3 must be a list"),
     ],
 )
 def test_arguments_of_other_kinds_are_rejected_at_construction(arguments, message):

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
+from lightning_dpo.callbacks import LastCheckpoint
 from lightning_dpo.training.whole_steps import check_strategy
 from tests.support.models import make_llama
 from tests.support.training import sgd, trainer_for
@@ -84,15 +85,28 @@ def test_the_finder_of_batch_sizes_may_not_change_pairs_per_step(tmp_path, pairs
         run(tmp_path, pairs_file, tokenizer, BatchSizeFinder(), data={"pairs_per_step": 6})
 
 
-def test_a_run_that_max_time_ended_can_be_resumed(tmp_path, pairs_file, tokenizer):
-    trainer = trainer_for(tmp_path, max_epochs=-1, max_time={"seconds": 2}, accumulate_grad_batches=3)
-    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=2, val_fraction=0.2)
-    trainer.fit(DPOModule(make_llama(), optimizer=sgd), data)
-    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
-    more = trainer_for(tmp_path, max_steps=trainer.global_step + 2, max_epochs=-1, accumulate_grad_batches=3)
-    data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=2, val_fraction=0.2)
-    more.fit(DPOModule(make_llama(), optimizer=sgd), data, ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
-    assert more.global_step == trainer.global_step + 2
+@pytest.mark.parametrize("limit_val_batches", [1.0, 0])
+def test_a_run_that_ended_within_an_epoch_is_resumed_exactly_or_not_at_all(
+    tmp_path, pairs_file, tokenizer, limit_val_batches
+):
+    """From the callback's checkpoint; one that is written after `fit` lacks the position in the epoch."""
+
+    def fit(resumed_from=None, **options) -> tuple[lightning.Trainer, torch.Tensor]:
+        last = LastCheckpoint(str(tmp_path))
+        options |= {"limit_val_batches": limit_val_batches, "callbacks": [last], "accumulate_grad_batches": 3}
+        data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=2, val_fraction=0.2)
+        module, trainer = DPOModule(make_llama(), optimizer=sgd), trainer_for(tmp_path, **options)
+        trainer.fit(module, data, ckpt_path=resumed_from, weights_only=True)
+        return trainer, torch.nn.utils.parameters_to_vector(module.policy.parameters())
+
+    _, whole = fit(max_steps=7, max_epochs=-1)
+    stopped, _ = fit(max_steps=3, max_epochs=-1)
+    stopped.save_checkpoint(tmp_path / "afterwards.ckpt")
+    (tmp_path / "last.ckpt").rename(tmp_path / "saved.ckpt")
+    with pytest.raises(UserError, match="the checkpoint has 3 optimizer steps, which do not end where"):
+        fit(tmp_path / "afterwards.ckpt", max_steps=7, max_epochs=-1)
+    _, resumed = fit(tmp_path / "saved.ckpt", max_steps=7, max_epochs=-1)
+    assert torch.equal(resumed, whole)
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])

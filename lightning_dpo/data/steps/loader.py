@@ -7,6 +7,7 @@ from dataclasses import fields
 import datasets
 import torch
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dpo.batch import MicroBatch, PreferenceBatch, TokenizedPair
@@ -115,11 +116,13 @@ def devices_of(trainer: Trainer | None) -> dict[str, int]:
 
 
 def steps_done(trainer: Trainer) -> int:
-    """Optimizer steps of the current epoch that were already trained: 0 except after a resume.
+    """Optimizer steps of the current epoch that were already trained: 0 except after a resume, and outside of `fit`.
 
     Raises:
         UserError: The checkpoint was written between two micro-batches of one step.
     """
+    if trainer.state.fn != TrainerFn.FITTING or trainer.state.status != TrainerStatus.RUNNING:
+        return 0
     loop, accumulate = trainer.fit_loop, trainer.accumulate_grad_batches
     trained = loop.epoch_loop.batch_progress.current.ready
     if trained % accumulate and trained < loop.max_batches:
