@@ -57,7 +57,7 @@ class EvaluationModule(PolicyModule):
         """Check the weights, and create the metrics."""
         self._start("val/")
 
-    def validation_step(self, batch: PreferenceBatch, batch_idx: int, dataloader_idx: int = 0) -> ValidationOutput:
+    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> ValidationOutput:
         """Add the pairs of `batch` to the `val/*` metrics. A subclass must call it. Callbacks receive the output."""
         logps = self(batch)
         loss = checked_loss(self.loss, logps)
@@ -75,7 +75,7 @@ class EvaluationModule(PolicyModule):
         """Check the weights, and create the metrics."""
         self._start("test/")
 
-    def test_step(self, batch: PreferenceBatch, batch_idx: int, dataloader_idx: int = 0) -> ValidationOutput:
+    def test_step(self, batch: PreferenceBatch, batch_idx: int) -> ValidationOutput:
         """Add the pairs of `batch` to the `test/*` metrics."""
         return self.validation_step(batch, batch_idx)
 
@@ -92,7 +92,7 @@ class EvaluationModule(PolicyModule):
         if not (self.loss.has_rewards and self.loss.needs_rejected):
             raise UserError(f"predict() returns rewards, and {self.loss!r} does not define them for both completions")
 
-    def predict_step(self, batch: PreferenceBatch, batch_idx: int, dataloader_idx: int = 0) -> PairRewards:
+    def predict_step(self, batch: PreferenceBatch, batch_idx: int) -> PairRewards:
         """The rewards of the pairs of `batch`, without fillers."""
         chosen, rejected = checked_loss(self.loss, self(batch)).rewards
         return PairRewards(*(values[batch.counted].cpu() for values in (batch.pair_index, chosen, rejected)))
