@@ -83,4 +83,4 @@ def suggestion(name: str, names: Collection[str]) -> str:
 
 def nearest(name: str, names: Collection[str]) -> str:
     """The closest name as a suggestion or, if there is none, all names."""
-    return suggestion(name, names) or f"; there are {', '.join(sorted(names))}"
+    return suggestion(name, names) or (f"; there are {', '.join(sorted(names))}" if names else "; it has none")

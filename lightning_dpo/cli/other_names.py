@@ -14,6 +14,7 @@ _INSTEAD = {
     "gradient_accumulation_steps": "data.pairs_per_step, from which the accumulation is derived",
     "num_train_epochs": "trainer.max_epochs",
     "num_epochs": "trainer.max_epochs",
+    "epochs": "trainer.max_epochs",
     "max_prompt_length": "data.max_length, of prompt and answer together",
     "max_completion_length": "data.max_length, of prompt and answer together",
     "truncation_mode": "data.on_overlong",
@@ -72,7 +73,7 @@ def instead_of(key: str, known: Collection[str]) -> str | None:
         return f"it {DERIVED[name]}"
     if name in _INSTEAD and parent in ("", "trainer", "data", "model", "optimizer"):
         return f"set {_INSTEAD[name]}"
-    same = [one for one in known if one.rpartition(".")[2] == name and not parent]
+    same = [one for one in known if one.rpartition(".")[2] == name and not parent and one != key]
     # Defaults of other groups, and callbacks that repeat a setting.
     same = [one for one in same if not one.startswith(("suggested.", "callbacks."))] or same
     return f"did you mean {' or '.join(same[:3])}?" if same else None
