@@ -100,7 +100,7 @@ class DPOModule(EvaluationModule):
         Raises:
             UserError: The layout differs, or an epoch would end within a step.
         """
-        check_epoch(self.trainer)
+        check_epoch(self.trainer, resumed=bool(self.identity.saved))
         add_layout(self.identity, self.trainer)
         self.optimization.apply_new_settings(self.trainer, self.identity)
 

@@ -68,9 +68,10 @@ def train(config: DictConfig) -> float:
     from lightning_dpo.runs.trainer import check_monitors, make_trainer
     from lightning_dpo.training.start_checks import check_columns, check_declared
 
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"seed={config.seed} must be between 0 and {2**32 - 1}")
-    seed_everything(config.seed, workers=True, verbose=False)
+    seed = checked.values["seed"]
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} must be between 0 and {2**32 - 1}")
+    seed_everything(seed, workers=True, verbose=False)
     loss, model, reference, adapter = (checked.build(key) for key in ("loss", "model", "reference", "adapter"))
     check_declared(loss)
     optimizer = checked_optimizer(checked)

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any, get_type_hints
 
+from lightning_dpo.cli.other_names import instead_of
 from lightning_dpo.cli.targets import resolved, targets
 from lightning_dpo.errors import UserError
 
@@ -32,9 +33,9 @@ def check_arguments(key: str, node: dict[str, Any], own: Mapping[str, Any], inte
     of_program = {name: own[f"{key}.{name}"] for name in arguments if f"{key}.{name}" in own}
     for name in arguments:
         if name not in parameters and name not in of_program:
-            raise UserError(
-                f"{key}.{name}: {node['_target_']} has no argument {name!r}{nearest(name, set(parameters))}"
-            )
+            instead = instead_of(f"{key}.{name}", ())
+            advice = f": {instead}" if instead else nearest(name, set(parameters))
+            raise UserError(f"{key}.{name}: {node['_target_']} has no argument {name!r}{advice}")
     # A partial gets its remaining arguments from the program.
     if not node.get("_partial_"):
         for name, parameter in parameters.items():
@@ -45,11 +46,15 @@ def check_arguments(key: str, node: dict[str, Any], own: Mapping[str, Any], inte
     for name, value in arguments.items():
         # An argument that is built from a nested target is checked where it is used.
         if name in hints and not any(True for _ in targets(value, "")):
-            node[name] = _checked(f"{key}.{name}", value, hints[name], f"{key}.{name}" in interpolated)
+            node[name] = checked_value(f"{key}.{name}", value, hints[name], f"{key}.{name}" in interpolated)
 
 
-def _checked(key: str, value: Any, hint: Any, interpolated: bool) -> Any:
-    """The value. Text from an interpolation is converted if the type is a number."""
+def checked_value(key: str, value: Any, hint: Any, interpolated: bool) -> Any:
+    """The value of `key`, which must have the type `hint`. Text from an interpolation is converted to a number.
+
+    Raises:
+        UserError: It has another type.
+    """
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     try:
@@ -58,7 +63,8 @@ def _checked(key: str, value: Any, hint: Any, interpolated: bool) -> Any:
     except PydanticUserError:
         return value  # pydantic does not support this hint
     except ValidationError as error:
-        raise UserError(f"{key}={value}: {error.errors()[0]['msg']}") from error
+        messages = [one["msg"] for one in error.errors() if one["type"] == "literal_error"]
+        raise UserError(f"{key}={value}: {'; '.join(messages) or error.errors()[0]['msg']}") from error
     # pydantic converts "8", 8.0 and true to numbers. The value itself is passed on, so it must have the right type.
     if isinstance(value, bool) and not isinstance(converted, bool):
         raise UserError(f"{key}={value} should be a number")

@@ -12,7 +12,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from lightning_dpo.cli.arguments import check_arguments, nearest
+from lightning_dpo.cli.arguments import check_arguments, checked_value, nearest
 from lightning_dpo.cli.other_names import instead_of
 from lightning_dpo.cli.targets import check_name, check_trust, resolved, targets
 from lightning_dpo.errors import UserError
@@ -20,7 +20,7 @@ from lightning_dpo.runs.settings_files import as_dict
 from lightning_dpo.settings import flat
 
 # Keys that the program reads itself, instead of passing them to the target of their node, and their types.
-_OWN: dict[str, Any] = {"trainer.val_check_steps": int | None}
+_OWN: dict[str, Any] = {"trainer.val_check_steps": int | None, "seed": int}
 OPTIONAL = ("suggested", "callbacks", "profile")
 
 
@@ -42,6 +42,8 @@ class CheckedConfig:
         _check_keys(self.values, keys)
         check_trust(self.values, overrides)
         interpolated = {key for key, value in flat(as_dict(config)).items() if "${" in str(value)}
+        if "seed" in self.values:
+            self.values["seed"] = checked_value("seed", self.values["seed"], _OWN["seed"], "seed" in interpolated)
         nodes = list(targets(self.values, ""))
         # All names before the first import: importing a package executes its code.
         for key, node in nodes:

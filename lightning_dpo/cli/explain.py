@@ -71,11 +71,13 @@ def _unknown_key(key: str, parent: DictConfig, config_name: str) -> str:
         listed = f"{', '.join(options[:3])}{', ...' if len(options) > 3 else ''}"
         return f"{key} is not a key of the chosen {key.partition('.')[0]}: it belongs to {listed}"
     listed = f"; {path or 'the config'} has {', '.join(names)}" if names else ""
-    if close := suggestion(name, names):
+    accepted = _accepts(parent, path, name)
+    close = suggestion(name, names)
+    if close and not accepted:
         return f"{key} is not a key of the config{close}{listed}"
     if path == "callbacks" or path.startswith("logger"):
         return f"{key} is not a key of the config{listed}; to add one, use +{path}.{name}._target_=..."
-    advice = f"; to pass an argument that is not listed, use +{key}=..." if _accepts(parent, path, name) else ""
+    advice = f"; to pass an argument that is not listed, use +{key}=..." if accepted else ""
     return f"{key} is not a key of the config{listed}{advice}"
 
 

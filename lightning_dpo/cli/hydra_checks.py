@@ -19,7 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_dpo.cli.config import CONFIG_DIR
+from lightning_dpo.cli.config import CONFIG_DIR, ROOT
 from lightning_dpo.cli.logging_checks import LOG_FILE, check_logging
 from lightning_dpo.cli.targets import TRUST, targets
 from lightning_dpo.errors import UserError
@@ -83,7 +83,7 @@ def check_composed_configs() -> None:
 
 
 def _check_shadowed(config: DictConfig) -> None:
-    """Reject a file of the user with the name of a packaged option, because Hydra would never read it.
+    """Reject a file of the user with the name of a packaged option: Hydra would read only one of the two.
 
     The packaged folder is the first on Hydra's search path.
 
@@ -94,12 +94,15 @@ def _check_shadowed(config: DictConfig) -> None:
         folder = Path(source.path)
         if source.schema != "file" or source.provider == "main" or folder.resolve() == CONFIG_DIR.resolve():
             continue
-        for group in (path for path in CONFIG_DIR.rglob("*") if path.is_dir() and path.name != "__pycache__"):
-            for file in (folder / group.relative_to(CONFIG_DIR)).glob("*.yaml"):
-                if (packaged := CONFIG_DIR / file.relative_to(folder)).exists():
-                    raise UserError(f"{file} is never read, because {packaged} has the same name: rename it")
-        if (file := folder / "train.yaml").exists():
-            raise UserError(f"{file} is never read, because {CONFIG_DIR / file.name} has the same name: rename it")
+        groups = [path.relative_to(CONFIG_DIR) for path in CONFIG_DIR.rglob("*") if path.is_dir()]
+        for group in (Path(), *groups, Path("experiment"), Path("sweep")):
+            # Files of experiments/ and sweeps/ are options of these two groups.
+            packaged = ROOT / f"{group}s" if str(group) in ("experiment", "sweep") else CONFIG_DIR / group
+            for file in sorted((folder / group).glob("*.y*ml")):
+                if file.suffix != ".yaml":
+                    raise UserError(f"{file} is never read, because Hydra reads only .yaml files: rename it")
+                if (packaged / file.name).exists():
+                    raise UserError(f"{file} has the same name as {packaged / file.name}: rename it")
 
 
 def _check_direction(config: DictConfig) -> None:

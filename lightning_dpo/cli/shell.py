@@ -1,6 +1,7 @@
 """The arguments of a command as the shell passes them, brought into the form that Hydra expects."""
 
 import re
+import shlex
 from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
@@ -38,6 +39,8 @@ def ordered(arguments: Sequence[str]) -> list[str]:
         action = known.get(name)
         if action is None:
             _explain_dashes(argument, waiting)
+        if action is not None and action.nargs == 0 and "=" in argument:
+            raise UserError(f"{argument}: this flag has no value, write {name}")
         flags.append(argument)
         # `nargs` is None for flags with a value, 0 for those without, and "?" for an optional value.
         takes_value = action is not None and action.nargs is None and "=" not in argument
@@ -74,7 +77,7 @@ def explain_override(error: OverrideParseException, arguments: Sequence[str]) ->
     if equals and not _fails(better):
         return (
             f"{override} cannot be parsed because of special characters: quote the value for Hydra, and the whole for "
-            f"the shell: '{better}'"
+            f"the shell: {shlex.quote(better)}"
         )
     return f"{override} cannot be parsed: {' '.join(str(error).split())}"
 

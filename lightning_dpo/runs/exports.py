@@ -222,8 +222,8 @@ library_name: {"peft" if adapter else "transformers"}
 ---
 # {config.run_name}
 
-Trained from {base} ({architecture}) on preference pairs with lightning_dpo. The weights are those of optimizer step
-{step}{validated}.
+Trained from {base} ({architecture}) on preference pairs with lightning_dpo.
+The weights are those of optimizer step {step}{validated}.
 
 Pairs in the data:
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.models.sharding import is_sharded, make_whole
@@ -59,15 +59,21 @@ def write(
         run |= {"seconds": round(seconds, 1), "architecture": trained}
         # Written last, because a folder with metrics.json counts as a finished run.
         write_atomically(folder.metrics, json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
-        written = [name for name in _RESULTS if (folder.path / name).exists()]
+        written = [name for name in _RESULTS if _has_content(folder.path / name)]
         log.info("Results in %s: %s.", folder.path, ", ".join(written))
-    if config.sweep_objective not in metrics:
+    # A single run does not need the default.
+    given = config.sweep_objective not in (None, OmegaConf.select(config, "callbacks.best.monitor"))
+    if config.sweep_objective not in metrics and (given or RunFolder(config.run_folder).sweep):
         log.warning(
             "sweep_objective=%s is not a metric of this run; its metrics are %s.",
             config.sweep_objective,
             ", ".join(sorted(metrics)),
         )
     return metrics.get(config.sweep_objective, float("nan"))
+
+
+def _has_content(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def final_metrics(trainer: Trainer, module: DPOModule, data: PreferenceDataModule) -> dict[str, float]:

@@ -54,7 +54,11 @@ def make_trainer(config: DictConfig, checked: "CheckedConfig", data: "Preference
     same_settings = Agreement(as_dict(config, resolve=True) | {"precision": precision})
     # A resumed run replaces config.yaml only after its checkpoint has been accepted.
     accepted = LambdaCallback(on_train_start=lambda *_: note_settings(config))
-    callbacks += [ValidationSchedule(steps), same_settings, accepted]
+    try:
+        schedule = ValidationSchedule(steps)
+    except ValueError as error:
+        raise UserError(f"trainer.val_check_steps={steps}: {error}") from error
+    callbacks += [schedule, same_settings, accepted]
     derived: dict[str, Any] = {"logger": loggers or False, "callbacks": callbacks, "precision": precision}
     if profiled(config):
         derived["profiler"] = PartTimes()

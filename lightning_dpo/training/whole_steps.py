@@ -56,8 +56,12 @@ def _check_callback(callback: Callback, trainer: Trainer) -> None:
         )
 
 
-def check_epoch(trainer: Trainer) -> None:
+def check_epoch(trainer: Trainer, resumed: bool) -> None:
     """Check, when the training loader exists, that no epoch ends within a step, and that no pairs are skipped.
+
+    Args:
+        trainer: The Trainer.
+        resumed: Whether this `fit` resumes from a checkpoint.
 
     Raises:
         UserError: `limit_train_batches` splits a step, or the checkpoint was written after `fit` had ended within an
@@ -73,7 +77,7 @@ def check_epoch(trainer: Trainer) -> None:
     before = trainer.current_epoch * per_epoch
     # After the last batch of an epoch, Lightning may have counted the epoch already, and still have the batch.
     positions = [before + ceil(trained / trainer.accumulate_grad_batches), before if trained == batches else -1]
-    if trainer.global_step > 0 and trainer.global_step not in positions:
+    if resumed and trainer.global_step not in positions:
         raise UserError(
             f"the checkpoint has {trainer.global_step} optimizer steps, which do not end where this run would "
             "continue: it was written with another limit_train_batches, or after fit() had ended within an epoch, and "

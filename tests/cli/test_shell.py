@@ -42,12 +42,18 @@ def test_dashes_are_explained(argument, advice):
     assert advice in str(error.value)
 
 
+def test_a_flag_has_no_value():
+    with pytest.raises(UserError, match="--multirun=true: this flag has no value, write --multirun"):
+        ordered(["--multirun=true"])
+
+
 @pytest.mark.parametrize(
     ("override", "value"),
     [
         ("ckpt_path=outputs/epoch=0-step=2.ckpt", "outputs/epoch=0-step=2.ckpt"),
         ("data.path=Überprüfung/a.jsonl", "Überprüfung/a.jsonl"),
         ("data.path=a{b}.jsonl", "a{b}.jsonl"),
+        ("data.path=/tmp/it's.jsonl", "/tmp/it's.jsonl"),
         ("optimizer.lr=${oc.decode:${oc.env:LR}}", "${oc.decode:${oc.env:LR}}"),
     ],
 )
