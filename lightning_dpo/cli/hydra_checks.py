@@ -67,7 +67,8 @@ def check_composed_configs() -> None:
             os.environ[OVERRIDES_VARIABLE] = shlex.join(overrides)
         config = compose(self, config_name, overrides, run_mode, *args, **kwargs)
         _check_shadowed(config)
-        if "run_name" in config:  # its default contains choices, which `hydra.compose` removes
+        # Its default contains choices, which `hydra.compose` removes. Values from the environment stay unresolved.
+        if "${choice:" in (name := str(as_dict(config).get("run_name"))) and "oc.env" not in name:
             config.run_name = config.run_name
         check_hydra(config, overrides)
         if run_mode == RunMode.MULTIRUN:
