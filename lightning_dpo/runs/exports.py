@@ -178,6 +178,11 @@ def command(folder: Path) -> str:
     return one_line(file.read_text(encoding="utf-8")) if file.exists() else "python -m lightning_dpo.train"
 
 
+def _listed(values: Mapping[str, object]) -> str:
+    """A Markdown list of names and values."""
+    return "\n".join(f"- {name}: {value}" for name, value in values.items())
+
+
 def model_card(
     config: DictConfig,
     metrics: dict[str, float],
@@ -199,23 +204,18 @@ def model_card(
     base = (
         one_line(without_secrets(config.model.name)) if base_model_name(config) else "a model that was created in code"
     )
-    digests = "\n".join(
-        f"- {name}: {value}" for kind in ("weights", "data", "tokenizer") for name, value in trained_with[kind].items()
-    )
+    identified = {name: of for kind in ("weights", "data", "tokenizer") for name, of in trained_with[kind].items()}
     adapter = "_target_: lightning_dpo.models.NoAdapter" not in OmegaConf.to_yaml(config.adapter)
     # The hub shows a link to the base model. A local path would be invalid there.
     link = f"base_model: {base}\n" if base_model_name(config) and not Path(base).is_dir() else ""
-    versions = ", ".join(
-        f"{name} {of}" for name, of in {"lightning-dpo": version("lightning-dpo"), **packages()}.items()
-    )
+    installed = {"lightning-dpo": version("lightning-dpo"), **packages()}
+    versions = ", ".join(f"{name} {of}" for name, of in installed.items())
     shown = sorted(item for item in metrics.items() if item[0].startswith(_SHOWN))
     rows = "\n".join(f"| {name_of(name)} | {value:.4f} |" for name, value in shown)
-    pairs = "\n".join(f"- {name_of(name).replace('_', ' ')}: {count}" for name, count in counts.items())
     number = metrics.get("val/pairs")
     validated = "" if number is None else f", and the metrics those of {number:.0f} validation pairs"
-    keys = ("loss", "adapter", "optimizer", "scheduler", "data")
     settings = resolved_settings(config)
-    settings = {key: settings[key] for key in keys}
+    settings = {key: settings[key] for key in ("loss", "adapter", "optimizer", "scheduler", "data")}
     return f"""---
 library_name: {"peft" if adapter else "transformers"}
 {link}tags: [lightning-dpo, dpo]
@@ -227,11 +227,11 @@ The weights are those of optimizer step {step}{validated}.
 
 Pairs in the data:
 
-{pairs}
+{_listed({name_of(name).replace("_", " "): count for name, count in counts.items()})}
 
 Trained with:
 
-{digests}
+{_listed(identified)}
 
 | metric | value |
 |---|---|

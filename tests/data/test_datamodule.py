@@ -229,50 +229,6 @@ def test_pairs_of_one_prompt_are_brought_together(tokenizer, tmp_path):
     assert [len(batch.completion_lengths) for batch in data.val_dataloader()] == [7] * 4
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        rows(*range(9)),
-        datasets.Dataset.from_list(rows(*range(9))),
-        {"train": rows(*range(7)), "validation": rows(7, 8)},
-        datasets.DatasetDict({"train": datasets.Dataset.from_list(rows(*range(9)))}),
-        lambda split: iter(rows(*range(9))) if split == "train" else None,
-        {"a": rows(*range(4)), "b": rows(*range(4, 9))},
-    ],
-)
-def test_rows_in_memory(tokenizer, given):
-    data = PreferenceDataModule(rows=given, tokenizer=tokenizer, val_fraction=0.2)
-    data.setup()
-    assert len(data.train_pairs) + len(data.val_pairs) == 9
-    assert len(data.sources) == (2 if isinstance(given, dict) and "a" in given else 1)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("pairs.jsonl", "rows=str must be a list of dicts.* the name of a file is passed as path="),
-        ([1, 2], "rows=list must be a list of dicts"),
-        ({"validation": rows(1)}, "rows has no split train; it has validation"),
-        (lambda: rows(1), "must be a function of the split, train or validation"),
-    ],
-)
-def test_rows_of_another_kind_are_rejected(tokenizer, given, message):
-    with pytest.raises(UserError, match=message):
-        PreferenceDataModule(rows=given, tokenizer=tokenizer)
-
-
-def test_rows_of_an_iterator_are_read_once_and_used_twice(tmp_path, tokenizer):
-    data = PreferenceDataModule(rows=iter(rows(*range(9))), tokenizer=tokenizer, val_fraction=0.2)
-    trainer_for(tmp_path).validate(DPOModule(make_llama()), data)
-    trainer_for(tmp_path).fit(DPOModule(make_llama()), data)
-    assert len(list(data.train_dataloader())) == 1  # also after a fit
-
-
-def test_rows_in_the_place_of_a_file_are_rejected(tokenizer):
-    with pytest.raises(UserError, match=r"data.path must be the name of a file: pass rows that are in memory as rows="):
-        PreferenceDataModule(rows(1, 2), tokenizer=tokenizer)
-
-
 def test_batches_can_be_looked_at_without_a_trainer(tokenizer):
     for step in (None, 4):
         data = PreferenceDataModule(rows=rows(*range(9)), tokenizer=tokenizer, batch_size=2, pairs_per_step=step)

@@ -62,7 +62,9 @@ def test_a_module_is_trained_again_by_a_new_trainer(tmp_path, pairs_file, tokeni
 
 def test_a_loaded_module_is_trained_further(tmp_path, pairs_file, tokenizer, trained):
     module = DPOModule.load_from_checkpoint(trained[0], policy=make_llama(), loss=DPO(0.3), weights_only=True)
+    assert torch.equal(weights(module), trained[1])
     trainer_for(tmp_path).fit(module, data_of(pairs_file, tokenizer))
+    assert not torch.equal(weights(module), trained[1])
 
 
 def test_tuners_leave_the_weights_as_they_were(tmp_path, pairs_file, tokenizer):
