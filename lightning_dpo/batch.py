@@ -27,6 +27,7 @@ class TokenizedPair:
     rejected_scored: list[bool] | None = None
     weight: float = 1.0
     offset: float = 0.0
+    label_noise: float = 0.0
     source: int = 0
 
 
@@ -112,7 +113,7 @@ class PreferenceBatch(_Immutable):
     """Completions in one of the layouts, and preference pairs as indices into them. Immutable.
 
     Not a dataclass: Lightning's precision plugins raise on frozen dataclasses, and cast the floating-point tensors of
-    dictionaries, named tuples and other dataclasses to the compute dtype. `weight` and `offset` must stay float32.
+    dictionaries, named tuples and other dataclasses to the compute dtype. Numeric columns must stay float32.
 
     Attributes:
         input_ids: Token ids. Shape: (rows, length), int64.
@@ -132,6 +133,8 @@ class PreferenceBatch(_Immutable):
         weight: Factor of the pair's loss; 0 for a filler. Shape: (pairs,), float32.
         counted: False for a filler pair. Shape: (pairs,), bool.
         offset: Target reward margin (ODPO) per answer, in units of the reward. Shape: (pairs,), float32.
+        label_noise: Probability that the rejected completion is the better one; None if it is 0 for all pairs. Shape:
+            (pairs,), float32.
         source: Index of the data source of the pair. Shape: (pairs,), int64.
         step_pairs: Number of pairs in the optimizer step, on all devices. Shape: (), float32.
         step_chosen_tokens: Number of scored tokens of their chosen completions. Shape: (), float32.
@@ -151,6 +154,7 @@ class PreferenceBatch(_Immutable):
     weight: Tensor
     counted: Tensor
     offset: Tensor
+    label_noise: Tensor | None
     source: Tensor
     step_pairs: Tensor
     step_chosen_tokens: Tensor
@@ -186,6 +190,21 @@ class PreferenceBatch(_Immutable):
         return PreferenceBatch(**changed)  # type: ignore[arg-type]  # each value has the type that it had
 
 
+class NotComputed(ValueError):
+    """A loss or a metric reads log-probs that the loss does not declare."""
+
+
+def needed(value: _T | None, what: str, declaration: str) -> _T:
+    """Return `value`, which the caller reads.
+
+    Raises:
+        NotComputed: It is None, because the loss declares that it does not need `what`.
+    """
+    if value is None:
+        raise NotComputed(f"{what} were not computed, because the loss has {declaration} = False")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class CompletionLogps:
     """Log-probabilities of completions given their prompts."""
@@ -194,3 +213,19 @@ class CompletionLogps:
     """Sum over the scored tokens, in nats. Shape: (completions,), float32 for any lower precision."""
     lengths: Tensor
     """Number of scored tokens. Shape: (completions,), float32."""
+    token_logps: Tensor | None = None
+    """`tokens`; None for a loss without `needs_tokens`."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Log-prob of each scored token, 0 after the last one. Shape: (completions, longest), float32.
+
+        Raises:
+            NotComputed: The loss does not declare that it needs them.
+        """
+        return needed(self.token_logps, "log-probs of tokens", "needs_tokens")
+
+    def select(self, index: Tensor) -> "CompletionLogps":
+        """The completions at `index`. Shape: (n,), int64."""
+        tokens = None if self.token_logps is None else self.token_logps[index]
+        return CompletionLogps(self.sums[index], self.lengths[index], tokens)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction, needed
+from lightning_dpo.losses import PairLogps, PreferenceLoss, PreferenceLossFunction
 
 # MPS (Apple's GPUs) does not support float64.
 _SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -50,7 +50,7 @@ def chosen_logp(pairs: Pairs) -> Tensor:
 
 def rejected_logp(pairs: Pairs) -> Tensor:
     """log π of the rejected completion, summed over its tokens."""
-    return needed(pairs.logps.rejected, "log-probs of rejected completions")
+    return pairs.logps.rejected
 
 
 def chosen_length(pairs: Pairs) -> Tensor:
@@ -60,7 +60,7 @@ def chosen_length(pairs: Pairs) -> Tensor:
 
 def rejected_length(pairs: Pairs) -> Tensor:
     """Scored tokens of the rejected completion."""
-    return needed(pairs.logps.rejected_length, "log-probs of rejected completions")
+    return pairs.logps.rejected_length
 
 
 def chosen_logratio(pairs: Pairs) -> Tensor:
@@ -102,6 +102,20 @@ def reward_tie(pairs: Pairs) -> Tensor:
     """Whether both completions have the same reward."""
     chosen, rejected = pairs.loss.rewards
     return chosen.eq(rejected)
+
+
+def gradient_weight(pairs: Pairs) -> Tensor:
+    """σ(r̂_l − r̂_w): the factor of a pair's gradient in DPO, Eq. 7 of https://arxiv.org/abs/2305.18290, section 4."""
+    return torch.sigmoid(-pairs.loss.margins)
+
+
+def logged_value(name: str) -> "PairMetric":
+    """The metric of one of the values that a loss returns in `PreferenceLoss.logged`."""
+
+    def value(pairs: Pairs) -> Tensor:
+        return pairs.loss.logged[name]
+
+    return PairMetric(name, value)
 
 
 class PairMean(Metric):
@@ -205,6 +219,7 @@ METRICS = (
     PairMetric("rewards/margins", reward_margin, higher_is_better=True, requires=_REWARDS),
     PairMetric("rewards/accuracies", reward_accuracy, higher_is_better=True, requires=_REWARDS),
     PairMetric("rewards/ties", reward_tie, requires=_REWARDS),
+    PairMetric("gradient_weight", gradient_weight, requires=_REWARDS),
     PairMetric("logratios/chosen", chosen_logratio, requires=("needs_reference",)),
     PairMetric("logratios/rejected", rejected_logratio, requires=("needs_reference", "needs_rejected")),
 )
@@ -218,6 +233,7 @@ def preference_metrics(prefix: str, loss: PreferenceLossFunction) -> MetricColle
         loss: Its `needs_rejected`, `needs_reference` and `has_rewards` decide which metrics are defined.
     """
     defined = [metric for metric in METRICS if all(getattr(loss, name) for name in metric.requires)]
+    defined += map(logged_value, loss.logged)
     metrics: dict[str, Metric | MetricCollection] = {metric.name: metric.kind(metric) for metric in defined}
     # Compute groups would merge metrics with equal states after the first update: before training, all rewards are 0.
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)

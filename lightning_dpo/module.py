@@ -1,6 +1,7 @@
 """DPOModule: from a batch of preference pairs to a loss, metrics and an optimizer step."""
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from lightning import Callback
@@ -28,10 +29,17 @@ from lightning_dpo.training.optimizers import default_optimizer
 from lightning_dpo.training.precision import compute_dtype
 from lightning_dpo.training.schedules import Schedule, warmup_constant
 from lightning_dpo.training.start_checks import check_columns
-from lightning_dpo.training.step_checks import StepChecks, checked_loss
+from lightning_dpo.training.step_checks import StepChecks
+from lightning_dpo.training.step_loss import step_loss
 from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of
 from lightning_dpo.training.trainer_facts import add_layout, start_identity
-from lightning_dpo.training.whole_steps import StopBetweenSteps, check_epoch, check_limits, check_strategy
+from lightning_dpo.training.whole_steps import (
+    StopBetweenSteps,
+    check_epoch,
+    check_limits,
+    check_strategy,
+    check_whole_step,
+)
 
 
 class DPOModule(EvaluationModule):
@@ -76,6 +84,7 @@ class DPOModule(EvaluationModule):
             raise UserError("configure_callbacks() must include the callbacks of super().configure_callbacks()")
         if stage == "fit":
             check_limits(self.trainer)
+            check_whole_step(self.loss, self.trainer)
             self.optimization.check_length(self.trainer)
             self._checks.new_fit()
             start_identity(self.identity, self.trainer)
@@ -100,6 +109,7 @@ class DPOModule(EvaluationModule):
         Raises:
             UserError: The layout differs, or an epoch would end within a step.
         """
+        check_whole_step(self.loss, self.trainer)  # again, for `batch_size=auto`
         check_epoch(self.trainer, resumed=bool(self.identity.saved))
         add_layout(self.identity, self.trainer)
         self.optimization.apply_new_settings(self.trainer, self.identity)
@@ -109,8 +119,9 @@ class DPOModule(EvaluationModule):
         self._checks.check_batch(self.trainer, batch)
         with self.router_loss.recording(self.policy):
             logps = self(batch)
-        loss = checked_loss(self.loss, logps)
-        self._checks.check_loss(self.trainer, batch, self.reference, logps, loss)
+        loss_of = partial(step_loss, self.loss, counted=batch.counted, module=self)
+        loss = loss_of(logps)
+        self._checks.check_loss(self.trainer, batch, self.reference, logps, loss, loss_of)
         self.train_metrics.update(loss, logps, batch.weight, batch.counted)
         share = (batch.weight * loss.losses).sum() / batch.step_pairs + self.router_loss.term(self.policy, batch)
         # Lightning divides the loss by the accumulation and averages gradients over devices. Both are undone here.

@@ -11,7 +11,7 @@ def test_every_labelled_metric_is_one_that_a_run_or_a_report_has(tmp_path):
     module = DPOModule(make_llama())
     logged = {f"{part}/{name}" for part in ("train", "val") for name in preference_metrics("", module.loss)}
     logged.add(FRONTIER_SHARE)
-    for callback in (Samples(str(tmp_path)), ClosedFormReport(beta=0.1)):
+    for callback in (Samples(str(tmp_path)), ClosedFormReport()):
         logged |= callback.metric_names(module)
     assert {*LABELS, *PROGRESS_BAR} <= logged
 

@@ -97,7 +97,8 @@ def test_a_weight_of_zero_is_a_weight():
     logps, weight = random_logps(), torch.tensor([0.0, 1, 1, 1, 1, 1])
     metrics = preference_metrics("train/", DPO())
     metrics.update(DPO()(logps), logps, weight, ALL)
-    torch.testing.assert_close(metrics.compute()["train/logps/chosen"].item(), logps.chosen.mean().item())
+    expected = logps.chosen.double().mean().item()
+    torch.testing.assert_close(metrics.compute()["train/logps/chosen"].item(), expected)
 
 
 class WithoutReference(PreferenceLossFunction):

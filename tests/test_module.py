@@ -78,7 +78,7 @@ def test_names_that_dashboards_know(tmp_path, pairs_file, tokenizer):
     trainer, _ = fit(tmp_path, pairs_file, tokenizer)
     both = ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "rewards/ties"]
     both += [f"{kind}/{side}" for kind in ("logps", "logratios", "length") for side in ("chosen", "rejected")]
-    names = {f"{stage}/{name}" for stage in ("train", "val") for name in ["loss", *both]}
+    names = {f"{stage}/{name}" for stage in ("train", "val") for name in ["loss", "gradient_weight", *both]}
     assert set(trainer.callback_metrics) == names | {"train/grad_norm", "train/lr", "val/pairs"}
 
 

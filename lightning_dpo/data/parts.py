@@ -51,7 +51,10 @@ class Part:
         """Numeric columns that the options of `to_pair` map, as `partial(jsonl_pair, offset="gap")` does."""
         # Configs create a functools.partial. A column that a function adds itself is known only after reading.
         options = getattr(self.to_pair, "keywords", {})
-        return frozenset(name for name in NUMBERS if options.get(name) is not None)
+        columns = options.get("columns") or {}
+        if unknown := [name for name in columns if name not in NUMBERS]:
+            raise UserError(f"data.source.columns: {unknown[0]!r} is not a numeric column: {', '.join(NUMBERS)}")
+        return frozenset(name for name in NUMBERS if options.get(name, columns.get(name)) is not None)
 
     def read(self, split: str, name: str) -> tuple[Dataset, RowCounts] | None:
         """The pairs of `train` or `validation`, invalid ones marked; None if the source does not have the split.

@@ -8,7 +8,6 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.evaluation.accuracy import ScoredPair
-from lightning_dpo.losses.interface import needed
 from lightning_dpo.metrics import ValidationOutput
 
 
@@ -36,7 +35,7 @@ class ScoredPairs(Callback):
         data = PreferenceDataModule.of(trainer, self)
         columns = (
             batch.pair_index, batch.source, batch.counted, *loss.rewards,
-            logps.chosen_length, needed(logps.rejected_length, "rejected completions"),
+            logps.chosen_length, logps.rejected_length,
         )  # fmt: skip
         for row, source, counted, chosen_reward, rejected_reward, chosen, rejected in zip(
             *(column.tolist() for column in columns), strict=True

@@ -26,6 +26,7 @@ from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.module import DPOModule
 from lightning_dpo.run_folder import atomic_write
 from lightning_dpo.shared_prefix.choice import TRIED, chosen_layout
+from lightning_dpo.training.checked_loss import checked_rewards
 
 
 class AnswersFile:
@@ -131,8 +132,9 @@ def _rewards(answers: Dataset, module: DPOModule, trainer: Trainer, layout: Layo
         rows = answers.select(range(start, min(start + batch_size, len(answers))))
         batch = layout(_micro_batch(rows)).to(module.device)
         with trainer.precision_plugin.val_step_context():
-            policy = completion_logps(module.policy, batch)
-            rewards = module.loss.rewards(policy, reference.logps(batch) if reference else None)
+            policy = completion_logps(module.policy, batch, module.loss.needs_tokens)
+            of_reference = reference.logps(batch, module.loss.needs_tokens) if reference else None
+            rewards = checked_rewards(module.loss, policy, of_reference)
         # `chosen` maps answers to completions: an answer that is given twice is one completion.
         yield from rewards[batch.chosen].tolist()
 

@@ -15,6 +15,7 @@ class PairColumns(TypedDict):
     weight: Tensor
     counted: Tensor
     offset: Tensor
+    label_noise: Tensor | None
     source: Tensor
     step_pairs: Tensor
     step_chosen_tokens: Tensor
@@ -24,11 +25,13 @@ def pair_columns(micro_batch: MicroBatch) -> PairColumns:
     """The fields of a batch that do not depend on the layout."""
     pairs = micro_batch.pairs
     counted = torch.tensor(micro_batch.counted)
+    noise = [pair.label_noise for pair in pairs]
     return PairColumns(
         pair_index=torch.tensor([pair.index for pair in pairs]),
         weight=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32) * counted,
         counted=counted,
         offset=torch.tensor([pair.offset for pair in pairs], dtype=torch.float32),
+        label_noise=torch.tensor(noise, dtype=torch.float32) if any(noise) else None,
         source=torch.tensor([pair.source for pair in pairs]),
         step_pairs=torch.tensor(float(micro_batch.step_pairs)),
         step_chosen_tokens=torch.tensor(float(micro_batch.step_chosen_tokens)),

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from lightning_dpo.batch import CompletionLogps, PreferenceBatch
@@ -13,12 +14,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def completion_logps(policy: "PreTrainedModel", batch: PreferenceBatch) -> CompletionLogps:
-    """log π(y|x) of every completion of `batch`: one forward pass, and logits of scored positions only."""
+def completion_logps(policy: "PreTrainedModel", batch: PreferenceBatch, tokens: bool = False) -> CompletionLogps:
+    """log π(y|x) of every completion of `batch`: one forward pass, and logits of scored positions only.
+
+    Args:
+        policy: A causal language model.
+        batch: A batch of any layout.
+        tokens: Also return the log-probs of tokens.
+    """
     logps = token_logps(policy, batch).logps
     # `index_add` sums the tokens of each completion, in fp32 because `logps` is. It replaces a loop over completions.
     sums = logps.new_zeros(len(batch.completion_lengths)).index_add(0, batch.completion_index, logps)
-    return CompletionLogps(sums, batch.completion_lengths)
+    return CompletionLogps(sums, batch.completion_lengths, _by_completion(logps, batch) if tokens else None)
+
+
+def _by_completion(logps: Tensor, batch: PreferenceBatch) -> Tensor:
+    """The scored tokens of each completion in a row, followed by zeros. Shape: (completions, longest)."""
+    lengths = batch.completion_lengths.long()
+    first = lengths.cumsum(0) - lengths  # scored tokens are in the order of completions
+    position = torch.arange(len(logps), device=logps.device) - first[batch.completion_index]
+    rows = logps.new_zeros(len(lengths), int(lengths.max()))
+    return rows.index_put((batch.completion_index, position), logps)
 
 
 def token_logps(policy: "PreTrainedModel", batch: PreferenceBatch, statistics: bool = False) -> TokenLogps:

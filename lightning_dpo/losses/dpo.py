@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_dpo.losses.interface import ImplicitRewards, PairLogps
+from lightning_dpo.losses.checks import check_label_smoothing
+from lightning_dpo.losses.interface import ImplicitRewards
+from lightning_dpo.losses.pairs import PairLogps
 
 
 @dataclass(frozen=True)
@@ -13,23 +15,33 @@ class DPO(ImplicitRewards):
     """−(1−ε) log σ(m) − ε log σ(−m), where m is the reward margin minus the pair's offset.
 
     Eq. 7 of https://arxiv.org/abs/2305.18290; with ε > 0 Eq. 3 of https://ericmitchell.ai/cdpo.pdf; with an offset
-    Eq. 3 of https://arxiv.org/abs/2402.10571.
+    Eq. 3 of https://arxiv.org/abs/2402.10571. TRL's `sigmoid` ignores its `label_smoothing`.
 
     Args:
         beta: Strength of the KL constraint, per nat of log-ratio. Positive.
         label_smoothing: ε, the probability that a label is wrong. In [0, 0.5).
     """
 
+    columns = frozenset({"weight", "offset", "label_noise"})
+
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.label_smoothing, int | float) or not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing must be in [0, 0.5), got {self.label_smoothing!r}")
+        check_label_smoothing(self.label_smoothing)
+
+    @property
+    def kl_beta(self) -> float | None:
+        """β; None with label smoothing, and for subclasses, which have other margins."""
+        return self.beta if type(self) is DPO and not self.label_smoothing else None
 
     def losses(self, pairs: PairLogps) -> Tensor:
-        margins = self.margins(pairs)
-        losses = -F.logsigmoid(margins)
-        if self.label_smoothing:
-            losses = (1 - self.label_smoothing) * losses - self.label_smoothing * F.logsigmoid(-margins)
-        return losses
+        return smoothed(self.margins(pairs), self.label_smoothing)
+
+
+def smoothed(margins: Tensor, label_smoothing: float) -> Tensor:
+    """−(1−ε) log σ(m) − ε log σ(−m). Shape: (pairs,)."""
+    losses = -F.logsigmoid(margins)
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing * F.logsigmoid(-margins)
+    return losses

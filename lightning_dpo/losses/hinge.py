@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_dpo.losses.interface import ImplicitRewards, PairLogps
+from lightning_dpo.losses.interface import ImplicitRewards
+from lightning_dpo.losses.pairs import PairLogps
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Hinge(ImplicitRewards):
     Args:
         beta: Strength of the KL constraint, per nat of log-ratio. Positive.
     """
+
+    columns = frozenset({"weight", "offset", "label_noise"})
 
     def losses(self, pairs: PairLogps) -> Tensor:
         return torch.relu(1 - self.margins(pairs))

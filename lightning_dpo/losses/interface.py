@@ -1,111 +1,48 @@
 """The contract of a loss: log-probs of pairs in; a loss and, if it has them, two rewards per pair out."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lightning_dpo.batch import CompletionLogps, PreferenceBatch
+from lightning_dpo.batch import CompletionLogps, needed
+from lightning_dpo.losses.checks import check_number
+from lightning_dpo.losses.pairs import PairLogps, reference_of, rejected_of
 
-
-class NotComputed(ValueError):
-    """A loss or a metric reads log-probs that the loss does not declare."""
-
-
-def needed(value: Tensor | None, what: str) -> Tensor:
-    """Return `value`, which the caller reads.
-
-    Raises:
-        NotComputed: It is None, because the loss does not declare that it needs `what`.
-    """
-    if value is None:
-        raise NotComputed(f"{what} were not computed; see needs_reference, needs_rejected and has_rewards of the loss")
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class PairLogps:
-    """Log-probabilities of the completions of pairs: sums over scored tokens, in nats, float32.
-
-    Attributes:
-        chosen: log π(y_w|x). Shape: (pairs,).
-        rejected: log π(y_l|x), or None where only chosen completions were scored. Shape: (pairs,).
-        reference_chosen: log π_ref(y_w|x), or None without a reference. Shape: (pairs,).
-        reference_rejected: log π_ref(y_l|x), or None. Shape: (pairs,).
-        chosen_length: Scored tokens of y_w. Shape: (pairs,).
-        rejected_length: Scored tokens of y_l, or None. Shape: (pairs,).
-        offset: Target reward margin per answer, in units of the reward. Shape: (pairs,).
-        mean_chosen_length: Mean `chosen_length` over the pairs of the whole optimizer step. Shape: ().
-    """
-
-    chosen: Tensor
-    rejected: Tensor | None
-    reference_chosen: Tensor | None
-    reference_rejected: Tensor | None
-    chosen_length: Tensor
-    rejected_length: Tensor | None
-    offset: Tensor
-    mean_chosen_length: Tensor
-
-    @property
-    def chosen_logratio(self) -> Tensor:
-        """log π(y_w|x) − log π_ref(y_w|x). Shape: (pairs,)."""
-        return self.chosen - needed(self.reference_chosen, "reference log-probs")
-
-    @property
-    def rejected_logratio(self) -> Tensor:
-        """log π(y_l|x) − log π_ref(y_l|x). Shape: (pairs,)."""
-        rejected = needed(self.rejected, "log-probs of rejected completions")
-        return rejected - needed(self.reference_rejected, "reference log-probs")
-
-    def at_start(self) -> "PairLogps":
-        """The same pairs under an untrained policy, which equals the reference. No gradient."""
-        return PairLogps(
-            needed(self.reference_chosen, "reference log-probs"),
-            self.reference_rejected,
-            self.reference_chosen,
-            self.reference_rejected,
-            self.chosen_length,
-            self.rejected_length,
-            self.offset,
-            self.mean_chosen_length,
-        )
-
-
-def pair_logps(policy: CompletionLogps, reference: CompletionLogps | None, batch: PreferenceBatch) -> PairLogps:
-    """Select the completions of each pair from the log-probs of the policy and, if there is one, the reference."""
-    both = len(batch.rejected) > 0
-    return PairLogps(
-        chosen=policy.sums[batch.chosen],
-        rejected=policy.sums[batch.rejected] if both else None,
-        reference_chosen=reference.sums[batch.chosen] if reference else None,
-        reference_rejected=reference.sums[batch.rejected] if reference and both else None,
-        chosen_length=policy.lengths[batch.chosen],
-        rejected_length=policy.lengths[batch.rejected] if both else None,
-        offset=batch.offset,
-        mean_chosen_length=batch.step_chosen_tokens / batch.step_pairs,
-    )
+COLUMNS = frozenset({"weight", "offset", "label_noise"})
+"""The numeric columns of a pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceLoss:
-    """The result of a loss for each pair. The rewards are detached.
+    """The result of a loss for each pair. Rewards and logged values are detached.
 
     Attributes:
         losses: Loss before weights. A step's loss is `sum(weight * losses) / step_pairs`. Shape: (pairs,).
         chosen_rewards: Reward of y_w, or None for a loss without rewards. Shape: (pairs,).
         rejected_rewards: Reward of y_l, or None for a loss without rewards. Shape: (pairs,).
+        logged: Further values to log, by name, such as the terms of a composed loss. Shapes: (pairs,).
     """
 
     losses: Tensor
     chosen_rewards: Tensor | None = None
     rejected_rewards: Tensor | None = None
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def rewards(self) -> tuple[Tensor, Tensor]:
-        """Rewards of y_w and of y_l. Shapes: (pairs,)."""
-        return needed(self.chosen_rewards, "rewards"), needed(self.rejected_rewards, "rewards")
+        """Rewards of y_w and of y_l. Shapes: (pairs,).
+
+        Raises:
+            NotComputed: The loss has no rewards, or rejected completions were not computed.
+        """
+        chosen, rejected = (
+            needed(rewards, "rewards", "has_rewards or needs_rejected")
+            for rewards in (self.chosen_rewards, self.rejected_rewards)
+        )
+        return chosen, rejected
 
     @property
     def margins(self) -> Tensor:
@@ -125,10 +62,24 @@ class PreferenceLossFunction(ABC):
     """Whether the loss reads reference log-probs. If it does not, `reference` must be `auto` or `none`."""
     needs_rejected: bool = True
     """Whether the loss reads rejected completions. If it does not, they are not computed in training."""
+    needs_tokens: bool = False
+    """Whether the loss reads log-probs of tokens, and not only sums."""
+    reads_lengths: bool = False
+    """Whether the loss reads the number of tokens. `LengthNormalized` and `LDDPO` cannot hold it then."""
+    whole_step: bool = False
+    """Whether the loss compares pairs with each other. It is then called once with all pairs of the optimizer step."""
     has_rewards: bool = True
     """Whether `rewards` is defined. If it is not, no `rewards/*` are logged and `evaluate` rejects the loss."""
-    columns: frozenset[str] = frozenset({"weight", "offset"})
-    """Per-pair columns of the data that have an effect. The training step itself multiplies losses by `weight`."""
+    columns: frozenset[str] = frozenset({"weight", "label_noise"})
+    """Numeric columns of the data that have an effect: `weight`, `offset`, `label_noise`. For all losses, the training
+    step multiplies by `weight`, and `__call__` uses `label_noise`."""
+    logged: tuple[str, ...] = ()
+    """Names of the values that `logged_values` returns."""
+
+    @property
+    def kl_beta(self) -> float | None:
+        """β of the objective E[r] − β KL(π‖π_ref) at whose optimum the loss is least; None: it is not known."""
+        return None
 
     @abstractmethod
     def losses(self, pairs: PairLogps) -> Tensor:
@@ -146,20 +97,35 @@ class PreferenceLossFunction(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define rewards()")
 
-    def __call__(self, pairs: PairLogps) -> PreferenceLoss:
-        """The loss of each pair and, if `has_rewards`, the rewards of its completions."""
-        losses = self.losses(pairs)
-        if not (self.has_rewards and pairs.rejected is not None and pairs.rejected_length is not None):
-            return PreferenceLoss(losses)
-        # Rewards are only reported, so they need no gradient.
-        with torch.no_grad():
-            chosen = self._pair_rewards(pairs.chosen, pairs.chosen_length, pairs.reference_chosen)
-            rejected = self._pair_rewards(pairs.rejected, pairs.rejected_length, pairs.reference_rejected)
-        return PreferenceLoss(losses, chosen, rejected)
+    def logged_values(self, pairs: PairLogps) -> dict[str, Tensor]:
+        """Further values of each pair to log, with the names in `logged`. Called without gradient. Shapes: (pairs,)."""
+        return {}
 
-    def _pair_rewards(self, sums: Tensor, lengths: Tensor, reference: Tensor | None) -> Tensor:
-        reference_logps = None if reference is None else CompletionLogps(reference, lengths)
-        return self.rewards(CompletionLogps(sums, lengths), reference_logps)
+    def pair_rewards(self, pairs: PairLogps) -> tuple[Tensor, Tensor]:
+        """Rewards of y_w and of y_l, with gradient. Shapes: (pairs,)."""
+        chosen, rejected = pairs.policy
+        return self.rewards(chosen, pairs.reference[0]), self.rewards(rejected_of(rejected), pairs.reference[1])
+
+    def margins(self, pairs: PairLogps) -> Tensor:
+        """Reward margin minus the pair's offset, with gradient. Shape: (pairs,)."""
+        chosen, rejected = self.pair_rewards(pairs)
+        return chosen - rejected - pairs.offset
+
+    def __call__(self, pairs: PairLogps) -> PreferenceLoss:
+        """The loss of each pair and, if `has_rewards`, the rewards of its completions.
+
+        With `label_noise` ν, the loss is its expectation over labels: (1−ν) L(y_w ≻ y_l) + ν L(y_l ≻ y_w).
+        """
+        losses = self.losses(pairs)
+        if pairs.label_noise is not None and "label_noise" in self.columns:
+            noise = pairs.label_noise
+            losses = (1 - noise) * losses + noise * self.losses(pairs.swapped())
+        # Rewards and logged values are only reported, so they need no gradient.
+        with torch.no_grad():
+            logged = self.logged_values(pairs)
+            if not (self.has_rewards and pairs.has_rejected):
+                return PreferenceLoss(losses, logged=logged)
+            return PreferenceLoss(losses, *self.pair_rewards(pairs), logged)
 
 
 @dataclass(frozen=True)
@@ -175,14 +141,13 @@ class ImplicitRewards(PreferenceLossFunction):
     beta: float = 0.1
 
     def __post_init__(self) -> None:
-        if isinstance(self.beta, bool) or not isinstance(self.beta, int | float) or not 0 < self.beta < float("inf"):
-            raise ValueError(f"beta must be a positive number, got {self.beta!r}")
+        check_number("beta", self.beta, "a positive number", lambda beta: beta > 0)
 
     def rewards(self, policy: CompletionLogps, reference: CompletionLogps | None) -> Tensor:
         """β times the summed log-ratio of each completion. Shape: (completions,)."""
-        reference_sums = needed(None if reference is None else reference.sums, "reference log-probs")
-        return self.beta * (policy.sums - reference_sums)
+        return self.beta * self.logratios(policy, reference)
 
-    def margins(self, pairs: PairLogps) -> Tensor:
-        """Reward margin minus the pair's offset, with gradient. Shape: (pairs,)."""
-        return self.beta * pairs.chosen_logratio - self.beta * pairs.rejected_logratio - pairs.offset
+    @staticmethod
+    def logratios(policy: CompletionLogps, reference: CompletionLogps | None) -> Tensor:
+        """log π − log π_ref of each completion. Shape: (completions,)."""
+        return policy.sums - reference_of(reference).sums

@@ -5,7 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from lightning_dpo.losses.interface import ImplicitRewards, PairLogps, needed
+from lightning_dpo.losses.interface import ImplicitRewards
+from lightning_dpo.losses.pairs import PairLogps
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,20 @@ class IPO(ImplicitRewards):
         normalize: `mean` over a completion's tokens (TRL), or `sum` (the paper's formula, OpenRLHF).
     """
 
+    columns = frozenset({"weight", "offset", "label_noise"})
+
     normalize: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.normalize not in ("mean", "sum"):
             raise ValueError(f"normalize must be mean or sum, got {self.normalize!r}")
+        object.__setattr__(self, "reads_lengths", self.normalize == "mean")  # the dataclass is frozen
 
     def losses(self, pairs: PairLogps) -> Tensor:
         """The squared distance of each log-ratio difference from its target. Shape: (pairs,)."""
         chosen, rejected, offset = pairs.chosen_logratio, pairs.rejected_logratio, pairs.offset
         if self.normalize == "mean":
-            chosen_length, rejected_length = pairs.chosen_length, needed(pairs.rejected_length, "rejected completions")
-            chosen, rejected = chosen / chosen_length, rejected / rejected_length
-            offset = offset / ((chosen_length + rejected_length) / 2)
+            chosen, rejected = chosen / pairs.chosen_length, rejected / pairs.rejected_length
+            offset = offset / ((pairs.chosen_length + pairs.rejected_length) / 2)
         return (chosen - rejected - (0.5 + offset) / self.beta).square()

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_dpo.losses.interface import PairLogps, PreferenceLossFunction
+from lightning_dpo.losses.interface import PreferenceLossFunction
+from lightning_dpo.losses.pairs import PairLogps
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class SFT(PreferenceLossFunction):
     needs_reference = False
     needs_rejected = False
     has_rewards = False
+    reads_lengths = True
     columns = frozenset({"weight"})
 
     def losses(self, pairs: PairLogps) -> Tensor:

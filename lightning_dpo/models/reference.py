@@ -41,10 +41,10 @@ class Reference(ABC):
     def active(self) -> AbstractContextManager[PreTrainedModel]:
         """Context that returns the model to call, in eval mode and without gradient."""
 
-    def logps(self, batch: PreferenceBatch) -> CompletionLogps:
-        """log π_ref(y|x) of every completion of `batch`."""
+    def logps(self, batch: PreferenceBatch, tokens: bool = False) -> CompletionLogps:
+        """log π_ref(y|x) of every completion of `batch`, and of its tokens if `tokens`."""
         with self.active() as model:
-            return completion_logps(model, batch)
+            return completion_logps(model, batch, tokens)
 
 
 class FrozenModel(Reference):
@@ -185,8 +185,10 @@ class Zero(Reference):
     def active(self) -> AbstractContextManager[PreTrainedModel]:
         raise RuntimeError("this reference has no model")
 
-    def logps(self, batch: PreferenceBatch) -> CompletionLogps:
-        return CompletionLogps(torch.zeros_like(batch.completion_lengths), batch.completion_lengths)
+    def logps(self, batch: PreferenceBatch, tokens: bool = False) -> CompletionLogps:
+        lengths = batch.completion_lengths
+        zeros = lengths.new_zeros(len(lengths), int(lengths.max())) if tokens else None
+        return CompletionLogps(torch.zeros_like(lengths), lengths, zeros)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,14 @@ class ClosedForm:
         rewards: True reward of every review of every film. Shape: (films, reviews), float64.
         reference: log π_ref of every review according to the language model. Shape: (films, reviews).
         beta: β of the objective E[r] − β KL(π‖π_ref); None: the optimum is not defined.
+        words: Number of words of every review, to report the expected length; None: all are equally long. Shape:
+            (reviews,).
     """
 
     rewards: Tensor
     reference: Tensor
     beta: float | None
+    words: Tensor | None = None
 
     @property
     def optimum(self) -> Tensor:
@@ -68,8 +71,11 @@ class ClosedForm:
             "reference_reward": _mean(reference, self.rewards),
             "kl_reference": _kl(given, reference),
             "mass_on_reviews": policy.double().exp().sum(-1).mean(),
-            "best_accuracy": best_accuracy(self.rewards),
         }
+        if self.words is None:
+            values["best_accuracy"] = best_accuracy(self.rewards)
+        else:
+            values |= {"words": _mean(given, self.words), "reference_words": _mean(reference, self.words)}
         values["frontier_reward"] = self.frontier_reward(float(values["kl_reference"]))
         if self.beta is not None:
             values |= {
@@ -90,6 +96,22 @@ def best_accuracy(rewards: Tensor) -> Tensor:
     reviews = rewards.shape[-1]
     # Subtract the diagonal, where a review is paired with itself and σ(0) = ½.
     return ((torch.sigmoid(gaps).sum((1, 2)) - reviews / 2) / (reviews * (reviews - 1))).mean()
+
+
+def reward_accuracy(rewards: Tensor, true: Tensor, probabilities: Tensor) -> float:
+    """Probability that `rewards` rank two sampled reviews with different true rewards correctly. A tie counts one half.
+
+    Args:
+        rewards: Rewards of all reviews. Shape: (films, reviews).
+        true: True rewards. Shape: (films, reviews).
+        probabilities: Probability of each review in the sample. Shape: (reviews,).
+    """
+    right = total = 0.0
+    for found, known in zip(rewards.double(), true, strict=True):
+        agreement = torch.sign(found[:, None] - found) * torch.sign(known[:, None] - known)
+        weights = probabilities[:, None] * probabilities * (known[:, None] != known)
+        right, total = right + float((weights * (agreement / 2 + 0.5)).sum()), total + float(weights.sum())
+    return right / total
 
 
 def _mean(logps: Tensor, values: Tensor) -> Tensor:

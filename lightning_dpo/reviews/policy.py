@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lightning_dpo.reviews import world
 
 _SPECIAL = ("<bos>", "<eos>", "<unk>")
+_IGNORED = -100  # cross_entropy ignores these targets
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class TinyReviewer:
         hidden_size: Hidden size of the model.
         num_layers: Number of layers.
         teaching_steps: Pretraining steps with 256 reviews each. After 400, reviews have more than 0.99 of the mass.
+        lengths: Numbers of words of its reviews, all equally likely.
         attention: transformers' `attn_implementation`.
         seed: Random seed of weights, word frequencies and pretraining samples.
     """
@@ -28,6 +31,7 @@ class TinyReviewer:
     hidden_size: int = 64
     num_layers: int = 2
     teaching_steps: int = 400
+    lengths: world.Lengths = world.DEFAULT
     attention: str = "sdpa"
     seed: int = 0
 
@@ -61,32 +65,33 @@ class TinyReviewer:
                     attn_implementation=self.attention,  # type: ignore[call-arg]  # taken by every config
                 )
             )
-            _pretrain(model, _all_reviews(tokenizer), self.teaching_steps)
+            _pretrain(model, _all_reviews(tokenizer, self.lengths), self.teaching_steps, self.lengths)
         return model
 
 
-def _all_reviews(tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
-    """Token ids of all reviews, with prompt and EOS: per film a tensor of shape (reviews, length)."""
-    return [
-        torch.tensor(
-            [[*ids, tokenizer.eos_token_id] for ids in tokenizer([prompt + r for r in world.reviews()]).input_ids]
-        )
-        for prompt in world.prompts()
-    ]
+def _all_reviews(tokenizer: PreTrainedTokenizerFast, lengths: world.Lengths) -> list[torch.Tensor]:
+    """Token ids of all reviews, with prompt, EOS and −100 after it: per film a tensor of shape (reviews, length)."""
+    ids_of_films = [tokenizer([prompt + r for r in world.reviews(lengths)]).input_ids for prompt in world.prompts()]
+    rows = [[torch.tensor([*ids, tokenizer.eos_token_id]) for ids in of_film] for of_film in ids_of_films]
+    return [pad_sequence(of_film, batch_first=True, padding_value=_IGNORED) for of_film in rows]
 
 
-def _pretrain(model: LlamaForCausalLM, reviews_of_films: list[torch.Tensor], steps: int) -> None:
+def _pretrain(
+    model: LlamaForCausalLM, reviews_of_films: list[torch.Tensor], steps: int, lengths: world.Lengths
+) -> None:
     """Maximum likelihood on reviews with independently sampled words. Word frequencies are random per film."""
     frequencies = (0.5 * torch.randn(len(reviews_of_films), len(world.WORDS))).log_softmax(-1)
     # The probability of a review is the product of the frequencies of its words.
-    odds = frequencies[:, torch.tensor(world.REVIEWS)].sum(-1).exp()
-    prompt_length = reviews_of_films[0].shape[1] - world.REVIEW_LENGTH - 1
+    # Those of all reviews of one length sum to 1, so all lengths are equally likely.
+    odds = world.sums_over_words(frequencies, lengths).exp()
+    prompt_length = reviews_of_films[0].shape[1] - max(lengths) - 1
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in track(range(steps), description="Pretraining the reference", transient=True):
         sampled = odds.multinomial(256 // len(reviews_of_films), replacement=True)
         rows = torch.cat([ids[reviews] for ids, reviews in zip(reviews_of_films, sampled, strict=True)])
-        logits = model(rows[:, :-1]).logits[:, prompt_length - 1 :]
+        # Causal attention ignores the padding after a review, whatever its ids are.
+        logits = model(rows[:, :-1].clamp(min=0)).logits[:, prompt_length - 1 :]
         loss = F.cross_entropy(logits.flatten(0, 1), rows[:, prompt_length:].flatten())
         optimizer.zero_grad()
         loss.backward()

@@ -10,10 +10,12 @@ from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.labels import PROGRESS_BAR
 from lightning_dpo.logps.completions import completion_logps
-from lightning_dpo.losses import PairLogps, pair_logps
+from lightning_dpo.losses import PairLogps, PreferenceLoss, pair_logps
 from lightning_dpo.metrics import PairMean, ValidationOutput, metrics_of_sources, preference_metrics
+from lightning_dpo.training.checked_loss import checked_loss
 from lightning_dpo.training.policy_module import PolicyModule
-from lightning_dpo.training.step_checks import check_weights, checked_loss
+from lightning_dpo.training.step_checks import check_weights
+from lightning_dpo.training.step_loss import EvaluatedPairs, step_loss
 from lightning_dpo.training.step_timer import REFERENCE
 from lightning_dpo.training.trainer_attributes import datamodule_of, profiler_of
 
@@ -50,20 +52,24 @@ class EvaluationModule(PolicyModule):
             raise UserError(f"{self.loss!r} needs rejected completions: create the data module with chosen_only=False")
         # The reference first: its activations are freed before the policy's graph is built.
         with profiler_of(self.trainer).profile(REFERENCE) if self._trainer else nullcontext():
-            reference = self.reference.logps(batch) if self.reference else None
-        return pair_logps(completion_logps(self.policy, batch), reference, batch)
+            reference = self.reference.logps(batch, self.loss.needs_tokens) if self.reference else None
+        return pair_logps(completion_logps(self.policy, batch, self.loss.needs_tokens), reference, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Check the weights, and create the metrics."""
         self._start("val/")
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> ValidationOutput:
-        """Add the pairs of `batch` to the `val/*` metrics. A subclass must call it. Callbacks receive the output."""
+        """Add the pairs of `batch` to the `val/*` metrics. A subclass must call it. Callbacks receive the output.
+
+        Its losses are those of the batch, also for a loss with `whole_step`; `val/loss` is that of all pairs.
+        """
         logps = self(batch)
-        loss = checked_loss(self.loss, logps)
-        for index, metrics in enumerate(self.metrics):
-            counted = batch.counted & (batch.source == index - 1) if index else batch.counted
-            metrics.update(loss, logps, batch.weight, counted)
+        loss, pairs = checked_loss(self.loss, logps), EvaluatedPairs.of(logps, batch)
+        if self.loss.whole_step:
+            self._held.append(pairs)
+        else:
+            self._update(loss, pairs)
         return ValidationOutput(loss=loss, logps=logps)
 
     def on_validation_epoch_end(self) -> None:
@@ -102,8 +108,18 @@ class EvaluationModule(PolicyModule):
         sources = getattr(datamodule_of(self.trainer), "sources", ())
         metrics = [preference_metrics(prefix, self.loss), *metrics_of_sources(prefix, sources, self.loss)]
         self.metrics = [one.to(self.device) for one in metrics]
+        self._held: list[EvaluatedPairs] = []
+
+    def _update(self, loss: PreferenceLoss, pairs: EvaluatedPairs) -> None:
+        for index, metrics in enumerate(self.metrics):
+            counted = pairs.counted & (pairs.source == index - 1) if index else pairs.counted
+            metrics.update(loss, pairs.logps, pairs.weight, counted)
 
     def _end(self) -> None:
+        if self._held:
+            # The pairs of an evaluation are one step. In batches, `val/loss` would depend on their size.
+            pairs = EvaluatedPairs.concatenated(self._held)
+            self._update(step_loss(self.loss, pairs.logps, pairs.counted, self), pairs)
         # The values are already reduced over devices; without sync_dist, Lightning warns.
         for metrics in self.metrics:
             loss = cast(PairMean, metrics["loss"])

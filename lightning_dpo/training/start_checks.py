@@ -8,7 +8,8 @@ import torch
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.tolerance import tolerance
-from lightning_dpo.losses.interface import PairLogps, PreferenceLoss, PreferenceLossFunction
+from lightning_dpo.losses import PairLogps, PreferenceLoss, PreferenceLossFunction
+from lightning_dpo.losses.interface import COLUMNS
 from lightning_dpo.training.rank_checks import named, of_all_devices, on_all_devices
 
 
@@ -25,9 +26,13 @@ def check_declared(function: object) -> None:
             f"loss={function!r} must be an instance of a dataclass that derives from PreferenceLossFunction, such as "
             "DPO(beta=0.1)"
         )
-    columns = PreferenceLossFunction.columns
-    if unknown := sorted(set(function.columns) - columns):
-        raise UserError(f"loss: {name}.columns: {unknown[0]!r} is not a column; there are {', '.join(sorted(columns))}")
+    if unknown := sorted(set(function.columns) - COLUMNS):
+        raise UserError(f"loss: {name}.columns: {unknown[0]!r} is not a column; there are {', '.join(sorted(COLUMNS))}")
+    if function.whole_step and (function.needs_tokens or "label_noise" in function.columns):
+        raise UserError(
+            f"loss: {name} compares the pairs of a step, for which neither log-probs of tokens nor label_noise are "
+            "available: set needs_tokens = False, and columns without label_noise"
+        )
     if function.has_rewards and type(function).rewards is PreferenceLossFunction.rewards:
         raise UserError(f"loss: {name} does not define rewards(): define it, or set has_rewards = False in the class")
 
@@ -59,6 +64,7 @@ def check_step_pairs(batch: PreferenceBatch, micro_batches: int) -> None:
 
 def check_start(
     function: PreferenceLossFunction,
+    loss_of: Callable[[PairLogps], PreferenceLoss],
     loss: PreferenceLoss,
     logps: PairLogps,
     batch: PreferenceBatch,
@@ -71,7 +77,8 @@ def check_start(
 
     Args:
         function: The loss.
-        loss: The result of `function` for `logps`.
+        loss_of: Computes it for these pairs of the step.
+        loss: The result of `loss_of` for `logps`.
         logps: Log-probs of the first micro-batch.
         batch: The micro-batch, for the rows of its pairs.
         precision: Precision of the Trainer; it decides how close two forward passes of one model are.
@@ -81,11 +88,11 @@ def check_start(
         UserError: A log-ratio is not 0 within the precision's tolerance, or the loss has another value.
     """
     sides = [(logps.chosen_logratio, logps.chosen_length)]
-    if logps.rejected_length is not None:
+    if logps.has_rejected:
         sides.append((logps.rejected_logratio, logps.rejected_length))
     ratios, tokens = (torch.stack(values).detach() for values in zip(*sides, strict=True))
     off = (ratios.abs() > tokens.sqrt() * tolerance(precision)).any(0)
-    start = function(logps.at_start()).losses
+    start = loss_of(logps.at_start()).losses
     # If all log-ratios are exactly 0, both calls have the same input, and must have the same result.
     wrong = (ratios.abs().max() == 0) & (not torch.allclose(loss.losses.detach(), start))
     if on_all_devices(~(off.any() | wrong)):

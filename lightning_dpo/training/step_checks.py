@@ -10,44 +10,11 @@ from torch.utils.data import DataLoader
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
-from lightning_dpo.losses import NotComputed, PairLogps, PreferenceLoss, PreferenceLossFunction
+from lightning_dpo.losses import PairLogps, PreferenceLoss, PreferenceLossFunction
 from lightning_dpo.models.reference import Reference
 from lightning_dpo.training.rank_checks import check_dealt, named, of_all_devices, on_all_devices
 from lightning_dpo.training.start_checks import check_start, check_step_pairs
 from lightning_dpo.training.trainer_attributes import datamodule_of
-
-
-def checked_loss(function: PreferenceLossFunction, pairs: PairLogps) -> PreferenceLoss:
-    """Call `function` and check what it returns.
-
-    Raises:
-        UserError: It does not return one value per pair, has no gradient, or reads what it does not declare.
-    """
-    name = type(function).__name__
-    try:
-        loss = function(pairs)
-    except (NotComputed, NotImplementedError) as error:
-        raise UserError(f"loss: {name}: {error}") from error
-    except TypeError as error:
-        # Arithmetic with log-probs that are None because the loss does not declare that it reads them.
-        if "NoneType" not in str(error) or (function.needs_reference and function.needs_rejected):
-            raise
-        raise UserError(f"loss: {name} reads log-probs that needs_reference or needs_rejected excludes") from error
-    values = (
-        ("losses", "pair", loss.losses),
-        ("rewards", "completion", loss.chosen_rewards),
-        ("rewards", "completion", loss.rejected_rewards),
-    )
-    for method, unit, value in values:
-        if value is not None and (not isinstance(value, Tensor) or value.shape != pairs.chosen.shape):
-            shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UserError(
-                f"loss: {name}.{method}() must return one value per {unit}, shape {tuple(pairs.chosen.shape)}, not "
-                f"a mean; it returned {shape}"
-            )
-    if pairs.chosen.requires_grad and not loss.losses.requires_grad and torch.is_grad_enabled():
-        raise UserError(f"loss: {name}.losses() has no gradient: compute it from the log-probs without detach()")
-    return loss
 
 
 class StepRecord:
@@ -122,6 +89,7 @@ class StepChecks:
         reference: Reference | None,
         logps: PairLogps,
         loss: PreferenceLoss,
+        loss_of: Callable[[PairLogps], PreferenceLoss],
     ) -> None:
         """Check a micro-batch and record it for `check_update`. A collective call.
 
@@ -129,7 +97,7 @@ class StepChecks:
             UserError: Before the first update of the module, the policy differs from its reference.
         """
         if not self.updated and reference is not None and reference.starts_equal:
-            check_start(self._function, loss, logps, batch, str(trainer.precision), where(trainer))
+            check_start(self._function, loss_of, loss, logps, batch, str(trainer.precision), where(trainer))
         self._record.add(batch, loss)
 
     def check_update(self, trainer: Trainer, norm: Tensor) -> None:

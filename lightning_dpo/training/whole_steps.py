@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationSch
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_dpo.errors import UserError
+from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of
 from lightning_dpo.training.trainer_settings import DERIVED
 
@@ -54,6 +55,25 @@ def _check_callback(callback: Callback, trainer: Trainer) -> None:
             "the batch-size finder would change the number of pairs in an optimizer step, which pairs_per_step sets: "
             "use batch_size='auto'"
         )
+
+
+def check_whole_step(loss: PreferenceLossFunction, trainer: Trainer) -> None:
+    """Check that a loss over the whole step receives all pairs of a device at once.
+
+    Raises:
+        UserError: A step has several micro-batches.
+    """
+    if not loss.whole_step or trainer.accumulate_grad_batches == 1:
+        return
+    data = cast(Any, datamodule_of(trainer))
+    if hasattr(data, "auto_batch_size"):
+        advice = f"set data.batch_size={data.batch_size * trainer.accumulate_grad_batches}, or a smaller pairs_per_step"
+    else:
+        advice = "set accumulate_grad_batches=1"
+    raise UserError(
+        f"loss: {type(loss).__name__} compares the pairs of an optimizer step with each other, and a step has "
+        f"{trainer.accumulate_grad_batches} micro-batches: {advice}"
+    )
 
 
 def check_epoch(trainer: Trainer, resumed: bool) -> None:

@@ -33,7 +33,7 @@ SENTENCES = {
     ("train", "trainer.profiler=simple"): "trainer.profiler is not a key of the config; trainer has",
     ("train", "model=mistral"): "model=mistral is not an option; there are gpt2, llama",
     ("train", "model=lama"): "model=lama is not an option; did you mean llama?; there are gpt2, llama",
-    ("train", "loss=zzz"): "loss=zzz is not an option; there are dpo, hinge",
+    ("train", "loss=zzz"): "loss=zzz is not an option; there are alpha_divergence, aot, ",
     ("evaluate", "reference=none"): "reference is not a group of this command: set its keys, reference.name",
 }
 

@@ -1,6 +1,6 @@
 """What tests let several ranks do; top-level functions, which a forked process can find."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.losses import DPO
 from lightning_dpo.models.lora import LoRA
-from lightning_dpo.models.reference import AnotherModel
+from lightning_dpo.models.reference import AnotherModel, FrozenModel, ReferenceFactory
 from lightning_dpo.models.sharding import full, shard
 from lightning_dpo.shared_prefix.choice import LayoutName
 from lightning_dpo.training.strategies import FullySharded
 from tests.support.architectures import make
+from tests.support.losses import CASES
 from tests.support.models import make_llama
 from tests.support.pairs import shares_prompts
 
@@ -40,6 +41,14 @@ class Seen(Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
+@dataclass(frozen=True)
+class OtherWeights(ReferenceFactory):
+    """A reference with other weights than the policy, so that log-ratios are not 0."""
+
+    def __call__(self, policy, loss):
+        return FrozenModel(make_llama(seed=1), starts_equal=False)
+
+
 class Breakable(DPOModule):
     """Its loss of one row is infinite, with a gradient that is not."""
 
@@ -48,7 +57,8 @@ class Breakable(DPOModule):
     def forward(self, batch):
         logps = super().forward(batch)
         broken = batch.pair_index == (-1 if self.broken_row is None else self.broken_row)
-        return replace(logps, chosen=logps.chosen - torch.where(broken, torch.inf, 0.0)) if broken.any() else logps
+        infinite = torch.where(broken, torch.inf, 0.0)
+        return logps.with_tensors([logps.chosen - infinite, *logps.tensors()[1:]]) if broken.any() else logps
 
 
 def sgd(parameters):
@@ -57,6 +67,10 @@ def sgd(parameters):
 
 def gentle_sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.02)
+
+
+def slow_sgd(parameters):
+    return torch.optim.SGD(parameters, lr=1e-3)
 
 
 def adamw(parameters):
@@ -170,3 +184,32 @@ def without_layers() -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def fit_every_loss(folder: Path, pairs: Path, tokenizer: Any) -> dict[str, dict[str, Any]]:
+    """Two optimizer steps of 8 and 3 pairs with every loss, accumulated where that is possible, and a validation."""
+    found = {}
+    for name, case in CASES.items():
+        accumulate = 1 if case.loss.whole_step else 2
+        module = DPOModule(
+            make_llama(), case.loss, OtherWeights() if case.loss.needs_reference else None, optimizer=slow_sgd
+        )
+        data = PreferenceDataModule(
+            str(pairs),
+            tokenizer=tokenizer,
+            batch_size=4 // accumulate,
+            val_fraction=0.5,
+            layout="shared",
+            chosen_only=not case.loss.needs_rejected,
+        )
+        seen = Seen(None)
+        trainer = make_trainer(
+            folder, "ddp", 2, accumulate_grad_batches=accumulate, callbacks=[seen], max_steps=-1, max_epochs=1
+        )
+        trainer.fit(module, data)
+        found[name] = {
+            "weights": {key: value.detach().numpy() for key, value in module.policy.named_parameters()},
+            "rows": seen.rows,
+            "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
+        }
+    return found

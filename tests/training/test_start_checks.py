@@ -27,7 +27,7 @@ BATCH = padded_batch(random_pairs(4))
 def start(function, policy, reference, precision: str = "32-true"):
     with torch.no_grad():
         logps = pair_logps(completion_logps(policy, BATCH), completion_logps(reference, BATCH), BATCH)
-    check_start(function, function(logps), logps, BATCH, precision, "file:{}".format)
+    check_start(function, function, function(logps), logps, BATCH, precision, "file:{}".format)
 
 
 @pytest.mark.parametrize("function", [DPO(0.1), DPO(0.1, 0.2), IPO(0.1), Hinge(0.1)])
@@ -40,7 +40,7 @@ def test_a_loss_on_chosen_completions_may_start():
     with torch.no_grad():
         logps = pair_logps(completion_logps(make_llama(), batch), completion_logps(make_llama(), batch), batch)
     function = ChosenLogratio()
-    check_start(function, function(logps), logps, batch, "32-true", "file:{}".format)
+    check_start(function, function, function(logps), logps, batch, "32-true", "file:{}".format)
 
 
 def test_a_reference_with_dropout_is_found():
@@ -106,7 +106,7 @@ class UnknownColumn(DPO):
         (DPO, "must be an instance of a dataclass that derives from PreferenceLossFunction, such as DPO"),
         (0.1, "loss=0.1 must be an instance"),
         (NotADataclass(), "must be an instance of a dataclass"),
-        (UnknownColumn(), "loss: UnknownColumn.columns: 'wieght' is not a column; there are offset, weight"),
+        (UnknownColumn(), "loss: UnknownColumn.columns: 'wieght' is not a column; there are label_noise, offset, weight"),
         (WithoutRewards(), r"loss: WithoutRewards does not define rewards\(\)"),
     ],
 )

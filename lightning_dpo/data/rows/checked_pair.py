@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_dpo.data.rows.pair_forms import explicit_pair
-from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, NUMBERS, PreferencePair
+from lightning_dpo.data.rows.pairs import MASKS, MESSAGE_COLUMNS, NUMBERS, PreferencePair
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow, found
 from lightning_dpo.data.rows.tool_calls import from_json
 from lightning_dpo.printable import name_of
@@ -37,6 +37,7 @@ def checked_pair(row: Mapping[str, Any]) -> dict[str, Any]:
     if not all(_encodable(text) for text in pair.values() if isinstance(text, str)):
         raise InvalidRow("the text contains characters that are not valid Unicode")
     pair |= {name: _number(name, row[name]) for name in NUMBERS.keys() & row.keys()}
+    pair |= {name: _mask(name, row[name]) for name in MASKS if row.get(name) is not None}
     if not pair["prompt"].strip():
         raise InvalidRow("the prompt is empty")
     if not pair["chosen"].strip() or not pair["rejected"].strip():
@@ -51,7 +52,17 @@ def _number(name: str, value: Any) -> float:
         raise InvalidRow(f"{name} must be a finite number, not {found(value)}")
     if name == "weight" and value < 0:
         raise InvalidRow(f"weight must not be negative, got {value!r}")
+    if name == "label_noise" and not 0 <= value <= 0.5:
+        raise InvalidRow(f"label_noise must be in [0, 0.5], got {value!r}; if it is larger, swap the two answers")
     return value
+
+
+def _mask(name: str, value: Any) -> list[bool]:
+    if not isinstance(value, list) or not value or not all(flag in (0, 1) for flag in value):
+        raise InvalidRow(f"{name} must be a list of 0 and 1, one per token of the answer, not {found(value)}")
+    if not any(value):
+        raise InvalidRow(f"{name} selects no token")
+    return [bool(flag) for flag in value]
 
 
 def _json(value: Any) -> str:

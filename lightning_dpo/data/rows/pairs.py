@@ -9,8 +9,11 @@ Row = tuple[str, dict[str, Any] | str]
 MESSAGE_COLUMNS = ("tools", "chat_template_kwargs")
 """Columns that the chat template reads besides the messages."""
 
-NUMBERS = {"weight": 1.0, "offset": 0.0}
+NUMBERS = {"weight": 1.0, "offset": 0.0, "label_noise": 0.0}
 """Numeric columns of a pair and the value that has no effect."""
+
+MASKS = ("chosen_mask", "rejected_mask")
+"""Columns that select the scored tokens of an answer."""
 
 Message = dict[str, Any]
 """`role`, `content` and other fields that the chat template reads, such as `tool_calls`."""
@@ -34,6 +37,13 @@ class PreferencePair(TypedDict):
     """Weight of the pair's loss. Default: 1."""
     offset: NotRequired[float]
     """Target reward margin. Default: 0."""
+    label_noise: NotRequired[float]
+    """Probability that the rejected answer is the better one; ½ for a tie. Default: 0."""
+    chosen_mask: NotRequired[list[bool] | list[int] | None]
+    """Which tokens of the preferred answer are scored, its end token included. Default: all, or with messages those of
+    the scored turns."""
+    rejected_mask: NotRequired[list[bool] | list[int] | None]
+    """The same for the other answer."""
     source: NotRequired[str | None]
     """Name of a subset. Validation metrics are logged for each name."""
 

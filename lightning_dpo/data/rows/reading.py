@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, List, Value
 from rich.progress import track
 
 from lightning_dpo.data.rows.checked_pair import checked_pair
 from lightning_dpo.data.rows.messages import MEDIA
-from lightning_dpo.data.rows.pairs import MESSAGE_COLUMNS, NUMBERS, Row, ToPair
+from lightning_dpo.data.rows.pairs import MASKS, MESSAGE_COLUMNS, NUMBERS, Row, ToPair
 from lightning_dpo.data.rows.reasons import InvalidRow, excerpt, reason_of
 from lightning_dpo.data.rows.tracked import TrackedRow
 from lightning_dpo.errors import UserError
@@ -19,10 +19,17 @@ from lightning_dpo.errors import UserError
 log = logging.getLogger(__name__)
 
 _TEXTS = ("prompt", "chosen", "rejected")
-_EMPTY = dict.fromkeys((*_TEXTS, *MESSAGE_COLUMNS, "source", "invalid"), "") | NUMBERS | {"chat": False}
+_EMPTY: dict[str, Any] = {
+    **dict.fromkeys((*_TEXTS, *MESSAGE_COLUMNS, "source", "invalid"), ""),
+    **NUMBERS,
+    **dict.fromkeys(MASKS),
+    "chat": False,
+}
 _FEATURES = Features(
     {name: Value("string") for name in (*_TEXTS, *MESSAGE_COLUMNS, "source", "where", "invalid")}
-    | {"weight": Value("float32"), "offset": Value("float32"), "chat": Value("bool")}
+    | dict.fromkeys(NUMBERS, Value("float32"))
+    | dict.fromkeys(MASKS, List(Value("bool")))
+    | {"chat": Value("bool")}
 )
 
 

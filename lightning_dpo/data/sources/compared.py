@@ -6,6 +6,7 @@ from typing import Any
 from lightning_dpo.data.rows.columns import optional, value_of
 from lightning_dpo.data.rows.pairs import PreferencePair
 from lightning_dpo.data.rows.reasons import InvalidRow, found
+from lightning_dpo.data.sources.numeric_columns import Columns, with_numbers
 from lightning_dpo.data.sources.questions import question_pair
 
 
@@ -21,8 +22,9 @@ def compared_pair(
     chat: bool = False,
     roles: Mapping[str, str] | None = None,
     source: str | None = None,
+    columns: Columns = None,
 ) -> PreferencePair | list[PreferencePair]:
-    """The pair of a row; none for a tie.
+    """The pair of a row; none for a tie, unless `columns` has a scale of label noise, which is ½ for a tie.
 
     Args:
         row: The row. Each column can be a path into objects, such as `response.text`.
@@ -36,6 +38,8 @@ def compared_pair(
         chat: Messages instead of text with `Human:` and `Assistant:`.
         roles: Names of roles in the messages; see `jsonl_pair`.
         source: Column of a subset's name; None: no such column.
+        columns: Columns or scales of weight, offset and label noise; see `with_numbers`. The difference is the distance
+            of the preference from the middle: from 1 to 3 in HelpSteer3.
 
     Raises:
         InvalidRow: The preference is not such a number, or the answers are not text.
@@ -47,10 +51,11 @@ def compared_pair(
     if not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidRow(f"{preference} must be a number between {low} and {high}, not {found(value)}")
     name = optional(row, source)
-    if (nearer := abs(value - prefers_second) - abs(value - prefers_first)) == 0:
+    nearer = abs(value - prefers_second) - abs(value - prefers_first)
+    if nearer == 0 and not isinstance((columns or {}).get("label_noise"), int | float):
         return []
-    chosen, rejected = answers if nearer > 0 else answers[::-1]
+    chosen, rejected = answers if nearer >= 0 else answers[::-1]
     pair = question_pair(question, chosen, rejected, chat, roles)
     if name is not None:
         pair["source"] = name
-    return pair
+    return with_numbers(pair, row, columns, abs(nearer) / 2)

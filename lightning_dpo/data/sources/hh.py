@@ -5,15 +5,17 @@ from typing import Any
 from lightning_dpo.data.prefix import common_prefix
 from lightning_dpo.data.rows.pairs import PreferencePair
 from lightning_dpo.data.rows.reasons import InvalidRow, excerpt, found
+from lightning_dpo.data.sources.numeric_columns import Columns, with_numbers
 from lightning_dpo.data.sources.questions import ASSISTANT, HUMAN, messages_of
 
 
-def hh_pair(row: dict[str, Any], *, chat: bool = False) -> PreferencePair:
+def hh_pair(row: dict[str, Any], *, chat: bool = False, columns: Columns = None) -> PreferencePair:
     r"""Split each dialogue after its last `\n\nAssistant:`. The text before must be the same in both.
 
     Args:
         row: A row with `chosen` and `rejected`.
         chat: Messages, for the chat template, instead of text.
+        columns: Columns of weight, offset and label noise; see `with_numbers`.
 
     >>> hh_pair({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"})
     {'prompt': '\n\nHuman: Hi\n\nAssistant:', 'chosen': ' Hello', 'rejected': ' No'}
@@ -40,5 +42,7 @@ def hh_pair(row: dict[str, Any], *, chat: bool = False) -> PreferencePair:
     if chat:
         if not prompt.startswith(HUMAN):
             raise InvalidRow(f"the dialogues must begin with {HUMAN!r}, not {excerpt(prompt)}")
-        return {"prompt": messages_of(prompt + mark), "chosen": chosen.strip(), "rejected": rejected.strip()}
-    return {"prompt": prompt + mark, "chosen": chosen, "rejected": rejected}
+        pair = PreferencePair(prompt=messages_of(prompt + mark), chosen=chosen.strip(), rejected=rejected.strip())
+    else:
+        pair = PreferencePair(prompt=prompt + mark, chosen=chosen, rejected=rejected)
+    return with_numbers(pair, row, columns)

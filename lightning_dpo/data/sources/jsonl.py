@@ -21,6 +21,9 @@ def jsonl_pair(
     roles: Mapping[str, str] | None = None,
     weight: str | None = None,
     offset: str | None = None,
+    label_noise: str | None = None,
+    chosen_mask: str | None = None,
+    rejected_mask: str | None = None,
     source: str | None = None,
 ) -> PreferencePair:
     """The pair in the named columns of a row. The columns `tools` and `chat_template_kwargs` are read as well.
@@ -39,6 +42,10 @@ def jsonl_pair(
             to known ones such as `human` and `gpt`.
         weight: Column with the weight of the pair's loss; None: every pair has weight 1.
         offset: Column of the target reward margin; None: every pair has offset 0.
+        label_noise: Column of the probability that the label is wrong; None: every pair has 0.
+        chosen_mask: Column of a list of 0 and 1 for the tokens of the preferred answer, its end token included. Tokens
+            with 0 are not scored. None: all are.
+        rejected_mask: The same for the other answer.
         source: Column of a subset's name; validation metrics are logged for each; None: no such column.
 
     Raises:
@@ -48,7 +55,9 @@ def jsonl_pair(
     answers = value_of(row, chosen), value_of(row, rejected)
     question = _question(row, prompt, query, answers[0])
     pair = explicit_pair(question, *answers, names=(prompt or "prompt", chosen, rejected), roles=roles)
-    pair |= {name: value_of(row, column) for name, column in (("weight", weight), ("offset", offset)) if column}
+    numbers = {"weight": weight, "offset": offset, "label_noise": label_noise}
+    masks = {"chosen_mask": chosen_mask, "rejected_mask": rejected_mask}
+    pair |= {name: value_of(row, column) for name, column in (numbers | masks).items() if column}
     pair |= {"source": optional(row, source)} if source else {}
     if chat or isinstance(pair["prompt"], list):
         pair = as_chat(pair, _text(row, system))

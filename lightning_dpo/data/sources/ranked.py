@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lightning_dpo.data.rows.columns import value_of
 from lightning_dpo.data.rows.pairs import PreferencePair
 from lightning_dpo.data.rows.reasons import InvalidRow, found
+from lightning_dpo.data.sources.numeric_columns import Columns, with_numbers
 from lightning_dpo.data.sources.questions import question_pair
 
 
@@ -21,6 +22,7 @@ def ranked_pairs(
     prompt: str = "prompt",
     chat: bool = False,
     roles: Mapping[str, str] | None = None,
+    columns: Columns = None,
 ) -> list[PreferencePair]:
     """The pairs of answers with different scores.
 
@@ -34,6 +36,7 @@ def ranked_pairs(
         prompt: Column of the prompt: text, a dialogue with `Human:` and `Assistant:`, or messages.
         chat: Messages instead of text with `Human:` and `Assistant:`.
         roles: Names of roles in the messages; see `jsonl_pair`.
+        columns: Columns or scales of weight, offset and label noise; see `with_numbers`.
 
     Raises:
         InvalidRow: The answers are not a list of objects, or a score is not a number.
@@ -46,18 +49,22 @@ def ranked_pairs(
     sign = 1 if best == "highest" else -1
     found_pairs = better_and_worse([(sign * value, of) for of, value in fields])
     if pairs == "best_worst" and found_pairs:
-        found_pairs = [(found_pairs[0][0], found_pairs[-1][1])]
-    return [question_pair(question, *pair, chat, roles) for pair in found_pairs]
+        best_score, worst_score = (pick(sign * value for _, value in fields) for pick in (max, min))
+        found_pairs = [(found_pairs[0][0], found_pairs[-1][1], best_score - worst_score)]
+    return [
+        with_numbers(question_pair(question, better, worse, chat, roles), row, columns, difference)
+        for better, worse, difference in found_pairs
+    ]
 
 
-def better_and_worse(scored: Sequence[tuple[float, Any]]) -> list[tuple[Any, Any]]:
-    """All pairs of items with different scores, the better one first.
+def better_and_worse(scored: Sequence[tuple[float, Any]]) -> list[tuple[Any, Any, float]]:
+    """All pairs of items with different scores, the better one first, and the differences of their scores.
 
     >>> better_and_worse([(1.0, "a"), (3.0, "b"), (3.0, "c")])
-    [('b', 'a'), ('c', 'a')]
+    [('b', 'a', 2.0), ('c', 'a', 2.0)]
     """
     ordered = sorted(scored, key=lambda item: -item[0])
-    return [(better, worse) for (high, better), (low, worse) in combinations(ordered, 2) if high > low]
+    return [(better, worse, high - low) for (high, better), (low, worse) in combinations(ordered, 2) if high > low]
 
 
 def _field(answer: dict[str, Any], name: str, column: str) -> Any:

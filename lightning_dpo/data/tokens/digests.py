@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from lightning_dpo.models.digests import digest_of
 
 _COLUMNS = (
-    "prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored", "weight", "offset", "source",
+    "prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored", "weight", "offset",
+    "label_noise", "source",
 )  # fmt: skip
 
 
 def pairs_digest(tokens: Dataset) -> str:
-    """Digest of all pairs in order: token ids, scored tokens, weights, offsets and sources."""
+    """Digest of all pairs in order: token ids, scored tokens, numeric columns and sources."""
     columns = tokens.select_columns([name for name in _COLUMNS if name in tokens.column_names])
     batches = columns.with_format("arrow").iter(batch_size=1000)
     return digest_of(part for batch in batches for name in batch.column_names for part in _column(batch[name]))

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -145,6 +145,23 @@ class ChatEncoder:
 
     def _ids(self, texts: list[str]) -> list[Ids]:
         return self.render.template.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+
+
+def masked(pair: EncodedPair, row: dict[str, Any]) -> EncodedPair:
+    """The pair with the masks of its row: a token is scored if they and the scored turns include it."""
+    sides = {"chosen": pair.chosen, "rejected": pair.rejected}
+    for name, (ids, scored) in sides.items():
+        own = row.get(f"{name}_mask")
+        if own is None or pair.invalid:
+            continue
+        if len(own) != len(ids):
+            reason = f"{name}_mask has {len(own)} values, and the answer {len(ids)} tokens, its end token included"
+            return replace(pair, invalid=reason)
+        both = own if scored is None else [one and other for one, other in zip(own, scored, strict=True)]
+        sides[name] = ids, both
+        if not any(both):
+            return replace(pair, invalid=f"{name}_mask selects no token of a scored turn")
+    return replace(pair, chosen=sides["chosen"], rejected=sides["rejected"])
 
 
 def _special(token: str) -> str:

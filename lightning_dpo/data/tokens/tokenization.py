@@ -18,13 +18,13 @@ from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS
 from lightning_dpo.data.tokens.chat_pair import ChatRenderer
 from lightning_dpo.data.tokens.chat_template import ChatTemplate
 from lightning_dpo.data.tokens.digests import tokenizer_digests, tokenizer_facts
-from lightning_dpo.data.tokens.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder
+from lightning_dpo.data.tokens.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder, masked
 from lightning_dpo.errors import UserError
 
 log = logging.getLogger(__name__)
 
 # Part of the cache key: increase it whenever the result for a row changes.
-_VERSION = 7
+_VERSION = 8
 _COLUMNS = Features(
     {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
@@ -111,7 +111,7 @@ class Tokenization:
         for chat, encoder in ((False, self._text), (True, ChatEncoder(ChatRenderer(self._template, self.score)))):
             indices = [index for index, row in enumerate(rows) if bool(row.get("chat")) is chat]
             for index, pair in zip(indices, encoder([rows[index] for index in indices]), strict=True):
-                results[index] = self._fitted(pair)
+                results[index] = self._fitted(masked(pair, rows[index]))
         return results
 
     def _fitted(self, pair: EncodedPair) -> dict[str, Any]:
