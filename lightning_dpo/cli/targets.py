@@ -27,7 +27,10 @@ ALLOWED_TARGETS = {
     "reference": _named("lightning_dpo.models", "Auto Frozen AdapterOff AdapterCopy AnotherModel NoReference"),
     "data": ("lightning_dpo.data.PreferenceDataModule",),
     "data.source": ("lightning_dpo.data.sources.",),
-    "data.rows": ("lightning_dpo.data.sources.HubRows", "lightning_dpo.reviews.ReviewRows"),
+    "data.rows": (
+        "lightning_dpo.data.sources.HubRows",
+        *_named("lightning_dpo.reviews", "ReviewRows LengthBiasedRows"),
+    ),
     "loss": ("lightning_dpo.losses.",),
     "optimizer": ("lightning_dpo.training.default_optimizer", "torch.optim.", "bitsandbytes.optim."),
     "scheduler": _named("lightning_dpo.training", "warmup_constant warmup_cosine"),

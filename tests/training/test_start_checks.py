@@ -106,7 +106,10 @@ class UnknownColumn(DPO):
         (DPO, "must be an instance of a dataclass that derives from PreferenceLossFunction, such as DPO"),
         (0.1, "loss=0.1 must be an instance"),
         (NotADataclass(), "must be an instance of a dataclass"),
-        (UnknownColumn(), "loss: UnknownColumn.columns: 'wieght' is not a column; there are label_noise, offset, weight"),
+        (
+            UnknownColumn(),
+            "loss: UnknownColumn.columns: 'wieght' is not a column; there are label_noise, offset, weight",
+        ),
         (WithoutRewards(), r"loss: WithoutRewards does not define rewards\(\)"),
     ],
 )
