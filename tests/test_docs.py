@@ -32,9 +32,11 @@ def user(tmp_path, monkeypatch) -> list[str]:
     return [f"hydra.searchpath=[file://{tmp_path / 'my_conf'}]"]
 
 
-def test_the_loss_trains_and_evaluates_and_scores(tmp_path, user, model_folder, hh_file):
+@pytest.mark.parametrize("loss", ["alpha_po", "clamped", "focal"])
+def test_the_losses_train_and_evaluate_and_score(tmp_path, user, model_folder, hh_file, loss):
+    """Without a reference, with log-probs of tokens, and a modifier."""
     run = tmp_path / "run"
-    train(composed(run, *user, "model=llama", "data=hh", *small(model_folder, hh_file), "loss=simpo", "logger=csv"))
+    train(composed(run, *user, "model=llama", "data=hh", *small(model_folder, hh_file), f"loss={loss}", "logger=csv"))
     assert (run / "checkpoints" / "best.ckpt").exists()
     assert json.loads((run / "metrics.json").read_text())["val/rewards/margins"] != 0
     shared = [*user, "model=llama", f"model.name={run / 'export'}"]
