@@ -42,6 +42,8 @@ def generate(two_way: Path, dpo: list[Path], target: Path) -> None:
         gradient_weights=numbers.gradient_weights(main),
         sweep=numbers.sweep(runs),
         two_way=numbers.two_way(other, main),
+        reference_mass=f"{main.reference_mass:.2f}",
+        mass=f"{main.metrics['closed_form/mass_on_reviews']:.2f}",
     )
     target.write_text(page, encoding="utf-8")
 

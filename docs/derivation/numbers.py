@@ -13,10 +13,16 @@ SAMPLES = 1000
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown. Numbers have three decimals."""
+    """A table in Markdown. Numbers have three decimals, large ones none."""
     lines = [columns, ["---"] * len(columns), *rows]
-    cells = ([f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in line] for line in lines)
+    cells = ([_text(cell) for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _text(cell: object) -> str:
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.3f}" if abs(cell) < 1000 else f"{cell:,.0f}"
 
 
 def log_z(run: ReviewsRun) -> Tensor:

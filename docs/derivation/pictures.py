@@ -62,6 +62,7 @@ def draw_frontier(runs: Sequence[ReviewsRun], two_way: ReviewsRun, path: Path) -
         )
     axes.plot(reports[-1]["kl_reference"], reports[-1]["reward"], "k^", label=f"two-way softmax, β = {two_way.beta:g}")
     axes.set(xlabel="KL(π‖π_ref), nats", ylabel="expected reward")
+    axes.margins(x=0.12)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     save_figure(figure, path, 150)

@@ -43,6 +43,11 @@ class ReviewsRun:
         """log π_ref of every review, normalized over the reviews of a film. Shape: (films, reviews), float64."""
         return _reference(json.dumps(self.settings("model"))).double().log_softmax(-1)
 
+    @property
+    def reference_mass(self) -> float:
+        """Probability that the reference writes one of the reviews, mean over films."""
+        return float(_reference(json.dumps(self.settings("model"))).double().exp().sum(-1).mean())
+
     @cached_property
     def policy(self) -> Tensor:
         """log π of the export. Shape: (films, reviews), float64, normalized over the reviews of a film."""
