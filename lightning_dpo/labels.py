@@ -24,6 +24,7 @@ FRONTIER_SHARE = "closed_form/frontier_share"
 _LOSS, _ACCURACY, _REWARDS = "loss", "accuracy (a tie counts ½)", "validation rewards"
 _LOGRATIOS = "log π − log π_ref on training pairs, nats"
 _KL = "KL(π‖π_ref) on sampled answers, nats, ± 1.96 standard errors"
+_GRADIENT = "weight of the DPO gradient, mean σ(r̂_l − r̂_w)"
 _LENGTH = "tokens of sampled answers"
 
 LABELS = {
@@ -34,6 +35,8 @@ LABELS = {
     "val/rewards/chosen": Label("reward of chosen answers", _REWARDS),
     "val/rewards/rejected": Label("reward of rejected answers", _REWARDS),
     "val/rewards/margins": Label("reward margin", _REWARDS, "↑"),
+    "train/gradient_weight": Label("training pairs", _GRADIENT),
+    "val/gradient_weight": Label("validation pairs", _GRADIENT),
     "train/logratios/chosen": Label("log-ratio of chosen answers, nats", _LOGRATIOS),
     "train/logratios/rejected": Label("log-ratio of rejected answers, nats", _LOGRATIOS),
     "val/kl": Label("KL(π‖π_ref) on samples, nats", _KL),

@@ -17,8 +17,8 @@ from lightning_dpo.losses.pairs import PairLogps
 class NCA(ImplicitRewards):
     """−log σ(r̂_w) − ½ log σ(−r̂_w) − ½ log σ(−r̂_l).
 
-    NCA for two answers with a hard label, Eq. 12 of https://arxiv.org/abs/2402.05369. Chosen answers do not become less
-    likely. TRL's `nca_pair` is the same.
+    NCA for two answers with a hard label, Table 1 of https://arxiv.org/abs/2402.05369. Chosen answers do not become
+    less likely. TRL's `nca_pair` is the same.
 
     Args:
         beta: Strength of the KL constraint, per nat of log-ratio. Positive.
@@ -33,9 +33,9 @@ class NCA(ImplicitRewards):
 class BCO(ImplicitRewards):
     """−log σ(r̂_w) − log σ(−r̂_l): binary classification of chosen and rejected answers.
 
-    Eq. 8 of https://arxiv.org/abs/2404.04656 without the reward shift δ, a running mean of rewards over earlier steps:
-    losses have no state here, so that a step does not depend on accumulation, devices or resumes. TRL's `bco_pair` is
-    the same; LLaMA-Factory, ms-swift and TRL up to 0.28 subtract δ.
+    Eq. 8 of https://arxiv.org/abs/2404.04656v1, that is without the reward shift δ, a running mean of rewards over
+    earlier steps: losses have no state here, so that a step does not depend on accumulation, devices or resumes. TRL's
+    `bco_pair` is the same; LLaMA-Factory, ms-swift and TRL up to 0.28 subtract δ.
 
     Args:
         beta: Strength of the KL constraint, per nat of log-ratio. Positive.

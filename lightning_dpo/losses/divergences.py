@@ -1,7 +1,7 @@
 """DPO with another divergence from the reference than KL(π‖π_ref).
 
-https://arxiv.org/abs/2309.16240, Eq. 8: for the objective E[r] − β D_f(π‖π_ref), the reward is r̂ = β f′(π/π_ref) up to
-a function of the prompt, and the loss is −log σ(r̂_w − r̂_l). For KL(π‖π_ref), f′ is the log-ratio, and the loss is DPO.
+https://arxiv.org/abs/2309.16240: for the objective E[r] − β D_f(π‖π_ref), the reward is r̂ = β f′(π/π_ref) up to a
+function of the prompt, and the loss is −log σ(r̂_w − r̂_l). For KL(π‖π_ref), f′ is the log-ratio, and the loss is DPO.
 """
 
 import math

@@ -15,7 +15,7 @@ class DPO(ImplicitRewards):
     """−(1−ε) log σ(m) − ε log σ(−m), where m is the reward margin minus the pair's offset.
 
     Eq. 7 of https://arxiv.org/abs/2305.18290; with ε > 0 Eq. 3 of https://ericmitchell.ai/cdpo.pdf; with an offset
-    Eq. 3 of https://arxiv.org/abs/2402.10571. TRL's `sigmoid` ignores its `label_smoothing`.
+    ODPO (https://arxiv.org/abs/2402.10571). TRL's `sigmoid` ignores its `label_smoothing`.
 
     Args:
         beta: Strength of the KL constraint, per nat of log-ratio. Positive.

@@ -14,7 +14,7 @@ from lightning_dpo.losses.pairs import PairLogps
 class ODPO(DPO):
     """DPO that requires a reward margin of α times the pair's offset: m = β(w − l) − α o.
 
-    Eq. 8 of https://arxiv.org/abs/2402.10571. The offset is a column of the data, such as the difference of the scores
+    ODPO, https://arxiv.org/abs/2402.10571. The offset is a column of the data, such as the difference of the scores
     of the two answers; the paper also uses its logarithm. With offsets g_w − g_l from a score g of each answer, the
     optimum is π_ref exp((r + α g)/β) / Z. Not in TRL.
 
@@ -39,7 +39,7 @@ class ODPO(DPO):
 class RDPO(DPO):
     """DPO with a penalty of α per token in the objective: m = β(w − l) + α(n_w − n_l) − o.
 
-    Eq. 9 of https://arxiv.org/abs/2403.19159. The objective is E[r − α n] − β KL(π‖π_ref), so the optimum is
+    R-DPO, https://arxiv.org/abs/2403.19159. The objective is E[r − α n] − β KL(π‖π_ref), so the optimum is
     π_ref exp((r − α n)/β) / Z: of a pair with a longer chosen answer, the length explains a part of the label, and less
     is left for the policy. A sign of −α, which some implementations have, rewards length. Not in TRL.
 

@@ -74,7 +74,7 @@ class _OnLogps(Modifier):
 class LengthNormalized(_OnLogps):
     """The loss with mean log-probs per token in place of sums, and so with rewards and offsets per token.
 
-    With DPO, the length-normalized DPO of Tülu 3 and OLMo (https://arxiv.org/abs/2411.15124, Eq. 6): `dpo_norm` of
+    With DPO, the length-normalized DPO of Tülu 3 and OLMo (https://arxiv.org/abs/2411.15124): `dpo_norm` of
     open-instruct, `sigmoid_norm` of TRL. As a log-ratio per token is small, β is larger: Tülu 3 uses 5.
 
     Args:
@@ -98,7 +98,7 @@ def _mean(completions: CompletionLogps) -> CompletionLogps:
 class LDDPO(_OnLogps):
     """The loss with the tokens of the longer answer weighted by α after the length of the shorter one.
 
-    With DPO, LD-DPO: https://arxiv.org/abs/2409.06411, Eq. 10. TRL's `ld_alpha` is the same. LLaMA-Factory and ms-swift
+    With DPO, LD-DPO: https://arxiv.org/abs/2409.06411. TRL's `ld_alpha` is the same. LLaMA-Factory and ms-swift
     weight only the tokens of the policy, as `of_reference=False` does: then even an untrained policy has a margin. The
     rewards are those of whole answers.
 
@@ -140,9 +140,9 @@ class LDDPO(_OnLogps):
 class WithSFT(Modifier):
     """The loss plus `weight` times supervised fine-tuning on the chosen answer, in nats per token.
 
-    With DPO, RPO (https://arxiv.org/abs/2404.19733, Eq. 1). RPO divides by the length of each answer; here, as in TRL's
-    `loss_type=[sigmoid, sft]`, all tokens count equally. TRL's mean is over the tokens of a micro-batch, and here over
-    those of the optimizer step. The term prevents the probability of chosen answers from falling.
+    With DPO, RPO (https://arxiv.org/abs/2404.19733v3, Eq. 1). RPO divides by the length of each answer; here, as in
+    TRL's `loss_type=[sigmoid, sft]`, all tokens count equally. TRL's mean is over the tokens of a micro-batch, and here
+    over those of the optimizer step. The term prevents the probability of chosen answers from falling.
 
     Args:
         loss: The loss.
@@ -173,8 +173,9 @@ class WithSFT(Modifier):
 class WeightedSum(PreferenceLossFunction):
     """A weighted sum of losses, each logged as `loss/NAME`. The rewards are those of the first.
 
-    `WithSFT(WeightedSum({"dpo": DPO(), "bco": BCO()}, {"dpo": 0.8, "bco": 0.2}))` is MPO, Eq. 1 of
-    https://arxiv.org/abs/2411.10442: `loss_type=[sigmoid, bco_pair, sft]` of TRL with `loss_weights=[0.8, 0.2, 1.0]`.
+    `WithSFT(WeightedSum({"dpo": DPO(), "bco": BCO()}, {"dpo": 0.8, "bco": 0.2}))` is MPO, Eq. 3 of
+    https://arxiv.org/abs/2411.10442, without the reward shift of its BCO term, and with an SFT term over all tokens:
+    `loss_type=[sigmoid, bco_pair, sft]` of TRL with `loss_weights=[0.8, 0.2, 1.0]`.
 
     Args:
         parts: The losses by name.

@@ -15,9 +15,9 @@ from lightning_dpo.losses.pairs import PairLogps
 class Robust(ImplicitRewards):
     """[−(1−ε) log σ(m) + ε log σ(−m)] / (1−2ε), where m is the reward margin minus the pair's offset.
 
-    Eq. 12 of https://arxiv.org/abs/2403.00409. If a fraction ε of the labels is flipped at random, its expectation is
-    the DPO loss of the correct labels, so its optimum is that of DPO. It is not bounded from below: a single pair can
-    make it arbitrarily negative. TRL's `robust` is the same. A column of label noise is not read: use DPO for it.
+    Section 3.1 of https://arxiv.org/abs/2403.00409. If a fraction ε of the labels is flipped at random, its expectation
+    is the DPO loss of the correct labels, so its optimum is that of DPO. It is not bounded from below: a single pair
+    can make it arbitrarily negative. TRL's `robust` is the same. A column of label noise is not read: use DPO for it.
 
     Args:
         beta: Strength of the KL constraint, per nat of log-ratio. Positive.

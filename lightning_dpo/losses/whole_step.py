@@ -21,9 +21,9 @@ from lightning_dpo.losses.pairs import PairLogps
 class AOT(ImplicitRewards):
     """DPO on sorted margins: the sorted log π(y_w)/π(y_l) of a step minus the sorted log π_ref(y_w)/π_ref(y_l).
 
-    Eq. 9 of https://arxiv.org/abs/2406.05882 with the logistic loss: the distribution of margins of the policy is moved
-    above that of the reference, quantile by quantile. The i-th value is the loss of the i-th quantile, not of a pair,
-    so weights of pairs are not read. TRL's `aot` is the same if a step is one micro-batch.
+    Paired AOT of https://arxiv.org/abs/2406.05882 with the logistic loss: the distribution of margins of the policy is
+    moved above that of the reference, quantile by quantile. The i-th value is the loss of the i-th quantile, not of a
+    pair, so weights of pairs are not read. TRL's `aot` is the same if a step is one micro-batch.
 
     Args:
         beta: Strength of the KL constraint, per nat of log-ratio. Positive.
@@ -53,8 +53,8 @@ class AOT(ImplicitRewards):
 class AOTUnpaired(AOT):
     """AOT between all chosen and all rejected answers: sorted log-ratios of the former against those of the latter.
 
-    Eq. 11 of https://arxiv.org/abs/2406.05882. Which answers form a pair has no influence. TRL's `aot_unpaired` is the
-    same if a step is one micro-batch.
+    Unpaired AOT of https://arxiv.org/abs/2406.05882. Which answers form a pair has no influence. TRL's `aot_unpaired`
+    is the same if a step is one micro-batch.
 
     Args:
         beta: Strength of the KL constraint, per nat of log-ratio. Positive.
@@ -73,15 +73,15 @@ class BetaDPO(ImplicitRewards):
     With the gaps g = w − l of a step, their mean M, and the fraction `keep` of the pairs with the smallest |g − M|:
     −log σ(β′ g) of the kept pairs, and β′ = β max(1 + α (mean of the kept g − M), 0.01), without gradient.
 
-    After Eq. 7 to 9 of https://arxiv.org/abs/2407.08639, with two differences: M is the mean of this step, where the
-    paper has a moving average over steps, because losses have no state; and the paper samples the kept pairs with
-    probabilities from a normal distribution around M. Not in TRL. A reward is β times the log-ratio,
-    with the β of the setting.
+    After https://arxiv.org/abs/2407.08639, with three differences: M is the mean of this step, where the paper has a
+    moving average over steps, because losses have no state; the paper samples the kept pairs with probabilities from a
+    normal distribution around M; and the authors' code limits β′ to 0.001 from below. Not in TRL. A reward is β times
+    the log-ratio, with the β of the setting.
 
     Args:
         beta: β of a step whose kept gaps have the mean of all. Positive.
-        alpha: α, change of β per nat. Not negative; the paper uses 0.6.
-        keep: Fraction of the pairs that are used. In (0, 1]; the paper uses 0.8.
+        alpha: α, change of β per nat. Not negative; 0.6 in the authors' example.
+        keep: Fraction of the pairs that are used. In (0, 1]; 0.8 in the authors' example.
     """
 
     whole_step = True

@@ -23,7 +23,7 @@ class TwoWay(DPO):
     two rewards (Eq. 4 and 6 of https://arxiv.org/abs/2305.18290). This denominator has two terms and remains in the
     loss. Without the reference, the optimum is exp(r/β) / Σ exp(r/β), which forgets all that the model knew.
 
-    CPO's preference term (https://arxiv.org/abs/2401.08417, Eq. 4). In TRL: `CPOTrainer` with `cpo_alpha=0`.
+    CPO's preference term (https://arxiv.org/abs/2401.08417, Eq. 3). In TRL: `CPOTrainer` with `cpo_alpha=0`.
 
     Args:
         beta: Scale of the reward, per nat of log-prob. Positive.
@@ -45,9 +45,9 @@ class SimPO(TwoWay):
     `simpo_gamma` is γ. The authors' code, open-instruct and HALOs set γ/β.
 
     Args:
-        beta: Scale of the reward, per nat of log-prob per token. Positive; the paper uses 2 to 10.
+        beta: Scale of the reward, per nat of log-prob per token. Positive; the paper uses 2 to 2.5.
         label_smoothing: Probability that a label is wrong. In [0, 0.5).
-        gamma: γ, the target reward margin. Not negative; the paper uses 0.3 β to 1.6 β.
+        gamma: γ, the target reward margin. Not negative; the paper uses 0.3 to 1.6.
     """
 
     reads_lengths = True
@@ -72,8 +72,9 @@ class SimPO(TwoWay):
 class CPO(TwoWay):
     """The two-way softmax plus supervised fine-tuning on the chosen answer: −log σ(β log π(y_w)/π(y_l)) + α SFT.
 
-    Eq. 6 of https://arxiv.org/abs/2401.08417. TRL's `CPOTrainer` is the same with `cpo_alpha` = α, except that its SFT
-    term is the mean over the tokens of a micro-batch, and here over those of the optimizer step.
+    Eq. 5 of https://arxiv.org/abs/2401.08417, whose SFT term is the sum over tokens. TRL's `CPOTrainer` is the same
+    with `cpo_alpha` = α, except that its SFT term is the mean over the tokens of a micro-batch, and here over those of
+    the optimizer step.
 
     Args:
         beta: Scale of the reward, per nat of log-prob. Positive.

@@ -106,10 +106,11 @@ def points(runs: Sequence[Run], x: str, y: str) -> list[Point]:
 def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
     for point in found:
         marker = _MARKERS[point.number % len(_MARKERS)]
+        face = "black" if point.number // len(_MARKERS) % 2 == 0 else "white"
         x_error, y_error = (None if math.isnan(error) else error for error in (point.x_error, point.y_error))
         axes.errorbar(
             point.x, point.y, xerr=x_error, yerr=y_error, fmt=marker,
-            color="black", markersize=6, capsize=3, linewidth=1, zorder=3, label=point.label,
+            color="black", markerfacecolor=face, markersize=6, capsize=3, linewidth=1, zorder=3, label=point.label,
         )  # fmt: skip
         if point.seeds:
             axes.plot(*zip(*point.seeds, strict=True), marker, color="0.55", markersize=3, zorder=2)
@@ -120,7 +121,9 @@ def _draw_legend(figure: Figure) -> None:
     """Draw one legend for all panels, below them."""
     found = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {text: handle for some in found for handle, text in zip(*some, strict=True)}
-    columns = min(4, len(handles))
+    # About 100 small characters fit below a panel; a marker and the space around it take 8.
+    fitting = max(1, 100 * len(figure.axes) // (max(map(len, handles)) + 8))
+    columns = min(4, len(handles), fitting)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
 
 

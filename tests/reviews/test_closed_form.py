@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_dpo.reviews import world
-from lightning_dpo.reviews.closed_form import ClosedForm, best_accuracy
+from lightning_dpo.reviews.closed_form import ClosedForm, best_accuracy, reward_accuracy
 
 
 def small_world(beta: float = 0.5, seed: int = 0) -> ClosedForm:
@@ -100,3 +100,21 @@ def test_best_accuracy_is_what_the_true_reward_reaches_on_sampled_pairs():
         gap = rewards[film, reviews.index(row["chosen"])] - rewards[film, reviews.index(row["rejected"])]
         right += float(torch.sign(gap) / 2 + 0.5)
     assert right / len(pairs) == pytest.approx(float(best_accuracy(rewards)), abs=0.01)
+
+
+def test_reward_accuracy_counts_pairs_with_different_true_rewards():
+    true, probabilities = torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([0.5, 0.25, 0.25])
+    assert reward_accuracy(true, true, probabilities) == 1
+    assert reward_accuracy(-true, true, probabilities) == 0
+    assert reward_accuracy(torch.zeros(1, 3), true, probabilities) == 0.5
+    # Right for one of the two better reviews, which are equally likely.
+    assert reward_accuracy(torch.tensor([[0.0, 1.0, -1.0]]), true, probabilities) == 0.5
+
+
+def test_the_expected_length_is_reported_if_lengths_differ():
+    exact = small_world()
+    words = torch.arange(7, dtype=torch.float64)
+    report = ClosedForm(exact.rewards, exact.reference, None, words).report(exact.reference)
+    assert report["words"] == pytest.approx(report["reference_words"])
+    expected = (exact.reference.softmax(-1) * words).sum(-1).mean().item()
+    assert report["words"] == pytest.approx(expected)
