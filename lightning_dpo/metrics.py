@@ -105,7 +105,7 @@ def reward_tie(pairs: Pairs) -> Tensor:
 
 
 def gradient_weight(pairs: Pairs) -> Tensor:
-    """σ(r̂_l − r̂_w): the factor of a pair's gradient in DPO, Eq. 7 of https://arxiv.org/abs/2305.18290, section 4."""
+    """σ(r̂_l − r̂_w): the factor of a pair's gradient in DPO, section 4 of https://arxiv.org/abs/2305.18290."""
     return torch.sigmoid(-pairs.loss.margins)
 
 

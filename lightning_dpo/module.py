@@ -33,13 +33,7 @@ from lightning_dpo.training.step_checks import StepChecks
 from lightning_dpo.training.step_loss import step_loss
 from lightning_dpo.training.trainer_attributes import callbacks_of, datamodule_of
 from lightning_dpo.training.trainer_facts import add_layout, start_identity
-from lightning_dpo.training.whole_steps import (
-    StopBetweenSteps,
-    check_epoch,
-    check_limits,
-    check_strategy,
-    check_whole_step,
-)
+from lightning_dpo.training.whole_steps import StopBetweenSteps, check_epoch, check_limits, check_strategy
 
 
 class DPOModule(EvaluationModule):
@@ -84,7 +78,6 @@ class DPOModule(EvaluationModule):
             raise UserError("configure_callbacks() must include the callbacks of super().configure_callbacks()")
         if stage == "fit":
             check_limits(self.trainer)
-            check_whole_step(self.loss, self.trainer)
             self.optimization.check_length(self.trainer)
             self._checks.new_fit()
             start_identity(self.identity, self.trainer)
@@ -109,7 +102,6 @@ class DPOModule(EvaluationModule):
         Raises:
             UserError: The layout differs, or an epoch would end within a step.
         """
-        check_whole_step(self.loss, self.trainer)  # again, for `batch_size=auto`
         check_epoch(self.trainer, resumed=bool(self.identity.saved))
         add_layout(self.identity, self.trainer)
         self.optimization.apply_new_settings(self.trainer, self.identity)

@@ -14,8 +14,8 @@ from lightning_dpo.losses.pairs import PairLogps
 class ODPO(DPO):
     """DPO that requires a reward margin of α times the pair's offset: m = β(w − l) − α o.
 
-    ODPO, https://arxiv.org/abs/2402.10571. The offset is a column of the data, such as the difference of the scores
-    of the two answers; the paper also uses its logarithm. With offsets g_w − g_l from a score g of each answer, the
+    ODPO, https://arxiv.org/abs/2402.10571. The offset is a column of the data, such as the difference of the scores of
+    the two answers, or its logarithm as in the authors' code. With offsets g_w − g_l from a score g of each answer, the
     optimum is π_ref exp((r + α g)/β) / Z. Not in TRL.
 
     Args:

@@ -30,8 +30,8 @@ def checked_loss(function: PreferenceLossFunction, pairs: PairLogps) -> Preferen
     for rewards in (loss.chosen_rewards, loss.rejected_rewards):
         if rewards is not None:
             _check_shape(function, "rewards()", "completion", rewards, expected)
-    for name, values in loss.logged.items():
-        _check_shape(function, f"logged_values()[{name!r}]", "pair", values, expected)
+    for key, values in loss.logged.items():
+        _check_shape(function, f"logged_values()[{key!r}]", "pair", values, expected)
     if pairs.chosen.requires_grad and not loss.losses.requires_grad and torch.is_grad_enabled():
         raise UserError(f"loss: {name}.losses() has no gradient: compute it from the log-probs without detach()")
     return loss

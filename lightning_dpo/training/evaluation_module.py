@@ -40,6 +40,7 @@ class EvaluationModule(PolicyModule):
     """
 
     metrics: list[MetricCollection]
+    _held: list[EvaluatedPairs]
 
     def forward(self, batch: PreferenceBatch) -> PairLogps:
         """Log-probs of the pairs of `batch` under policy and reference."""
@@ -108,7 +109,7 @@ class EvaluationModule(PolicyModule):
         sources = getattr(datamodule_of(self.trainer), "sources", ())
         metrics = [preference_metrics(prefix, self.loss), *metrics_of_sources(prefix, sources, self.loss)]
         self.metrics = [one.to(self.device) for one in metrics]
-        self._held: list[EvaluatedPairs] = []
+        self._held = []
 
     def _update(self, loss: PreferenceLoss, pairs: EvaluatedPairs) -> None:
         for index, metrics in enumerate(self.metrics):

@@ -35,6 +35,8 @@ def check_limits(trainer: Trainer) -> None:
             _check_multiple(trainer, trainer.limit_train_batches)
     for callback in callbacks_of(trainer):
         _check_callback(callback, trainer)
+    if trainer.lightning_module is not None:  # the command calls this before the module exists
+        _check_whole_step(settings.lightning_module.loss, trainer)
 
 
 def _check_callback(callback: Callback, trainer: Trainer) -> None:
@@ -57,12 +59,8 @@ def _check_callback(callback: Callback, trainer: Trainer) -> None:
         )
 
 
-def check_whole_step(loss: PreferenceLossFunction, trainer: Trainer) -> None:
-    """Check that a loss over the whole step receives all pairs of a device at once.
-
-    Raises:
-        UserError: A step has several micro-batches.
-    """
+def _check_whole_step(loss: PreferenceLossFunction, trainer: Trainer) -> None:
+    """Check that a loss over the whole step receives all pairs of a device at once."""
     if not loss.whole_step or trainer.accumulate_grad_batches == 1:
         return
     data = cast(Any, datamodule_of(trainer))

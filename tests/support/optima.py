@@ -92,7 +92,7 @@ def gibbs(world: World, beta: float, more: Any = 0.0) -> Tensor:
 
 
 def ipo_optimum(world: World, tau: float) -> Tensor:
-    """π_ref exp(P(y ≻ μ)/τ) / Z, with pairs sampled from μ = π_ref: Eq. 11 of the paper for Ψ = identity."""
+    """π_ref exp(P(y ≻ μ)/τ) / Z, with pairs sampled from μ = π_ref: Eq. 9 of the paper."""
     return (world.reference + (world.wins * world.reference.exp()[:, None, :]).sum(-1) / tau).log_softmax(-1)
 
 
