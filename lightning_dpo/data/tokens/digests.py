@@ -19,7 +19,10 @@ _COLUMNS = (
 
 def pairs_digest(tokens: Dataset) -> str:
     """Digest of all pairs in order: token ids, scored tokens, numeric columns and sources."""
-    columns = tokens.select_columns([name for name in _COLUMNS if name in tokens.column_names])
+    names = [name for name in _COLUMNS if name in tokens.column_names]
+    if "label_noise" in names and not any(tokens["label_noise"]):
+        names.remove("label_noise")  # so that checkpoints from before this column can be resumed
+    columns = tokens.select_columns(names)
     batches = columns.with_format("arrow").iter(batch_size=1000)
     return digest_of(part for batch in batches for name in batch.column_names for part in _column(batch[name]))
 
