@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from lightning_dpo.losses.interface import PreferenceLossFunction
 from lightning_dpo.losses.pairs import PairLogps, reference_of, rejected_of
 from lightning_dpo.losses.sft import SFT
 
-_DECLARED = ("needs_reference", "needs_rejected", "needs_tokens", "whole_step", "has_rewards", "columns", "logged")
+
+def _of_the_loss(name: str) -> Any:
+    """A property with the declaration of the loss that a modifier holds."""
+    return property(lambda modifier: getattr(modifier.loss, name))
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,21 @@ class Modifier(PreferenceLossFunction):
         loss: The loss.
     """
 
+    # Properties, so that a subclass with a `__post_init__` of its own does not lose them.
+    needs_reference = _of_the_loss("needs_reference")
+    needs_rejected = _of_the_loss("needs_rejected")
+    needs_tokens = _of_the_loss("needs_tokens")
+    reads_lengths = _of_the_loss("reads_lengths")
+    whole_step = _of_the_loss("whole_step")
+    has_rewards = _of_the_loss("has_rewards")
+    columns = _of_the_loss("columns")
+    logged = _of_the_loss("logged")
+
     loss: PreferenceLossFunction
 
     def __post_init__(self) -> None:
         if not isinstance(self.loss, PreferenceLossFunction):
             raise ValueError(f"{type(self).__name__}: loss must be a loss, such as DPO(beta=0.1), got {self.loss!r}")
-        for name in _DECLARED:
-            object.__setattr__(self, name, getattr(self.loss, name))  # the dataclass is frozen
 
     def rewards(self, policy: CompletionLogps, reference: CompletionLogps | None) -> Tensor:
         """The rewards of the loss. Shape: (completions,)."""
@@ -48,6 +60,8 @@ class Modifier(PreferenceLossFunction):
 class _OnLogps(Modifier):
     """Base of modifiers that change the log-probs. They hold losses that do not read lengths themselves."""
 
+    reads_lengths = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss.reads_lengths:
@@ -55,7 +69,6 @@ class _OnLogps(Modifier):
             raise ValueError(
                 f"{name} cannot hold {held}, which reads lengths itself: put {name} inside, or use another loss"
             )
-        object.__setattr__(self, "reads_lengths", True)
 
     def changed(self, pairs: PairLogps) -> PairLogps:
         """The pairs that the loss receives."""
@@ -108,6 +121,8 @@ class LDDPO(_OnLogps):
         of_reference: Whether the tokens of the reference are weighted too.
     """
 
+    needs_tokens = True
+
     alpha: float = 0.5
     of_reference: bool = True
 
@@ -118,7 +133,6 @@ class LDDPO(_OnLogps):
             raise ValueError(
                 f"of_reference has no effect: {type(self.loss).__name__} reads no reference; set it to false"
             )
-        object.__setattr__(self, "needs_tokens", True)
 
     def changed(self, pairs: PairLogps) -> PairLogps:
         """The pairs with weighted sums."""
@@ -149,13 +163,18 @@ class WithSFT(Modifier):
         weight: Weight of the SFT term. Positive.
     """
 
+    reads_lengths = True
+
     weight: float = 1.0
+
+    @property
+    def logged(self) -> tuple[str, ...]:  # type: ignore[override]  # a property, as in the base
+        """The terms of the loss, or the loss as one term, and the SFT term."""
+        return (*(self.loss.logged or ("loss/preference",)), "loss/sft")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("weight", self.weight, "a positive number", lambda weight: weight > 0)
-        object.__setattr__(self, "reads_lengths", True)
-        object.__setattr__(self, "logged", (*(self.loss.logged or ("loss/preference",)), "loss/sft"))
         if len(set(self.logged)) < len(self.logged):
             raise ValueError(f"WithSFT cannot hold {type(self.loss).__name__}, which has an SFT term already")
 

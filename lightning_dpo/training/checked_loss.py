@@ -17,8 +17,14 @@ def checked_loss(function: PreferenceLossFunction, pairs: PairLogps) -> Preferen
     Raises:
         UserError: It does not return one value per pair, has no gradient, or reads what it does not declare.
     """
-    with _explained(function):
-        loss = function(pairs)
+    try:
+        with _explained(function):
+            loss = function(pairs)
+    except RuntimeError:
+        # Rewards of a wrong shape fail in the arithmetic of `losses`, with a message that does not name them.
+        if function.has_rewards:
+            checked_rewards(function, pairs.policy[0], pairs.reference[0])
+        raise
     name = type(function).__name__
     if tuple(loss.logged) != tuple(function.logged):
         raise UserError(

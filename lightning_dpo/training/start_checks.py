@@ -8,7 +8,7 @@ import torch
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.tolerance import tolerance
-from lightning_dpo.losses import PairLogps, PreferenceLoss, PreferenceLossFunction
+from lightning_dpo.losses import Modifier, PairLogps, PreferenceLoss, PreferenceLossFunction
 from lightning_dpo.losses.interface import COLUMNS
 from lightning_dpo.training.rank_checks import named, of_all_devices, on_all_devices
 
@@ -26,6 +26,8 @@ def check_declared(function: object) -> None:
             f"loss={function!r} must be an instance of a dataclass that derives from PreferenceLossFunction, such as "
             "DPO(beta=0.1)"
         )
+    if isinstance(function, Modifier) and not isinstance(function.loss, PreferenceLossFunction):
+        raise UserError(f"loss: {name} must hold a loss in loss.loss, such as DPO(beta=0.1), got {function.loss!r}")
     if unknown := sorted(set(function.columns) - COLUMNS):
         raise UserError(f"loss: {name}.columns: {unknown[0]!r} is not a column; there are {', '.join(sorted(COLUMNS))}")
     if function.whole_step and (function.needs_tokens or "label_noise" in function.columns):

@@ -1,7 +1,10 @@
 """What the losses reject when they are created."""
 
+from dataclasses import dataclass
+
 import pytest
 
+from lightning_dpo.errors import UserError
 from lightning_dpo.losses import (
     AOT,
     BCO,
@@ -18,12 +21,14 @@ from lightning_dpo.losses import (
     AlphaDivergence,
     BetaDPO,
     LengthNormalized,
+    Modifier,
     Robust,
     SimPO,
     TwoWay,
     WeightedSum,
     WithSFT,
 )
+from lightning_dpo.training.start_checks import check_declared
 
 
 @pytest.mark.parametrize(
@@ -72,3 +77,23 @@ def test_a_modifier_declares_what_its_loss_declares():
     assert AOT().columns == LengthNormalized(AOT()).columns == frozenset()
     assert not SFT().needs_rejected
     assert WeightedSum({"a": DPO(), "b": BCO()}, {"a": 1, "b": 1}).columns == {"weight", "label_noise"}
+
+
+def test_a_modifier_keeps_the_declarations_without_the_check_of_its_base():
+    """A subclass of the user may have a `__post_init__` that does not call that of Modifier."""
+
+    @dataclass(frozen=True)
+    class Bounded(Modifier):
+        bound: float = 1.0
+
+        def __post_init__(self) -> None:
+            assert self.bound > 0
+
+    assert Bounded(AOT()).whole_step
+    assert Bounded(LDDPO(DPO())).needs_tokens
+    assert not Bounded(TwoWay()).needs_reference
+    assert Bounded(DPO()).columns == DPO().columns
+    with pytest.raises(ValueError, match="LengthNormalized cannot hold Bounded, which reads lengths itself"):
+        LengthNormalized(Bounded(IPO()))
+    with pytest.raises(UserError, match=r"Bounded must hold a loss in loss.loss, such as DPO"):
+        check_declared(Bounded({"_target_": "x"}))

@@ -105,3 +105,16 @@ def test_a_loss_without_a_gradient_is_named():
         checked_loss(Detached(0.1), pairs)
     with torch.no_grad():
         checked_loss(Detached(0.1), pairs)
+
+
+def test_rewards_of_tokens_instead_of_completions_are_named():
+    class PerToken(DPO):
+        needs_tokens = True
+
+        def rewards(self, policy, reference):
+            return policy.tokens - reference.tokens  # the sum over tokens is missing
+
+    with torch.no_grad():
+        policy, reference = (completion_logps(make_llama(seed), BATCH, tokens=True) for seed in (0, 1))
+    with pytest.raises(UserError, match=r"PerToken\.rewards\(\) must return one value per completion, shape \(4,\)"):
+        checked_loss(PerToken(0.1), pair_logps(policy, reference, BATCH))
