@@ -33,7 +33,7 @@ def pairs_of_file(tmp_path_factory, tokenizer):
 @pytest.fixture(scope="module")
 def on_two(pairs_of_file, tokenizer, tmp_path_factory):
     """What each of two ranks returns, by loss."""
-    return on_ranks(2, fit_every_loss, tmp_path_factory.mktemp("ranks"), pairs_of_file[0], tokenizer)
+    return on_ranks(2, fit_every_loss, tmp_path_factory.mktemp("ranks"), pairs_of_file[0], tokenizer, timeout=250)
 
 
 def loss_of(loss, policy, reference, pairs):
