@@ -138,5 +138,5 @@ def rejected_of(completions: CompletionLogps | None) -> CompletionLogps:
 
 
 def reference_of(completions: CompletionLogps | None) -> CompletionLogps:
-    """`completions`, which the caller reads; raises NotComputed if there is no reference."""
+    """`completions`, which the caller reads; raises NotComputed without a reference."""
     return needed(completions, "reference log-probs", "needs_reference")
