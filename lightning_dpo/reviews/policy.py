@@ -1,18 +1,22 @@
 """A tiny Llama and a word-level tokenizer, created in code and pretrained in a few seconds to write reviews."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from rich.progress import track
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import lightning_dpo.shared_prefix.attention  # noqa: F401  registers it
+from lightning_dpo.batch import MicroBatch, TokenizedPair
+from lightning_dpo.layouts import SharedLayout
+from lightning_dpo.logps.completions import completion_logps
+from lightning_dpo.logps.forward import ATTENTION, attention_of
 from lightning_dpo.reviews import world
 
 _SPECIAL = ("<bos>", "<eos>", "<unk>")
-_IGNORED = -100  # cross_entropy ignores these targets
 
 
 @dataclass(frozen=True)
@@ -69,31 +73,40 @@ class TinyReviewer:
         return model
 
 
-def _all_reviews(tokenizer: PreTrainedTokenizerFast, lengths: world.Lengths) -> list[torch.Tensor]:
-    """Token ids of all reviews, with prompt, EOS and −100 after it: per film a tensor of shape (reviews, length)."""
-    ids_of_films = [tokenizer([prompt + r for r in world.reviews(lengths)]).input_ids for prompt in world.prompts()]
-    rows = [[torch.tensor([*ids, tokenizer.eos_token_id]) for ids in of_film] for of_film in ids_of_films]
-    return [pad_sequence(of_film, batch_first=True, padding_value=_IGNORED) for of_film in rows]
+def _all_reviews(tokenizer: PreTrainedTokenizerFast, lengths: world.Lengths) -> list[list[TokenizedPair]]:
+    """All reviews of each film as token ids, with EOS. They are chosen completions; there are no rejected ones."""
+    prompts, end = tokenizer(world.prompts()).input_ids, tokenizer.eos_token_id
+    reviews = [[*ids, end] for ids in tokenizer(world.reviews(lengths), add_special_tokens=False).input_ids]
+    return [[TokenizedPair(0, prompt, review, []) for review in reviews] for prompt in prompts]
 
 
 def _pretrain(
-    model: LlamaForCausalLM, reviews_of_films: list[torch.Tensor], steps: int, lengths: world.Lengths
+    model: LlamaForCausalLM, reviews_of_films: list[list[TokenizedPair]], steps: int, lengths: world.Lengths
 ) -> None:
     """Maximum likelihood on reviews with independently sampled words. Word frequencies are random per film."""
     frequencies = (0.5 * torch.randn(len(reviews_of_films), len(world.WORDS))).log_softmax(-1)
     # The probability of a review is the product of the frequencies of its words.
     # Those of all reviews of one length sum to 1, so all lengths are equally likely.
     odds = world.sums_over_words(frequencies, lengths).exp()
-    prompt_length = reviews_of_films[0].shape[1] - max(lengths) - 1
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    attention = attention_of(model)
+    model.set_attn_implementation(ATTENTION)
     for _ in track(range(steps), description="Pretraining the reference", transient=True):
         sampled = odds.multinomial(256 // len(reviews_of_films), replacement=True)
-        rows = torch.cat([ids[reviews] for ids, reviews in zip(reviews_of_films, sampled, strict=True)])
-        # Causal attention ignores the padding after a review, whatever its ids are.
-        logits = model(rows[:, :-1].clamp(min=0)).logits[:, prompt_length - 1 :]
-        loss = F.cross_entropy(logits.flatten(0, 1), rows[:, prompt_length:].flatten())
+        loss = _loss(model, reviews_of_films, sampled)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+    model.set_attn_implementation(attention)
+
+
+def _loss(model: LlamaForCausalLM, reviews_of_films: list[list[TokenizedPair]], sampled: Tensor) -> Tensor:
+    """Mean negative log-prob per token of the sampled reviews, shape (films, samples). Each is computed once."""
+    counts = [Counter(of_film) for of_film in sampled.tolist()]
+    rows = [reviews[index] for reviews, count in zip(reviews_of_films, counts, strict=True) for index in count]
+    weights = torch.tensor([count for of_film in counts for count in of_film.values()], dtype=torch.float32)
+    batch = SharedLayout(chosen_only=True)(MicroBatch(rows, [True] * len(rows), len(rows), 1))
+    logps = completion_logps(model, batch).select(batch.chosen)
+    return -(weights * logps.sums).sum() / (weights * logps.lengths).sum()

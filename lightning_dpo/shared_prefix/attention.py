@@ -3,7 +3,8 @@
 With `segments`, each stretch attends to itself and to its prefix. Without, as in generation, it is plain sdpa.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lightning_dpo.batch import Segments
+from lightning_dpo.batch import Segments, Stretch
 from lightning_dpo.logps.forward import ATTENTION, is_streaming
 from lightning_dpo.shared_prefix.attention_cuda import by_flex, by_varlen, varlen_can
 
@@ -70,11 +71,11 @@ def shared_prefix_attention(
         raise ValueError(
             f"its attention uses {', '.join(unknown) or 'dropout'}, which the shared layout does not support"
         )
-    # On CUDA, one kernel call for the whole stream. On other devices, one call per stretch.
+    # On CUDA, one kernel call for the whole stream. On other devices, one call per shape of stretches.
     if query.is_cuda:
         attend = by_varlen if varlen_can(query, value, softcap) else by_flex
         return attend(query, key, value, segments, scaling, sliding_window, softcap), None
-    return _by_stretch(query, key, value, segments, scaling, sliding_window, softcap), None
+    return _by_shape(query, key, value, segments, scaling, sliding_window, softcap), None
 
 
 # Without this, transformers would create a causal mask of (tokens, tokens) that ignores the stretches.
@@ -87,7 +88,29 @@ AttentionInterface.register(ATTENTION, shared_prefix_attention)
 AttentionMaskInterface.register(ATTENTION, _mask)
 
 
-def _by_stretch(
+class _Run(NamedTuple):
+    """Consecutive stretches of one shape: a prompt with its first completion, or further completions of a prompt."""
+
+    shape: Stretch
+    count: int
+    opening: int
+    """Index of the run that starts with the prompt."""
+
+
+def _runs(stretches: Sequence[Stretch]) -> tuple[list[_Run], dict[Stretch, list[int]]]:
+    """The runs of a stream in order, and the indices of the runs of each shape."""
+    runs: list[_Run] = []
+    shapes: dict[Stretch, list[int]] = {}
+    for stretch in stretches:
+        if stretch.prefix and runs[-1].shape == stretch:
+            runs[-1] = runs[-1]._replace(count=runs[-1].count + 1)
+            continue
+        shapes.setdefault(stretch, []).append(len(runs))
+        runs.append(_Run(stretch, 1, runs[-1].opening if stretch.prefix else len(runs)))
+    return runs, shapes
+
+
+def _by_shape(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -96,25 +119,41 @@ def _by_stretch(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """One call of sdpa per stretch."""
-    lengths = [stretch.length for stretch in segments.stretches]
-    outputs: list[Tensor] = []
-    # Keys and values of the latest stretch that starts with a prompt, which further completions attend to.
-    opening: tuple[Tensor, ...] = ()
-    # `split` instead of slices: the gradient of each slice would be a tensor of the whole stream's size.
-    parts = zip(segments.stretches, *(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
-    for stretch, queries, keys, values in parts:
-        if stretch.prefix:
-            ahead = (tensor[:, :, : stretch.prefix] for tensor in opening)
-            keys, values = (torch.cat(both, 2) for both in zip(ahead, (keys, values), strict=True))
-        else:
-            opening = (keys, values)
+    """One call of sdpa for all stretches with the same length and prefix, which are the rows of a batch."""
+    runs, shapes = segments.made("runs", lambda: _runs(segments.stretches))
+    # `split` and `cat`: the gradient of an index or a slice would be a tensor of the whole stream's size.
+    lengths = [run.shape.length * run.count for run in runs]
+    of_query, of_key, of_value = (tensor.split(lengths, 2) for tensor in (query, key, value))
+    outputs: list[Tensor] = [query] * len(runs)
+    for shape, members in shapes.items():
+        queries, keys, values = (
+            torch.cat([_rows(parts[index], shape.length) for index in members])
+            for parts in (of_query, of_key, of_value)
+        )
+        if shape.prefix:
+            prefixes = (
+                torch.cat([_repeated(parts[runs[index].opening], shape.prefix, runs[index].count) for index in members])
+                for parts in (of_key, of_value)
+            )
+            keys, values = (torch.cat(both, 2) for both in zip(prefixes, (keys, values), strict=True))
         bias = _bias(segments, queries, keys.shape[2], window)
         if softcap is None:
-            outputs.append(_sdpa(queries, keys, values, bias, scaling))
+            attended = _sdpa(queries, keys, values, bias, scaling)
         else:
-            outputs.append(_soft_capped(queries, keys, values, bias, scaling, softcap))
-    return torch.cat(outputs, 1)
+            attended = _soft_capped(queries, keys, values, bias, scaling, softcap)
+        for index, output in zip(members, attended.split([runs[index].count for index in members]), strict=True):
+            outputs[index] = output.flatten(0, 1)
+    return torch.cat(outputs)[None]
+
+
+def _rows(run: Tensor, length: int) -> Tensor:
+    """The stretches of a run, shape (1, heads, count · length, dim), as rows: (count, heads, length, dim)."""
+    return run[0].unflatten(1, (-1, length)).transpose(0, 1)
+
+
+def _repeated(opening: Tensor, prefix: int, count: int) -> Tensor:
+    """The prompt, for each stretch of a run. Shape: (count, heads, prefix, dim)."""
+    return opening[:, :, :prefix].expand(count, -1, -1, -1)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float | None) -> Tensor:
