@@ -29,6 +29,9 @@ class TokenizedPair:
     offset: float = 0.0
     label_noise: float = 0.0
     source: int = 0
+    chosen_logps: Sequence[float] | None = None
+    """Log-probs of the scored tokens of the chosen completion under the reference, if the cache has them."""
+    rejected_logps: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,8 @@ class PreferenceBatch(_Immutable):
         target_ids: The scored token. Shape: (scored,), int64.
         completion_index: The completion of the scored token. Shape: (scored,), int64.
         completion_lengths: Number of scored tokens of each completion. Shape: (completions,), float32.
+        reference_logps: Log-probs of the scored tokens under the reference, from its cache; None: not in the cache, or
+            not needed. Shape: (scored,), float32.
         chosen: Index of the preferred completion of each pair. Shape: (pairs,), int64.
         rejected: Index of the other completion; empty if only chosen ones are in the batch. Shape: (pairs,) or (0,),
             int64.
@@ -148,6 +153,7 @@ class PreferenceBatch(_Immutable):
     target_ids: Tensor
     completion_index: Tensor
     completion_lengths: Tensor
+    reference_logps: Tensor | None
     chosen: Tensor
     rejected: Tensor
     pair_index: Tensor

@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.callbacks.monitors import check_monitors
+from lightning_dpo.callbacks.reference_scores import ReferenceScores
 from lightning_dpo.callbacks.shared_prefix import SharedPrefix
 from lightning_dpo.errors import UserError
 from lightning_dpo.losses import DPO, PreferenceLossFunction
 from lightning_dpo.metrics import preference_metrics
 from lightning_dpo.models.adapter import AdapterFactory
 from lightning_dpo.models.causal_lm import PolicySource
-from lightning_dpo.models.reference import Auto, ReferenceFactory
+from lightning_dpo.models.reference_factories import Auto, ReferenceFactory
 from lightning_dpo.models.router_loss import RouterLoss
 from lightning_dpo.models.sharding import gradient_norm
 from lightning_dpo.training.batch_size import choose_batch_size
@@ -84,8 +85,9 @@ class DPOModule(EvaluationModule):
             check_monitors(self, callbacks_of(self.trainer))
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callback that chooses the layout of batches, unless the Trainer already has it."""
-        return [] if any(isinstance(one, SharedPrefix) for one in callbacks_of(self.trainer)) else [SharedPrefix()]
+        """The callbacks for the layout of batches and the log-probs of the reference, unless the Trainer has them."""
+        given = {type(callback) for callback in callbacks_of(self.trainer)}
+        return [kind() for kind in (SharedPrefix, ReferenceScores) if kind not in given]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the run has the settings and starting weights of the checkpoint.
@@ -127,6 +129,7 @@ class DPOModule(EvaluationModule):
         """Stop before an update that is not finite; otherwise log the step."""
         norm = gradient_norm(self.policy)  # before clipping, after gradients are averaged over devices and unscaled
         self._checks.check_update(self.trainer, norm)
+        self.untouched = False
         rate = optimizer.param_groups[0]["lr"]
         self.log_dict({"train/grad_norm": norm, "train/lr": rate} | self.router_loss.value(), batch_size=1)
         self._log(self.train_metrics)

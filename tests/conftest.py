@@ -11,6 +11,7 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_CACHE": CACHE,
+    "HF_HOME": CACHE,
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_MODE": "offline",

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.callbacks import LastCheckpoint
 from lightning_dpo.losses import DPO, SFT, Hinge
-from lightning_dpo.models.reference import AnotherModel
+from lightning_dpo.models.reference_factories import AnotherModel
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs
 from tests.support.training import sgd, trainer_for

@@ -13,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from lightning_dpo.callbacks.reference_answers import ReferenceAnswers
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.data.tokens.prompts import answer_ends, sample_prompts
 from lightning_dpo.models.generation import Ids, Writer
+from lightning_dpo.models.reference import Reference
 from lightning_dpo.printable import printable
 from lightning_dpo.run_folder import RunFolder, write_atomically
 
@@ -38,7 +40,8 @@ class Samples(Callback):
 
     Args:
         folder: Folder of `samples.jsonl`.
-        answers: Number of answers: one per prompt, or several if there are fewer prompts.
+        answers: Maximum number of answers.
+        per_prompt: Maximum number of answers to a prompt.
         shown: Number of answers to print.
         max_new_tokens: Maximum length of an answer, in tokens.
         greedy: Always take the most likely token. `val/kl` is not logged then, because greedy answers are not samples.
@@ -50,17 +53,24 @@ class Samples(Callback):
         self,
         folder: str,
         answers: int = 32,
+        per_prompt: int = 1,
         shown: int = 2,
         max_new_tokens: int = 128,
         greedy: bool = False,
         batch_size: int = 16,
         seed: int = 0,
     ) -> None:
-        for name, value in (("answers", answers), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        for name, value in (
+            ("answers", answers),
+            ("per_prompt", per_prompt),
+            ("max_new_tokens", max_new_tokens),
+            ("batch_size", batch_size),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
         self.path, self.answers, self.shown, self.greedy = RunFolder(folder).samples, answers, shown, greedy
         self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
+        self.per_prompt = per_prompt
         self._prompts: list[Ids] = []
         self._reference: list[Ids] | None = None
         self._table: Any = None
@@ -69,7 +79,8 @@ class Samples(Callback):
         """The metrics that this callback logs."""
         facts = (*_FACTS, "length_stderr")
         names = {f"val/samples/{fact}" for fact in facts}
-        if cast("DPOModule", pl_module).loss.needs_reference:
+        module = cast("DPOModule", pl_module)
+        if module.loss.needs_reference and module.make_reference.answers:
             names |= {f"val/samples/reference/{fact}" for fact in facts}
             names |= set() if self.greedy else {"val/kl", "val/kl_stderr"}
         return names
@@ -82,7 +93,7 @@ class Samples(Callback):
         """
         data = PreferenceDataModule.of(trainer, self)
         if not self._prompts:
-            wanted = self.answers, data.max_length, self.max_new_tokens
+            wanted = self.answers, self.per_prompt, data.max_length, self.max_new_tokens
             self._prompts, tokens = sample_prompts(data.val_pairs, *wanted)
             if tokens < self.max_new_tokens:
                 log.info("Sampled answers have at most %d tokens, because of data.max_length.", tokens)
@@ -101,15 +112,17 @@ class Samples(Callback):
         prompts = device_share(self._prompts, trainer.global_rank, trainer.world_size)
         # Lightning enables autocast only in validation_step, and not in hooks of callbacks.
         with trainer.precision_plugin.val_step_context():
-            policy = writer.answers(module.policy, prompts)
+            reference = module.reference if module.reference and module.reference.answers else None
+            # Before the first update, the policy samples the reference's answers, with the same random numbers.
+            same = reference is not None and module.policy_is_reference
+            if reference is not None and self._reference is None:
+                self._reference = self._of_reference(module, reference, writer, prompts)
+            policy = self._reference if same and self._reference else writer.answers(module.policy, prompts)
             metrics = self._measured("val/samples/", writer.facts(policy), trainer)
-            if module.reference and module.reference.answers:
-                if self._reference is None:
-                    with module.reference.active() as model:
-                        self._reference = writer.answers(model, prompts)
+            if reference is not None and self._reference is not None:
                 metrics |= self._measured("val/samples/reference/", writer.facts(self._reference), trainer)
                 if not self.greedy:
-                    kls = writer.kl(module.policy, module.reference, prompts, policy)
+                    kls = torch.zeros(len(prompts)) if same else writer.kl(module.policy, reference, prompts, policy)
                     metrics |= self._kl(kls, trainer)
         # The values are equal on all devices, so the mean changes nothing; without sync_dist, Lightning warns.
         on_device = {name: value.to(pl_module.device, torch.float32) for name, value in metrics.items()}
@@ -119,6 +132,15 @@ class Samples(Callback):
             self._write(rows)
             self._show(rows)
             self._to_wandb(rows, trainer)
+
+    def _of_reference(self, module: "DPOModule", reference: Reference, writer: Writer, prompts: list[Ids]) -> list[Ids]:
+        """The answers of the reference, which another run may have sampled."""
+        cache = ReferenceAnswers(module, writer, prompts)
+        if (answers := cache.read()) is None:
+            with reference.active() as model:
+                answers = writer.answers(model, prompts)
+            cache.write(answers)
+        return answers
 
     def _measured(self, prefix: str, facts: Tensor, trainer: Trainer) -> dict[str, Tensor]:
         facts = self._gathered(facts, trainer)

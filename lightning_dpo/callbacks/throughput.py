@@ -14,6 +14,7 @@ from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.training.flops import MatrixWork, matrix_rate, peak_rate
 from lightning_dpo.training.precision import compute_dtype
 from lightning_dpo.training.step_timer import part_times_of
+from lightning_dpo.training.trainer_attributes import datamodule_of
 
 if TYPE_CHECKING:
     from lightning_dpo.module import DPOModule
@@ -60,7 +61,8 @@ class Throughput(Callback):
         module = cast("DPOModule", pl_module)
         policy, reference = MatrixWork(module.policy), module.reference
         self._passes = [policy.forward, policy.backward]
-        if reference and reference.answers:
+        cached = getattr(datamodule_of(trainer), "reference_logps", None) is not None
+        if reference and reference.answers and not cached:
             self._passes.append((MatrixWork(reference.model) if reference.model else policy).forward)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

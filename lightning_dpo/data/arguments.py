@@ -19,7 +19,7 @@ def check_arguments(arguments: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be {' or '.join(allowed)}, got {arguments[name]!r}")
     if arguments["batch_size"] == "auto" and arguments["pairs_per_step"] is None:
         raise ValueError("batch_size=auto needs pairs_per_step, which it divides")
-    optional = {"max_pairs": None, "pairs_per_step": None, "max_tokens": None, "batch_size": "auto"}
+    optional = {"max_pairs": None, "pairs_per_step": None, "max_tokens": None, "num_proc": None, "batch_size": "auto"}
     for name in ("max_length", "num_workers", "seed", *optional):
         value, least = arguments[name], 0 if name in ("num_workers", "seed") else 1
         other = name in optional and value == optional[name]

@@ -1,27 +1,23 @@
 """Preference pairs for a Trainer: prepared once, in an order that a resumed run continues, and batched."""
 
-import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, cast
 
-from datasets import Dataset
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.batch import MicroBatch
 from lightning_dpo.data.arguments import check_arguments, without_effect
+from lightning_dpo.data.loading_module import LoadingDataModule
 from lightning_dpo.data.parts import RowsArgument, parts_of
 from lightning_dpo.data.preparation import Preparation
-from lightning_dpo.data.prepared_module import PreparedDataModule
 from lightning_dpo.data.rows.pairs import ToPair
 from lightning_dpo.data.sources.jsonl import jsonl_pair
-from lightning_dpo.data.steps.forward_size import StreamTokens, check_max_tokens, largest_forward, longest_rows
-from lightning_dpo.data.steps.loader import Collator, MicroBatches, StepLoader, devices_of, steps_done
-from lightning_dpo.data.steps.sampler import MicroBatchRows, StepSampler, fitting_batch_size, pairs_of_step
-from lightning_dpo.data.tokens.lengths import prompt_numbers, scored_lengths
+from lightning_dpo.data.steps.forward_size import check_max_tokens, largest_forward, longest_rows
+from lightning_dpo.data.steps.loader import Collator, MicroBatches, devices_of
+from lightning_dpo.data.steps.sampler import MicroBatchRows, fitting_batch_size
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout, LayoutName, Layouts, PaddedLayout, SharedLayout
@@ -31,7 +27,7 @@ from lightning_dpo.training.trainer_attributes import datamodule_of
 _ORDER = ("seed", "batch_size", "pairs_per_step", "group_by_prompt")
 
 
-class PreferenceDataModule(PreparedDataModule):
+class PreferenceDataModule(LoadingDataModule):
     """Preference pairs for `DPOModule`.
 
     Args:
@@ -61,6 +57,7 @@ class PreferenceDataModule(PreparedDataModule):
         layout: `shared` contains each prompt of a micro-batch once, without padding; `padded` repeats it before each
             completion; `auto` uses `shared` if both give the same log-probs, which `DPOModule` tests.
         group_by_prompt: Put pairs with the same prompt into the same micro-batch.
+        num_proc: Processes that tokenize; None: one per CPU core if there are many pairs.
         num_workers: Worker processes that prepare batches; 0: none.
         chosen_only: Whether batches contain only chosen completions, for a loss that does not read rejected ones (SFT).
         seed: Random seed of the subset, the split and the order of the pairs.
@@ -92,6 +89,7 @@ class PreferenceDataModule(PreparedDataModule):
         max_tokens: int | None = None,
         layout: LayoutName = "auto",
         group_by_prompt: bool = False,
+        num_proc: int | None = None,
         num_workers: int = 0,
         chosen_only: bool = False,
         seed: int = 0,
@@ -101,7 +99,7 @@ class PreferenceDataModule(PreparedDataModule):
         tokenizer = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str | Path) else ready_tokenizer(tokenizer)
         preparation = Preparation(
             parts_of(source or jsonl_pair, rows, sources, path, val_path),
-            Tokenization(tokenizer, max_length, on_overlong, score, chat_template_kwargs or {}),
+            Tokenization(tokenizer, max_length, on_overlong, score, chat_template_kwargs or {}, num_proc),
             val_fraction,
             drop_seen_prompts,
             on_invalid,
@@ -111,15 +109,15 @@ class PreferenceDataModule(PreparedDataModule):
             # Lightning reads this rank from the environment at import. Only the first rank writes the file.
             Path(folder) if folder and getattr(rank_zero_only, "rank", 0) == 0 else None,
         )
-        super().__init__(preparation)
+        self.layouts = Layouts(PaddedLayout(tokenizer.eos_token_id, chosen_only), SharedLayout(chosen_only))
+        collate = Collator(self.layouts.shared if layout == "shared" else self.layouts.padded)
+        super().__init__(preparation, collate)
         self.tokenizer, self.max_length, self.seed, self.chosen_only = tokenizer, max_length, seed, chosen_only
         # `auto` starts from the largest candidate; every `fit` sets the size that fits into memory.
         self.auto_batch_size, self._chosen = batch_size == "auto", False
         self.batch_size = cast(int, pairs_per_step if self.auto_batch_size else batch_size)
         self.pairs_per_step, self.num_workers = pairs_per_step, num_workers
         self.max_tokens, self.layout, self.group_by_prompt = max_tokens, layout, group_by_prompt
-        self.layouts = Layouts(PaddedLayout(tokenizer.eos_token_id, chosen_only), SharedLayout(chosen_only))
-        self.collate = Collator(self.layouts.shared if layout == "shared" else self.layouts.padded)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenize, once. Before a validation, test or prediction, only validation pairs.
@@ -162,30 +160,6 @@ class PreferenceDataModule(PreparedDataModule):
             raise UserError(f"{type(callback).__name__} needs a {cls.__name__}: pass one to fit() or validate()")
         return data
 
-    def train_dataloader(self) -> StepLoader:
-        """Loader of training batches, in a new order every epoch."""
-        if self.trainer is None:  # to look at batches
-            pairs_per_step, done = self.pairs_per_step or self.batch_size, cast(Callable[[], int], int)
-        else:
-            devices, accumulate = devices_of(self.trainer)["num_replicas"], self.trainer.accumulate_grad_batches
-            pairs_per_step = pairs_of_step(self.pairs_per_step, self.batch_size, devices, accumulate)
-            done = partial(steps_done, self.trainer)
-        # Lightning warns that batches would be repeated after a resume. This sampler continues where the run stopped.
-        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
-        return self._loader(self.train_pairs, self._sampler(self.train_pairs, pairs_per_step, self.seed), done)
-
-    def val_dataloader(self) -> StepLoader:
-        """Loader of all validation pairs as one step, so that a mean over the step is a mean over all pairs."""
-        return self._loader(self.val_pairs, self._sampler(self.val_pairs, len(self.val_pairs), None), int)
-
-    def test_dataloader(self) -> StepLoader:
-        """The loader of validation pairs."""
-        return self.val_dataloader()
-
-    def predict_dataloader(self) -> StepLoader:
-        """The loader of validation pairs."""
-        return self.val_dataloader()
-
     def longest_pairs(self, count: int) -> MicroBatch:
         """The `count` longest pairs, to test a policy on."""
         pairs = self.train_pairs if len(self.train_pairs) else self.val_pairs
@@ -195,7 +169,8 @@ class PreferenceDataModule(PreparedDataModule):
     def use_layout(self, layout: Layout) -> None:
         """Use `layout` for all following batches; raises UserError if one could have more than `max_tokens`."""
         self.collate.layout = layout
-        if self.max_tokens is not None:
+        # A size that is chosen automatically is not known yet.
+        if self.max_tokens is not None and (self._chosen or not self.auto_batch_size):
             of_step, shared = self.pairs_per_step or self.batch_size, layout is self.layouts.shared
             for tokens in filter(None, (self.val_pairs, self.train_pairs)):
                 check_max_tokens(tokens, self.batch_size, self.max_tokens, of_step, self.chosen_only, shared)
@@ -228,19 +203,3 @@ class PreferenceDataModule(PreparedDataModule):
     def _check_layout(self) -> None:
         if self.layout != "auto":
             self.use_layout(self.collate.layout)
-
-    def _sampler(self, tokens: Dataset, pairs_per_step: int, seed: int | None) -> StepSampler:
-        """A sampler that shuffles with `seed` and balances micro-batches; without a seed, one that keeps the order."""
-        return StepSampler(
-            scored_lengths(tokens, "chosen").tolist(),
-            pairs_per_step,
-            self.batch_size,
-            tokens=None if seed is None else StreamTokens(tokens, self.chosen_only),
-            prompts=prompt_numbers(tokens).tolist() if self.group_by_prompt else None,
-            shuffle=seed is not None,
-            seed=seed or 0,
-            **devices_of(self.trainer),
-        )
-
-    def _loader(self, tokens: Dataset, sampler: StepSampler, done: Callable[[], int]) -> StepLoader:
-        return StepLoader(MicroBatches(tokens), sampler, self.collate, self, self.num_workers, done)

@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard, cast
 
 from datasets import Dataset, IterableDataset
@@ -56,15 +57,20 @@ class Part:
             raise UserError(f"data.source.columns: {unknown[0]!r} is not a numeric column: {', '.join(NUMBERS)}")
         return frozenset(name for name in NUMBERS if options.get(name, columns.get(name)) is not None)
 
-    def read(self, split: str, name: str) -> tuple[Dataset, RowCounts] | None:
+    def read(self, split: str, name: str, file: Path | None = None) -> tuple[Dataset, RowCounts] | None:
         """The pairs of `train` or `validation`, invalid ones marked; None if the source does not have the split.
+
+        Args:
+            split: `train` or `validation`.
+            name: Name of the source in a mixture.
+            file: Where the pairs are stored while they are used; None: in memory.
 
         Raises:
             UserError: The training data are missing or cannot be read, or no row has a column that an option names.
         """
         path = self.path if split == "train" else self.val_path
         if path is not None:
-            return self._pairs(read_rows(path), str(path), name)
+            return self._pairs(read_rows(path), str(path), name, file)
         rows = None if self.rows is None or self.path is not None else self.rows(split)
         if rows is None:
             if split == "train":
@@ -74,10 +80,10 @@ class Part:
         location = self.rows.location(split) if isinstance(self.rows, HubRows) else f"{name} {split}".lstrip()
         if isinstance(rows, Dataset | IterableDataset):
             rows = map(from_arrow, cast(Iterable[dict[str, Any]], rows))
-        return self._pairs(((f"{location}:{number}", row) for number, row in enumerate(rows)), location, name)
+        return self._pairs(((f"{location}:{number}", row) for number, row in enumerate(rows)), location, name, file)
 
-    def _pairs(self, rows: Iterable[Row], location: str, name: str) -> tuple[Dataset, RowCounts]:
-        pairs, counts = to_pairs(rows, self.to_pair, location)
+    def _pairs(self, rows: Iterable[Row], location: str, name: str, file: Path | None) -> tuple[Dataset, RowCounts]:
+        pairs, counts = to_pairs(rows, self.to_pair, location, file)
         of_ours = getattr(self.to_pair, "func", self.to_pair).__module__.startswith("lightning_dpo.")
         options = getattr(self.to_pair, "keywords", {}) if of_ours else {}
         for option in _OPTIONAL & options.keys():

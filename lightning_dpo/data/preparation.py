@@ -1,56 +1,28 @@
 """From sources to tokenized pairs: reading, validation, splits, sampling, mixing and counting."""
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
+from filelock import FileLock
 
 from lightning_dpo.data.parts import Part
-from lightning_dpo.data.rows.pairs import NUMBERS
+from lightning_dpo.data.prepared_pairs import PreparedPairs, cache_folder, load, recorded_warnings, save, scratch_folder
 from lightning_dpo.data.rows.splitting import in_proportion, repeat, sample, split_by_prompt, without_prompts
-from lightning_dpo.data.rows.validation import valid
-from lightning_dpo.data.tokens.digests import pairs_digest
+from lightning_dpo.data.rows.validation import valid_rows
+from lightning_dpo.data.source_digests import part_digest
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.models.digests import code_digest, digest_of
+from lightning_dpo.run_folder import RunFolder, write_atomically
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PreparedPairs:
-    """Tokenized pairs.
-
-    Attributes:
-        train, val: The pairs. Their column `source` is an index into `sources`. Validation pairs are in a fixed random
-            order, in which every prefix has each source in proportion.
-        overlong: Training pairs that were removed.
-        sources: Names of the sources.
-        counts: Numbers of pairs that were kept, removed and truncated.
-        ignored: Number of rows with a value in each column or field that is not in the tokens.
-    """
-
-    train: Dataset
-    val: Dataset
-    overlong: Dataset
-    sources: list[str]
-    counts: dict[str, int]
-    ignored: dict[str, int] = field(default_factory=dict)
-
-    @cached_property
-    def columns(self) -> frozenset[str]:
-        """Numeric columns in which a training pair has a value with an effect."""
-        return frozenset(name for name, neutral in NUMBERS.items() if set(self.train[name]) - {neutral})
-
-    @cached_property
-    def facts(self) -> dict[str, str]:
-        """What identifies the training pairs: their number, and the digest of their tokens."""
-        return {"training pairs": str(len(self.train)), "set of training pairs (sha256)": pairs_digest(self.train)}
 
 
 @dataclass
@@ -68,6 +40,7 @@ class Preparation:
     folder: Path | None
     counts: dict[str, int] = field(default_factory=dict, init=False)
     ignored: Counter[str] = field(default_factory=Counter, init=False)
+    invalid: list[dict[str, str]] = field(default_factory=list, init=False)
 
     @property
     def columns(self) -> frozenset[str]:
@@ -75,7 +48,7 @@ class Preparation:
         return frozenset().union(*(part.columns for part in self.parts.values()))
 
     def __call__(self, validation_only: bool = False) -> PreparedPairs:
-        """Read and tokenize.
+        """Read and tokenize, unless an earlier run has: the result is identified by files, options and code.
 
         Args:
             validation_only: Do not prepare training pairs, nor read them if they have their own file or split.
@@ -83,31 +56,71 @@ class Preparation:
         Raises:
             UserError: Rows are invalid, or no training or validation pairs are left.
         """
-        self.counts, self.ignored = {}, Counter()
         if self.folder:
             RunFolder(self.folder).invalid_rows.unlink(missing_ok=True)
-        sides = {name: self._sides(name, part, validation_only) for name, part in self.parts.items()}
-        val = concatenate_datasets([val for _, val in sides.values()])
-        if self.drop_seen_prompts and not validation_only:
-            seen = set(val["prompt"])
-            sides = {name: (self._unseen(train, seen), val) for name, (train, val) in sides.items()}
-        train = [] if validation_only else [self._repeated(name, train) for name, (train, _) in sides.items()]
-        pairs = concatenate_datasets([*train, val])
-        # Rows without a value in the source column get the name `other`, if any row has one.
-        names = [name or "other" for name in pairs["source"]] if any(pairs["source"]) else pairs["source"][:]
-        sources = list(dict.fromkeys(names))
-        trained, val, overlong = self._tokenized(pairs, sum(map(len, train)), [sources.index(name) for name in names])
-        if len(sources) > 1:
-            for side, kept in (("train", trained), ("val", val)):
-                counts = Counter(kept["source"])
-                self.counts |= {f"{side}_of_{name}": counts[index] for index, name in enumerate(sources)}
-        log.info("Pairs: %s.", ", ".join(f"{name}={count}" for name, count in self.counts.items()))
-        if self.ignored:
-            shown = ", ".join(f"{name} ({count})" for name, count in self.ignored.most_common())
+        key = self._key(validation_only)
+        if key is None:
+            prepared = self._prepared(validation_only)
+        else:
+            # The processes of a run start together. One prepares the pairs, and the others wait and open the result.
+            with FileLock(cache_folder() / f"{key}.lock"):
+                found = load(key)
+                prepared = found or self._prepared(validation_only)
+                if found is None:
+                    save(prepared, key)
+                else:
+                    self._repeat_messages(prepared)
+        log.info("Pairs: %s.", ", ".join(f"{name}={count}" for name, count in prepared.counts.items()))
+        if prepared.ignored:
+            shown = ", ".join(f"{name} ({count})" for name, count in prepared.ignored.items())
             log.info("Columns and fields that are not used, with the number of rows: %s.", shown)
+        return prepared
+
+    def _key(self, validation_only: bool) -> str | None:
+        """Digest of everything that the pairs depend on; None if a source is unknown before its rows are read."""
+        sources = {name: part_digest(part, validation_only) for name, part in self.parts.items()}
+        if None in sources.values():
+            return None
+        own = (self.val_fraction, self.drop_seen_prompts, self.on_invalid, self.max_invalid_fraction, self.max_pairs)
+        facts = [code_digest("data"), *self.tokenization.facts(), *map(repr, sources.items()), repr(own)]
+        return digest_of((fact.encode() for fact in (*facts, repr((self.seed, validation_only)))), digits=32)
+
+    def _repeat_messages(self, prepared: PreparedPairs) -> None:
+        """Report what was reported when the pairs were prepared."""
+        self._list_invalid(prepared.invalid)
+        for name, level, text in prepared.messages:
+            logging.getLogger(name).log(level, "%s", text)
+
+    def _list_invalid(self, rows: list[dict[str, str]]) -> None:
+        self.invalid += rows
+        if self.folder and self.invalid:
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.invalid)
+            write_atomically(RunFolder(self.folder).invalid_rows, lines)
+
+    def _prepared(self, validation_only: bool) -> PreparedPairs:
+        self.counts, self.ignored, self.invalid = {}, Counter(), []
+        with scratch_folder() as self._scratch, recorded_warnings() as messages:
+            sides = {name: self._sides(name, part, validation_only) for name, part in self.parts.items()}
+            val = concatenate_datasets([val for _, val in sides.values()])
+            if self.drop_seen_prompts and not validation_only:
+                seen = set(val["prompt"])
+                sides = {name: (self._unseen(train, seen), val) for name, (train, val) in sides.items()}
+            train = [] if validation_only else [self._repeated(name, train) for name, (train, _) in sides.items()]
+            pairs = concatenate_datasets([*train, val])
+            # Rows without a value in the source column get the name `other`, if any row has one.
+            names = [name or "other" for name in pairs["source"]] if any(pairs["source"]) else pairs["source"][:]
+            sources = list(dict.fromkeys(names))
+            tokens = self.tokenization.tokenize(pairs)
+            source = np.array([sources.index(name) for name in names])
+            rows = self._rows_of_splits(tokens, sum(map(len, train)))
+        if len(sources) > 1:
+            for side in ("train", "val"):
+                counts = Counter(source[rows[side]].tolist())
+                self.counts |= {f"{side}_of_{name}": counts[index] for index, name in enumerate(sources)}
         # `trainer.limit_val_batches` and sampled answers use the first pairs, which must not be those of one source.
-        val = val.select(in_proportion(val["source"][:], self.seed))
-        return PreparedPairs(trained, val, overlong, sources, self.counts, dict(self.ignored.most_common()))
+        rows["val"] = rows["val"][in_proportion(source[rows["val"]].tolist(), self.seed)]
+        ignored = dict(self.ignored.most_common())
+        return PreparedPairs(tokens, source.tolist(), rows, sources, self.counts, ignored, self.invalid, messages)
 
     def _repeated(self, name: str, train: Dataset) -> Dataset:
         return repeat(sample(train, self.max_pairs, self.seed), self.parts[name].weight, self.seed)
@@ -123,7 +136,7 @@ class Preparation:
         return train, own
 
     def _read(self, name: str, part: Part, split: str) -> Dataset | None:
-        read = part.read(split, name)
+        read = part.read(split, name, self._scratch / f"{name}-{split}.arrow")
         if read is None:
             return None
         pairs, rows = read
@@ -137,7 +150,11 @@ class Preparation:
         return pairs.remove_columns("source").add_column("source", names, feature=pairs.features["source"])
 
     def _valid(self, pairs: Dataset) -> Dataset:
-        kept = valid(pairs, self.on_invalid, self.max_invalid_fraction, self.folder)
+        rows = self._valid_rows(pairs)
+        return pairs if len(rows) == len(pairs) else pairs.select(rows)
+
+    def _valid_rows(self, pairs: Dataset) -> np.ndarray:
+        kept = valid_rows(pairs, self.on_invalid, self.max_invalid_fraction, self._list_invalid)
         self.counts["invalid"] = self.counts.get("invalid", 0) + len(pairs) - len(kept)
         return kept
 
@@ -152,39 +169,37 @@ class Preparation:
             self.counts[name] = self.counts.get(name, 0) + len(train) - len(kept)
         return kept
 
-    def _tokenized(self, pairs: Dataset, train: int, sources: list[int]) -> tuple[Dataset, Dataset, Dataset]:
-        """Tokenized training pairs, validation pairs, and overlong training pairs.
+    def _rows_of_splits(self, tokens: Dataset, train: int) -> dict[str, np.ndarray]:
+        """Rows of the training pairs, of the validation pairs, and of overlong training pairs.
 
-        All are tokenized together, so that `max_invalid_fraction` is a share of all pairs.
+        All pairs are tokenized together, so that `max_invalid_fraction` is a share of all pairs.
 
         Args:
-            pairs: Training pairs followed by validation pairs.
+            tokens: Tokenized training pairs, followed by validation pairs.
             train: Number of training pairs.
-            sources: Index of each pair's source.
         """
-        tokens = self.tokenization.tokenize(pairs)
-        tokens = tokens.add_column("side", ["train"] * train + ["val"] * (len(pairs) - train))
-        tokens = tokens.remove_columns("source").add_column("source", sources)
-        tokens = self._valid(tokens)
+        kept = self._valid_rows(tokens)
         # A row can have several pairs, and a pair can be repeated.
-        of_rows = {
-            (where, name) for where, names in zip(tokens["where"], tokens["ignored"], strict=True) for name in names
-        }
+        of_rows = (
+            {(where, name) for where, names in zip(tokens["where"], tokens["ignored"], strict=True) for name in names}
+            if any(tokens["ignored"])
+            else set()
+        )
         self.ignored.update(name for _, name in of_rows)
-        of_side, overlong, truncated = tokens["side"][:], tokens["overlong"][:], tokens["truncated"][:]
-        kept, left_out = [], []
-        for name in ("train", "val") if train else ("val",):
-            rows = [row for row, side in enumerate(of_side) if side == name]
-            short = [row for row in rows if not overlong[row]]
-            if not short:
+        overlong, truncated = np.array(tokens["overlong"][:]), np.array(tokens["truncated"][:])
+        rows = {"train": kept[:0], "overlong": kept[:0]}
+        for name, of_side in (("train", kept[kept < train]), ("val", kept[kept >= train])):
+            if name == "train" and not train:
+                continue
+            short, long = of_side[~overlong[of_side]], of_side[overlong[of_side]]
+            if not len(short):
                 raise UserError(
-                    f"data: no {name} pairs are left; {len(rows)} are longer than "
+                    f"data: no {name} pairs are left; {len(of_side)} are longer than "
                     f"data.max_length={self.tokenization.max_length}: increase it, set data.on_overlong=truncate, or "
                     "add pairs"
                 )
-            self.counts |= {name: len(short), f"{name}_overlong": len(rows) - len(short)}
-            if cut := sum(truncated[row] for row in short):
+            self.counts |= {name: len(short), f"{name}_overlong": len(long)}
+            if cut := int(truncated[short].sum()):
                 self.counts[f"{name}_truncated"] = cut
-            kept.append(tokens.select(short))
-            left_out.append(tokens.select([row for row in rows if overlong[row]]))
-        return (kept[0] if train else tokens.select([])), kept[-1], left_out[0]
+            rows |= {name: short} | ({} if name == "val" and train else {"overlong": long})
+        return rows

@@ -3,7 +3,8 @@
 from datasets import Dataset
 from lightning import LightningDataModule
 
-from lightning_dpo.data.preparation import Preparation, PreparedPairs
+from lightning_dpo.data.preparation import Preparation
+from lightning_dpo.data.prepared_pairs import PreparedPairs
 from lightning_dpo.errors import UserError
 
 

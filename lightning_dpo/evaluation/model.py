@@ -19,7 +19,14 @@ from lightning_dpo.models.causal_lm import CausalLM
 from lightning_dpo.models.digests import weights_digest
 from lightning_dpo.models.facts import STARTING_WEIGHTS
 from lightning_dpo.models.preparation import check_fits
-from lightning_dpo.models.reference import AdapterOff, AnotherModel, Auto, Frozen, LogProbOnly, ReferenceFactory
+from lightning_dpo.models.reference_factories import (
+    AdapterOff,
+    AnotherModel,
+    Auto,
+    Frozen,
+    LogProbOnly,
+    ReferenceFactory,
+)
 from lightning_dpo.module import DPOModule
 from lightning_dpo.runs.exports import RECORD, data_settings
 from lightning_dpo.runs.settings_files import task_overrides

@@ -1,5 +1,7 @@
 """The fields of a batch that describe its pairs and do not depend on the layout."""
 
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 import torch
@@ -36,3 +38,12 @@ def pair_columns(micro_batch: MicroBatch) -> PairColumns:
         step_pairs=torch.tensor(float(micro_batch.step_pairs)),
         step_chosen_tokens=torch.tensor(float(micro_batch.step_chosen_tokens)),
     )
+
+
+def joined(logps: Iterable[Sequence[float] | None]) -> Tensor | None:
+    """Log-probs of all completions under the reference, one after the other; None if those of one are unknown."""
+    known = list(logps)
+    whole = [values for values in known if values is not None]
+    if len(whole) < len(known):
+        return None
+    return torch.tensor(list(itertools.chain.from_iterable(whole)), dtype=torch.float32)

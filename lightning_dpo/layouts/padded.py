@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from lightning_dpo.batch import MicroBatch, PreferenceBatch
-from lightning_dpo.layouts.columns import pair_columns
+from lightning_dpo.layouts.columns import joined, pair_columns
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class PaddedLayout:
         """The batch of `micro_batch`: rows of the chosen completions, then rows of the rejected ones."""
         pairs = micro_batch.pairs
         completions = [(pair.prompt_ids, pair.chosen_ids, pair.chosen_scored) for pair in pairs]
+        logps = [pair.chosen_logps for pair in pairs]
         if not self.chosen_only:
             completions += [(pair.prompt_ids, pair.rejected_ids, pair.rejected_scored) for pair in pairs]
+            logps += [pair.rejected_logps for pair in pairs]
         width = max(len(prompt) + len(ids) for prompt, ids, _ in completions)
         input_ids = torch.full((len(completions), width), self.pad_token_id)
         scored = torch.zeros_like(input_ids, dtype=torch.bool)
@@ -47,6 +49,7 @@ class PaddedLayout:
             target_ids=input_ids.flatten()[targets],
             completion_index=targets // width,
             completion_lengths=scored.sum(1).to(torch.float32),
+            reference_logps=joined(logps),
             chosen=index,
             rejected=index[:0] if self.chosen_only else index + len(pairs),
             **pair_columns(micro_batch),

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from lightning_dpo.batch import MicroBatch, PreferenceBatch, Segments, Stretch
-from lightning_dpo.layouts.columns import pair_columns
+from lightning_dpo.layouts.columns import joined, pair_columns
 
 Prompt = tuple[int, ...]
 Completion = tuple[tuple[int, ...], tuple[bool, ...] | None]
 """Tokens of a completion and whether each is scored; None: all are."""
+Logps = Sequence[float] | None
+"""Log-probs of the scored tokens under the reference; None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,21 @@ class SharedLayout:
     def __call__(self, micro_batch: MicroBatch) -> PreferenceBatch:
         """The batch of `micro_batch`: prompts, and the completions of each, in order of first occurrence."""
         chosen, rejected = [], []
-        groups: dict[Prompt, dict[Completion, None]] = {}
+        groups: dict[Prompt, dict[Completion, Logps]] = {}
         for pair in micro_batch.pairs:
             prompt = tuple(pair.prompt_ids)
             chosen.append((prompt, _completion(pair.chosen_ids, pair.chosen_scored)))
             if not self.chosen_only:
                 rejected.append((prompt, _completion(pair.rejected_ids, pair.rejected_scored)))
             completions = groups.setdefault(prompt, {})
-            completions |= {completion: None for _, completion in (*chosen[-1:], *rejected[-1:])}
+            completions[chosen[-1][1]] = pair.chosen_logps
+            if not self.chosen_only:
+                completions[rejected[-1][1]] = pair.rejected_logps
         every = [(prompt, completion) for prompt, completions in groups.items() for completion in completions]
         index = {completion: number for number, completion in enumerate(every)}
         return PreferenceBatch(
             **_stream(groups),
+            reference_logps=joined(logps for completions in groups.values() for logps in completions.values()),
             chosen=torch.tensor([index[key] for key in chosen]),
             rejected=torch.tensor([index[key] for key in rejected], dtype=torch.int64),
             **pair_columns(micro_batch),
@@ -66,7 +71,7 @@ class _Stream(TypedDict):
     completion_lengths: Tensor
 
 
-def _stream(groups: dict[Prompt, dict[Completion, None]]) -> _Stream:
+def _stream(groups: dict[Prompt, dict[Completion, Logps]]) -> _Stream:
     input_ids: list[int] = []
     position_ids: list[int] = []
     score_index: list[int] = []

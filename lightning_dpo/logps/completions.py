@@ -22,10 +22,35 @@ def completion_logps(policy: "PreTrainedModel", batch: PreferenceBatch, tokens: 
         batch: A batch of any layout.
         tokens: Also return the log-probs of tokens.
     """
-    logps = token_logps(policy, batch).logps
+    return summed(token_logps(policy, batch).logps, batch, tokens)
+
+
+def summed(logps: Tensor, batch: PreferenceBatch, tokens: bool = False) -> CompletionLogps:
+    """Log-probs of completions from those of their scored tokens.
+
+    Args:
+        logps: Log-probs of the scored tokens of `batch`. Shape: (scored,).
+        batch: The batch.
+        tokens: Also return the log-probs of tokens.
+    """
     # `index_add` sums the tokens of each completion, in fp32 because `logps` is. It replaces a loop over completions.
     sums = logps.new_zeros(len(batch.completion_lengths)).index_add(0, batch.completion_index, logps)
     return CompletionLogps(sums, batch.completion_lengths, _by_completion(logps, batch) if tokens else None)
+
+
+def rounded_to(policy: CompletionLogps, reference: CompletionLogps, tolerance: float) -> CompletionLogps:
+    """`reference`, with the values of `policy` for the completions in which the two are equal up to rounding.
+
+    Args:
+        policy: Log-probs under the policy.
+        reference: Log-probs of the same completions under the reference.
+        tolerance: Maximum difference in nats, per square root of the number of tokens.
+    """
+    equal = (policy.sums.detach() - reference.sums).abs() <= tolerance * reference.lengths.sqrt()
+    tokens = reference.token_logps
+    if tokens is not None and policy.token_logps is not None:
+        tokens = torch.where(equal[:, None], policy.token_logps.detach(), tokens)
+    return CompletionLogps(torch.where(equal, policy.sums.detach(), reference.sums), reference.lengths, tokens)
 
 
 def _by_completion(logps: Tensor, batch: PreferenceBatch) -> Tensor:

@@ -3,14 +3,14 @@
 from lightning_dpo.models.adapter import AdapterFactory, Continue, NoAdapter
 from lightning_dpo.models.causal_lm import CausalLM
 from lightning_dpo.models.lora import LoRA
-from lightning_dpo.models.reference import (
+from lightning_dpo.models.reference import Reference
+from lightning_dpo.models.reference_factories import (
     AdapterCopy,
     AdapterOff,
     AnotherModel,
     Auto,
     Frozen,
     NoReference,
-    Reference,
     ReferenceFactory,
 )
 

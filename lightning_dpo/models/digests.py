@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -91,13 +92,42 @@ def remembered(files: Iterable[Path], compute: Callable[[], str], of: str = "con
     if not states:
         return compute()
     key = digest_of([of.encode(), transformers.__version__.encode(), *states], digits=64)
-    stored = Path(constants.HF_HOME, "lightning_dpo", "digests", key)
-    if stored.is_file() and (found := stored.read_text()):
-        return found
-    found = compute()
-    with suppress(ValueError):  # the cache is not writable
-        write_atomically(stored, found)
+    if (found := stored(key)) is None:
+        found = compute()
+        store(key, found)
     return found
+
+
+def stored(key: str) -> str | None:
+    """The text that was stored on disk under `key`, or None."""
+    path = cache_folder("results") / key
+    return path.read_text() or None if path.is_file() else None
+
+
+def store(key: str, text: str) -> None:
+    """Store a text that is not empty."""
+    with suppress(ValueError):  # the cache is not writable
+        write_atomically(cache_folder("results") / key, text)
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of this package for results that can be computed again."""
+    return Path(constants.HF_HOME, "lightning_dpo", name)
+
+
+@cache
+def code_digest(*folders: str) -> str:
+    """Digest of the source files of this package in some of its folders."""
+    package = Path(__file__).parents[1]
+    files = sorted(path for folder in folders for path in (package / folder).rglob("*.py"))
+    return digest_of(part for path in files for part in (str(path.relative_to(package)).encode(), path.read_bytes()))
+
+
+def versions() -> dict[str, str]:
+    """Major and minor versions of the libraries that compute log-probs, and the precision of fp32 matrix products."""
+    named = {"torch": torch.__version__, "transformers": transformers.__version__}
+    short = {name: ".".join(version.split(".")[:2]) for name, version in named.items()}
+    return short | {"fp32 matrix products": torch.get_float32_matmul_precision()}
 
 
 def _state(path: Path) -> list[bytes]:

@@ -1,5 +1,6 @@
 """What identifies a policy and its reference in a checkpoint: settings and digests, by name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import attention_of, base_model
 from lightning_dpo.models.adapter_kinds import own_adapter
 from lightning_dpo.models.causal_lm import OPTIONAL, CausalLM, PolicySource
-from lightning_dpo.models.digests import digest_of, remembered, tensor_digest, weights_digest
-from lightning_dpo.models.reference import Reference
+from lightning_dpo.models.digests import digest_of, remembered, tensor_digest, versions, weights_digest
+from lightning_dpo.models.reference import Reference, WithinPolicy
 
 # Fields of a model's config that have no effect on its log-probs.
 _NO_EFFECT = (
     "_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "id2label",
     "label2id",
 )  # fmt: skip
-_STARTING_ADAPTER = "starting adapter (sha256)"
+STARTING_ADAPTER = "starting adapter (sha256)"
 _CONFIGS = ("config.json", "adapter_config.json")
 STARTING_WEIGHTS = "starting weights (sha256)"
+STARTING = "the starting weights"
+"""The fact `REFERENCE` of a reference that is the policy before training."""
 
 
 def weight_files(source: PolicySource) -> list[Path]:
@@ -61,9 +64,9 @@ def weights_facts(policy: PreTrainedModel, source: PolicySource) -> dict[str, st
         return weights_digest(policy)
 
     facts = {STARTING_WEIGHTS: remembered(weight_files(source), compute, of=_form_of(policy))}
-    facts[_STARTING_ADAPTER] = "none"
+    facts[STARTING_ADAPTER] = "none"
     if isinstance(policy, PeftModel):
-        facts[_STARTING_ADAPTER] = adapter_digest(policy)
+        facts[STARTING_ADAPTER] = adapter_digest(policy)
     return facts
 
 
@@ -119,8 +122,27 @@ def reference_facts(reference: Reference | None) -> dict[str, str]:
     if reference is None:
         return {REFERENCE: "none"}
     if reference.model is None or reference.starts_equal:
-        return {REFERENCE: "the starting weights"}
+        return {REFERENCE: STARTING}
     check_finite(reference.model)
     parts = [weights_digest(reference.model)]
     parts += [adapter_digest(reference.model)] if isinstance(reference.model, PeftModel) else []
     return {REFERENCE: f"other weights (sha256 {' and '.join(parts)})"}
+
+
+def scoring_facts(reference: Reference | None, policy: PreTrainedModel, weights: Mapping[str, str]) -> dict[str, str]:
+    """Everything that the log-probs of the reference depend on, besides tokens and precision.
+
+    Args:
+        reference: The reference.
+        policy: The policy.
+        weights: The facts of kind `weights`: those of the policy before training, and of the reference.
+    """
+    if reference is None:
+        return {}
+    if weights[REFERENCE] != STARTING:
+        named = {REFERENCE: weights[REFERENCE]}
+    elif isinstance(reference, WithinPolicy) and not reference.adapted:
+        named = {STARTING_WEIGHTS: weights[STARTING_WEIGHTS], STARTING_ADAPTER: "none"}
+    else:
+        named = {name: weights[name] for name in (STARTING_WEIGHTS, STARTING_ADAPTER)}
+    return named | model_facts(reference.model or policy) | versions()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_dpo.models.digests import code_digest
 from lightning_dpo.reviews import world
 
 
@@ -33,6 +34,10 @@ class ReviewRows:
         # A uniform choice among all other reviews.
         other = (first + torch.randint(1, reviews, (count,), generator=generator)) % reviews
         yield from _labelled(films, first, other, rewards, world.DEFAULT, generator)
+
+    def digest(self, split: str) -> str:
+        """What identifies the rows of a split: they are a function of these settings."""
+        return f"{self} {split} {code_digest('reviews')} {torch.__version__}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,10 @@ class LengthBiasedRows:
         other = torch.where(first == other, (other + 1) % len(words), other)
         labels = world.rewards(self.lengths) + self.bias * words
         yield from _labelled(films, first, other, labels, self.lengths, generator)
+
+    def digest(self, split: str) -> str:
+        """What identifies the rows of a split: they are a function of these settings."""
+        return f"{self} {split} {code_digest('reviews')} {torch.__version__}"
 
 
 def _labelled(

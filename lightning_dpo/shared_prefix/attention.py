@@ -92,7 +92,8 @@ class _Run(NamedTuple):
     """Consecutive stretches of one shape: a prompt with its first completion, or further completions of a prompt."""
 
     shape: Stretch
-    count: int
+    size: int
+    """Number of stretches."""
     opening: int
     """Index of the run that starts with the prompt."""
 
@@ -103,7 +104,7 @@ def _runs(stretches: Sequence[Stretch]) -> tuple[list[_Run], dict[Stretch, list[
     shapes: dict[Stretch, list[int]] = {}
     for stretch in stretches:
         if stretch.prefix and runs[-1].shape == stretch:
-            runs[-1] = runs[-1]._replace(count=runs[-1].count + 1)
+            runs[-1] = runs[-1]._replace(size=runs[-1].size + 1)
             continue
         shapes.setdefault(stretch, []).append(len(runs))
         runs.append(_Run(stretch, 1, runs[-1].opening if stretch.prefix else len(runs)))
@@ -122,7 +123,7 @@ def _by_shape(
     """One call of sdpa for all stretches with the same length and prefix, which are the rows of a batch."""
     runs, shapes = segments.made("runs", lambda: _runs(segments.stretches))
     # `split` and `cat`: the gradient of an index or a slice would be a tensor of the whole stream's size.
-    lengths = [run.shape.length * run.count for run in runs]
+    lengths = [run.shape.length * run.size for run in runs]
     of_query, of_key, of_value = (tensor.split(lengths, 2) for tensor in (query, key, value))
     outputs: list[Tensor] = [query] * len(runs)
     for shape, members in shapes.items():
@@ -132,7 +133,7 @@ def _by_shape(
         )
         if shape.prefix:
             prefixes = (
-                torch.cat([_repeated(parts[runs[index].opening], shape.prefix, runs[index].count) for index in members])
+                torch.cat([_repeated(parts[runs[index].opening], shape.prefix, runs[index].size) for index in members])
                 for parts in (of_key, of_value)
             )
             keys, values = (torch.cat(both, 2) for both in zip(prefixes, (keys, values), strict=True))
@@ -141,19 +142,19 @@ def _by_shape(
             attended = _sdpa(queries, keys, values, bias, scaling)
         else:
             attended = _soft_capped(queries, keys, values, bias, scaling, softcap)
-        for index, output in zip(members, attended.split([runs[index].count for index in members]), strict=True):
+        for index, output in zip(members, attended.split([runs[index].size for index in members]), strict=True):
             outputs[index] = output.flatten(0, 1)
     return torch.cat(outputs)[None]
 
 
 def _rows(run: Tensor, length: int) -> Tensor:
-    """The stretches of a run, shape (1, heads, count · length, dim), as rows: (count, heads, length, dim)."""
+    """The stretches of a run, shape (1, heads, size · length, dim), as rows: (size, heads, length, dim)."""
     return run[0].unflatten(1, (-1, length)).transpose(0, 1)
 
 
-def _repeated(opening: Tensor, prefix: int, count: int) -> Tensor:
-    """The prompt, for each stretch of a run. Shape: (count, heads, prefix, dim)."""
-    return opening[:, :, :prefix].expand(count, -1, -1, -1)
+def _repeated(opening: Tensor, prefix: int, times: int) -> Tensor:
+    """The prompt, for each stretch of a run. Shape: (times, heads, prefix, dim)."""
+    return opening[:, :, :prefix].expand(times, -1, -1, -1)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float | None) -> Tensor:

@@ -44,7 +44,7 @@ def share_prefixes(
         agreed = on_all_devices(torch.tensor(not any(reasons), device=padded.input_ids.device))
     finally:
         for model, attention in zip(models, before, strict=True):
-            _set_attention(model, ATTENTION if agreed else attention)
+            set_attention(model, ATTENTION if agreed else attention)
     if agreed:
         return None
     found = ((model, reason) for model, reason in zip(models, reasons, strict=True) if reason)
@@ -61,7 +61,7 @@ def _why_not(model: PreTrainedModel) -> str | None:
         return f"its attention is {attention}, and the shared layout replaces it: set model.attention=sdpa"
     if others := set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS:
         return f"it has layers of {' and '.join(sorted(others))}, which would mix completions"
-    _set_attention(model, ATTENTION)
+    set_attention(model, ATTENTION)
     # transformers does not raise for architectures without AttentionInterface, so read the name back.
     if attention_of(model) != ATTENTION:
         return "its attention does not go through transformers' AttentionInterface"
@@ -119,7 +119,7 @@ def _gradient_norm(model: PreTrainedModel, batch: PreferenceBatch) -> float:
     return float(gradient.norm())
 
 
-def _set_attention(model: PreTrainedModel, attention: str) -> None:
+def set_attention(model: PreTrainedModel, attention: str) -> None:
     """Set the attention implementation without transformers' warning. The caller reports failures."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -9,7 +9,8 @@ from torchmetrics import MetricCollection
 from lightning_dpo.batch import PreferenceBatch
 from lightning_dpo.errors import UserError
 from lightning_dpo.labels import PROGRESS_BAR
-from lightning_dpo.logps.completions import completion_logps
+from lightning_dpo.logps.completions import completion_logps, rounded_to
+from lightning_dpo.logps.tolerance import tolerance
 from lightning_dpo.losses import PairLogps, PreferenceLoss, pair_logps
 from lightning_dpo.metrics import PairMean, ValidationOutput, metrics_of_sources, preference_metrics
 from lightning_dpo.training.checked_loss import checked_loss
@@ -54,7 +55,12 @@ class EvaluationModule(PolicyModule):
         # The reference first: its activations are freed before the policy's graph is built.
         with profiler_of(self.trainer).profile(REFERENCE) if self._trainer else nullcontext():
             reference = self.reference.logps(batch, self.loss.needs_tokens) if self.reference else None
-        return pair_logps(completion_logps(self.policy, batch, self.loss.needs_tokens), reference, batch)
+        policy = completion_logps(self.policy, batch, self.loss.needs_tokens)
+        if reference is not None and batch.reference_logps is not None and self.policy_is_reference:
+            # The cache was computed in other batches. Without this, rounding would decide which answer wins.
+            precision = str(self.trainer.precision) if self._trainer else "32"
+            reference = rounded_to(policy, reference, tolerance(precision))
+        return pair_logps(policy, reference, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Check the weights, and create the metrics."""

@@ -102,7 +102,7 @@ def estimate(
         weights=_size(policy.parameters()),
         gradients=_size(trained),
         optimizer=int(optimizer_numbers(make_optimizer) * _size(trained)),
-        reference=_size(reference.model.parameters()) if reference and reference.model else 0,
+        reference=_size(reference.model.parameters()) if reference and reference.model and reference.on_device else 0,
         logits=(min(scored, CHUNK) if can_fuse(policy) else scored) * config.vocab_size * (itemsize + 8),
         activations=per_layer * (layers + _KEPT if checkpointing else layers * _KEPT),
     )

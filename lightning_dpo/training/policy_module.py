@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import torch
 from lightning import LightningModule
 from peft import PeftModel
 from torch import Tensor, nn
@@ -15,14 +16,17 @@ from lightning_dpo.logps.forward import base_model
 from lightning_dpo.losses import PreferenceLossFunction
 from lightning_dpo.models.adapter import AdapterFactory, check_adapter
 from lightning_dpo.models.causal_lm import PolicySource, check_source, opened_policy
-from lightning_dpo.models.facts import adapter_facts, model_facts, reference_facts, weights_facts
+from lightning_dpo.models.facts import adapter_facts, model_facts, reference_facts, scoring_facts, weights_facts
 from lightning_dpo.models.frozen import can_store_in_bf16, is_exact_in_bf16, store_in_bf16
 from lightning_dpo.models.opening import freeze_other_parts
 from lightning_dpo.models.preparation import check_fits, ready_policy
 from lightning_dpo.models.probe import check_opened, probe
 from lightning_dpo.models.quantization import check_quantized, is_quantized
-from lightning_dpo.models.reference import Reference, ReferenceFactory
+from lightning_dpo.models.reference import Reference
+from lightning_dpo.models.reference_factories import ReferenceFactory
 from lightning_dpo.models.sharding import shard
+from lightning_dpo.training.model_hooks import model_opened
+from lightning_dpo.training.precision import convert
 from lightning_dpo.training.start_checks import check_declared
 from lightning_dpo.training.trainer_attributes import datamodule_of
 
@@ -41,6 +45,9 @@ class PolicyModule(LightningModule):
         policy: The policy; None until `configure_model`.
         reference: The reference, outside the module tree, so that checkpoints, optimizers and strategy wrappers do not
             include it. None until `configure_model`, or if the loss needs none.
+        untouched: Whether the policy has the weights that it was opened with: no checkpoint was loaded, and no update
+            was applied.
+        scored_with: Everything that the log-probs of the reference depend on, besides tokens and precision.
         identity: The settings, weights and data that the training depends on.
         validated_step: Number of optimizer steps at the latest validation.
     """
@@ -72,18 +79,27 @@ class PolicyModule(LightningModule):
         self.validated_step: int | None = None
         self.identity = Identity(resume_allow)
         self.identity.add("loss", {"loss": repr(loss)})
-        self._hold_reference(None)
+        self.hold_reference(None)
+        self.untouched, self.scored_with = True, dict[str, str]()
 
     def configure_model(self) -> None:
-        """Open the policy and create its reference, once."""
-        if self.policy is not None:
-            return
+        """Open the policy and create its reference, once; then let callbacks use them before a checkpoint is loaded."""
+        if self.policy is None:
+            self._open()
+        if self._trainer is not None:
+            # The strategy does both later; but callbacks compute with the models now.
+            if self.device_mesh is None:
+                self.to(self.trainer.strategy.root_device)
+            convert(self, self.trainer.precision_plugin)
+            model_opened(self.trainer, self)
+
+    def _open(self) -> None:
         # The order matters: digest and probe before the adapter, the reference from the untrained policy, and `shard`
         # last, because sharded modules can be neither copied nor compared.
         source = self._untrained_policy.pop()
         policy = ready_policy(opened_policy(source))
         data = datamodule_of(self.trainer) if self._trainer else None
-        if hasattr(data, "tokenizer") and hasattr(data, "max_length"):
+        if data is not None and hasattr(data, "tokenizer") and hasattr(data, "max_length"):
             check_fits(policy, data.tokenizer, data.max_length)
         self.identity.add("model", model_facts(policy))
         self.identity.add("weights", weights_facts(policy, source))
@@ -96,11 +112,12 @@ class PolicyModule(LightningModule):
             check_quantized(self.policy, self.trainer.state.fn == "fit", self.device_mesh is not None)
         # The frozen base weights of an adapter are not in checkpoints; `load_state_dict` checks all others.
         self.strict_loading = not isinstance(self.policy, PeftModel)
-        self._hold_reference(self.make_reference(self.policy, self.loss))
+        self.hold_reference(self.make_reference(self.policy, self.loss))
         check_opened(opened, self.policy, self.reference)
         for kind, facts in adapter_facts(self.policy).items():
             self.identity.add(kind, facts)
         self.identity.add("weights", reference_facts(self.reference))
+        self.scored_with = scoring_facts(self.reference, self.policy, self.identity.facts["weights"])
         self._store_frozen()
         # Set only by ModelParallelStrategy, before this hook.
         if self.device_mesh is not None:
@@ -116,6 +133,11 @@ class PolicyModule(LightningModule):
             store_in_bf16(self.policy, device)
         if self.reference is not None and self.reference.model is not None and is_exact_in_bf16(self.reference.model):
             store_in_bf16(self.reference.model, device)
+
+    @property
+    def policy_is_reference(self) -> bool:
+        """Whether the policy is still equal to its reference, so that all rewards are 0."""
+        return self.untouched and self.reference is not None and self.reference.starts_equal
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """The parameters of the policy.
@@ -150,6 +172,7 @@ class PolicyModule(LightningModule):
             UserError: It does not; the message contains the differences.
         """
         entry = entry_of(checkpoint)
+        self.untouched = False
         self.validated_step = entry["validated_step"]
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check_resumable(checkpoint)
@@ -172,7 +195,7 @@ class PolicyModule(LightningModule):
         Raises:
             UserError: The checkpoint has other tensors.
         """
-        adapter = isinstance(self.policy, PeftModel)
+        self.untouched, adapter = False, isinstance(self.policy, PeftModel)
         if adapter:
             self._check_tensors(state_dict)
         try:
@@ -196,9 +219,11 @@ class PolicyModule(LightningModule):
         """Move or cast the reference too, which is not a submodule."""
         super()._apply(fn, recurse)
         if self.reference and self.reference.model:
-            self.reference.model._apply(fn, recurse)
+            back = (lambda tensor: tensor) if self.reference.on_device else torch.Tensor.cpu
+            self.reference.model._apply(lambda tensor: back(fn(tensor)), recurse)
         return self
 
-    def _hold_reference(self, reference: Reference | None) -> None:
+    def hold_reference(self, reference: Reference | None) -> None:
+        """Set `reference`."""
         # nn.Module.__setattr__ would register a model inside the reference as a submodule.
         object.__setattr__(self, "reference", reference)

@@ -1,6 +1,8 @@
 """The precision of computations on a device."""
 
 import torch
+from lightning import LightningModule
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, Precision
 
 
 def default_precision(accelerator: str) -> str:
@@ -21,3 +23,9 @@ def compute_dtype(precision: str) -> torch.dtype:
     """
     kinds = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
     return kinds.get(precision.split("-")[0], torch.float32)
+
+
+def convert(module: LightningModule, plugin: Precision) -> None:
+    """Convert weights to the precision of the Trainer, as the strategy does later, for `bf16-true` and the like."""
+    if isinstance(plugin, DoublePrecision | HalfPrecision):
+        plugin.convert_module(module)

@@ -28,7 +28,8 @@ from lightning_dpo.batch import CompletionLogps
 from lightning_dpo.callbacks.throughput import Throughput
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO
-from lightning_dpo.models.reference import Auto, Reference, ReferenceFactory
+from lightning_dpo.models.reference import Reference
+from lightning_dpo.models.reference_factories import Auto, ReferenceFactory
 
 LR, CLIP = 1e-5, 1.0
 OPTIMIZER = f"AdamW(lr={LR}, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, fused), constant, clipped at {CLIP}"

@@ -15,7 +15,7 @@ from tests.support.training import sgd, trainer_for
 
 
 def run(folder, pairs_file, tokenizer, loss=None, epochs=2, **options) -> lightning.Trainer:
-    settings = {"answers": 6, "max_new_tokens": 5, "shown": 1, "batch_size": 4}
+    settings = {"answers": 6, "per_prompt": 2, "max_new_tokens": 5, "shown": 1, "batch_size": 4}
     callback = Samples(str(folder), **settings | options)
     sft = isinstance(loss, SFT)
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, batch_size=6, val_fraction=0.2, chosen_only=sft)
@@ -90,12 +90,12 @@ def test_answers_are_as_long_as_there_is_room_for(tmp_path, pairs_file, tokenize
 def test_prompts_and_answers_fit(pairs_file, tokenizer, length, wanted, given):
     data = PreferenceDataModule(str(pairs_file), tokenizer=tokenizer, val_fraction=0.9, max_length=length)
     data.setup()
-    prompts, tokens = sample_prompts(data.val_pairs, 7, data.max_length, wanted)
+    prompts, tokens = sample_prompts(data.val_pairs, 7, 7, data.max_length, wanted)
     assert (len(prompts), tokens) == (7, given)
     assert all(len(prompt) + tokens <= length for prompt in prompts)
 
 
-@pytest.mark.parametrize("name", ["answers", "max_new_tokens", "batch_size"])
+@pytest.mark.parametrize("name", ["answers", "per_prompt", "max_new_tokens", "batch_size"])
 def test_values(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         Samples(str(tmp_path), **{name: 0})

@@ -13,7 +13,7 @@ from lightning_dpo.models.adapter_switching import copy_adapter, with_copy, with
 from lightning_dpo.models.lora import LoRA
 from lightning_dpo.models.merging import merged
 from lightning_dpo.models.probe import probe
-from lightning_dpo.models.reference import AdapterOff
+from lightning_dpo.models.reference_factories import AdapterOff
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs
 

@@ -18,7 +18,7 @@ from lightning_dpo.models.adapter_kinds import is_untrained
 from lightning_dpo.models.adapter_switching import copy_adapter, with_copy, without_adapter
 from lightning_dpo.models.causal_lm import CausalLM
 from lightning_dpo.models.lora import LoRA
-from lightning_dpo.models.reference import AdapterOff, Auto, Frozen
+from lightning_dpo.models.reference_factories import AdapterOff, Auto, Frozen
 from lightning_dpo.runs.exports import export
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs

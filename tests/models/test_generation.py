@@ -7,7 +7,8 @@ from transformers import GenerationConfig
 from lightning_dpo.losses import DPO
 from lightning_dpo.models.generation import Writer, repetition
 from lightning_dpo.models.lora import LoRA
-from lightning_dpo.models.reference import Auto, FrozenModel
+from lightning_dpo.models.reference import FrozenModel
+from lightning_dpo.models.reference_factories import Auto
 from tests.support.exact_kl import exact_kl
 from tests.support.models import make_llama
 

@@ -5,7 +5,8 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO, SFT
 from lightning_dpo.models.comparable import check_comparable
-from lightning_dpo.models.reference import AnotherModel, Auto, Frozen, FrozenModel, NoReference
+from lightning_dpo.models.reference import FrozenModel
+from lightning_dpo.models.reference_factories import AnotherModel, Auto, Frozen, NoReference
 from tests.support.models import make_llama
 from tests.support.pairs import padded_batch, random_pairs
 

@@ -37,7 +37,7 @@ def test_val_kl_is_the_exact_kl_within_three_standard_errors_at_three_stages(tmp
         tokenizer=reviewer.tokenizer(), batch_size=64, max_length=64, drop_seen_prompts=False,
     )  # fmt: skip
     exact = Exact()
-    samples = Samples(str(tmp_path), answers=400, max_new_tokens=LENGTH, shown=0, batch_size=400)
+    samples = Samples(str(tmp_path), answers=400, per_prompt=400, max_new_tokens=LENGTH, shown=0, batch_size=400)
     module = DPOModule(reviewer.policy(), DPO(0.5), optimizer=lambda weights: torch.optim.AdamW(weights, lr=1e-3))
     trainer_for(tmp_path, callbacks=[samples, exact], max_epochs=3).fit(module, data)
     assert len(exact.found) == 3

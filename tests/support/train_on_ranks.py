@@ -1,6 +1,6 @@
 """What tests let several ranks do; top-level functions, which a forked process can find."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
 from lightning_dpo.losses import DPO
 from lightning_dpo.models.lora import LoRA
-from lightning_dpo.models.reference import AnotherModel, FrozenModel, ReferenceFactory
+from lightning_dpo.models.reference import FrozenModel
+from lightning_dpo.models.reference_factories import AnotherModel, Auto, ReferenceFactory, StaticReference
 from lightning_dpo.models.sharding import full, shard
 from lightning_dpo.shared_prefix.choice import LayoutName
 from lightning_dpo.training.strategies import FullySharded
@@ -99,6 +100,9 @@ def fit(
     **options: Any,
 ) -> dict[str, Any]:
     """Train the tiny Llama by SGD; the weights at the end as numpy arrays, what this rank saw, and the metrics."""
+    # A cache of its own: bitwise, log-probs may depend on the batches in which another test has computed them.
+    if isinstance(reference := reference or Auto(), StaticReference):
+        reference = replace(reference, cache_dir=str(folder / "reference"))
     module = make_module(tied, adapter, checkpointing, reference, broken_row, optimizer, architecture)
     data = PreferenceDataModule(
         str(pairs), tokenizer=tokenizer, batch_size=batch_size, val_fraction=0.2, layout=layout, max_length=128

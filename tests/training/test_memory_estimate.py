@@ -4,7 +4,7 @@ import torch
 from lightning_dpo.logps.lm_head import CHUNK
 from lightning_dpo.losses import DPO
 from lightning_dpo.models.lora import LoRA
-from lightning_dpo.models.reference import Auto
+from lightning_dpo.models.reference_factories import Auto
 from lightning_dpo.training.memory_estimate import MemoryEstimate, estimate
 from tests.support.models import VOCABULARY, make_llama
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_dpo.models.reference import Frozen
+from lightning_dpo.models.reference_factories import Frozen
 from tests.support.ranks import on_ranks
 from tests.support.train_on_ranks import adamw, evaluate, fit, gentle_sgd, sharded_layers, without_layers
 

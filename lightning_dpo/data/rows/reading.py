@@ -4,9 +4,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pyarrow
 from datasets import Dataset, Features, List, Value
+from datasets.arrow_writer import ArrowWriter
 from rich.progress import track
 
 from lightning_dpo.data.rows.checked_pair import checked_pair
@@ -50,13 +53,14 @@ class RowCounts:
     ignored: Counter[str] = field(default_factory=Counter)
 
 
-def to_pairs(rows: Iterable[Row], to_pair: ToPair, name: str) -> tuple[Dataset, RowCounts]:
+def to_pairs(rows: Iterable[Row], to_pair: ToPair, name: str, file: Path | None = None) -> tuple[Dataset, RowCounts]:
     """Convert all rows to pairs and mark those that are invalid.
 
     Args:
         rows: Location and content of every row.
         to_pair: Converts a row to a pair or a list of pairs. Any exception is a reason why the row is invalid.
         name: Name of the data, for the progress bar and messages.
+        file: An Arrow file to write, which the result reads; None: the result is in memory.
 
     Returns:
         One row per pair with the fields of `PreferencePair` and `chat`, `where` and `invalid`: whether the texts are
@@ -65,21 +69,24 @@ def to_pairs(rows: Iterable[Row], to_pair: ToPair, name: str) -> tuple[Dataset, 
     Raises:
         UserError: The data have no rows, or all rows were skipped.
     """
-    columns: dict[str, list[Any]] = {column: [] for column in _FEATURES}
-    counts = RowCounts()
+    counts, buffer = RowCounts(), pyarrow.BufferOutputStream()
+    # Written as they are read: as Python objects, a million rows would need gigabytes.
+    writer = ArrowWriter(features=_FEATURES, **({"stream": buffer} if file is None else {"path": str(file)}))
+    written = 0
     for where, row in track(rows, description=f"Reading {name}", transient=True):
         pairs = list(checked_pairs(row, to_pair, counts))
         counts.read, counts.skipped = counts.read + 1, counts.skipped + (not pairs)
         for pair in pairs:
             filled = _EMPTY | {"where": where} | pair
-            for column, values in columns.items():
-                values.append(filled[column])
-    if not columns["where"]:
+            writer.write({column: filled[column] for column in _FEATURES})
+            written += 1
+    if not written:
         rows_of = f"all {counts.read} rows of {name} were skipped" if counts.read else f"{name} has no rows"
         raise UserError(f"data: {rows_of}")
     if counts.skipped:
         log.info("%s: %d of %d rows were skipped by the options of data.source.", name, counts.skipped, counts.read)
-    return Dataset.from_dict(columns, features=_FEATURES), counts
+    writer.finalize()
+    return Dataset.from_buffer(buffer.getvalue()) if file is None else Dataset.from_file(str(file)), counts
 
 
 def checked_pairs(row: Any, to_pair: ToPair, counts: RowCounts) -> Iterator[dict[str, Any]]:

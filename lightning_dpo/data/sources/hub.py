@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from lightning_dpo.data.rows.arrow import from_arrow
 from lightning_dpo.errors import UserError
+
+NO_SPLIT = "no such split"
+"""The digest of a split that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,13 @@ class HubRows:
                 "set data.path to a file with the same columns"
             ) from error
         return map(from_arrow, islice(rows, self.max_rows)) if streaming else rows
+
+    def digest(self, split: str) -> str | None:
+        """What identifies the rows of a split: the fingerprint of the dataset; None if it is read as a stream."""
+        rows = self(split)
+        if rows is None:
+            return NO_SPLIT
+        return rows._fingerprint if isinstance(rows, Dataset) else None
 
     def location(self, split: str) -> str:
         """The hub's name of a split, for messages: `Anthropic/hh-rlhf[test]`."""

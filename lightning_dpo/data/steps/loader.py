@@ -1,7 +1,7 @@
 """Batches from tokenized pairs, and the position from which a resumed run continues."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 
 import datasets
@@ -15,18 +15,29 @@ from lightning_dpo.data.steps.sampler import MicroBatchRows, StepSampler
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout
 
+_OF_REFERENCE = ("chosen_logps", "rejected_logps")
+
+ReferenceLogps = Callable[[Sequence[bytes]], Sequence[Sequence[float]]]
+"""Returns the log-probs of the scored tokens of completions under the reference, by their keys."""
+
 
 class MicroBatches(Dataset[MicroBatch]):
     """Tokenized pairs, read one micro-batch at a time.
 
     Args:
-        tokens: Rows with the fields of `TokenizedPair`.
+        tokens: Rows with the fields of `TokenizedPair` that do not depend on the reference, and the completions' keys.
+        reference: Returns the reference's log-probs of completions; None: batches do not contain them.
+        chosen_only: Whether rejected completions are not used.
     """
 
-    columns = tuple(field.name for field in fields(TokenizedPair) if field.name != "index")
+    columns = tuple(field.name for field in fields(TokenizedPair) if field.name not in ("index", *_OF_REFERENCE))
 
-    def __init__(self, tokens: datasets.Dataset) -> None:
-        self.tokens = tokens.select_columns(list(self.columns))
+    def __init__(
+        self, tokens: datasets.Dataset, reference: ReferenceLogps | None = None, chosen_only: bool = False
+    ) -> None:
+        self.reference, self.sides = reference, ("chosen",) if chosen_only else ("chosen", "rejected")
+        keys = [] if reference is None else [f"{side}_key" for side in self.sides]
+        self.tokens = tokens.select_columns([*self.columns, *keys])
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -34,6 +45,9 @@ class MicroBatches(Dataset[MicroBatch]):
     def __getitem__(self, micro_batch: MicroBatchRows) -> MicroBatch:
         # One read of the Arrow table per micro-batch, instead of one per row.
         columns = self.tokens[list(micro_batch.rows)]
+        if self.reference is not None:
+            for side in self.sides:
+                columns[f"{side}_logps"] = self.reference(columns.pop(f"{side}_key"))
         pairs = [
             TokenizedPair(row, **{name: values[index] for name, values in columns.items()})
             for index, row in enumerate(micro_batch.rows)

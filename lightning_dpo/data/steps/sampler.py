@@ -86,6 +86,10 @@ class StepSampler(DistributedSampler[MicroBatchRows]):
         for step in itertools.islice(self._steps(), skipped, None):
             yield from self._mine(step)
 
+    def first_rows(self, steps: int) -> list[int]:
+        """Rows of the first `steps` steps of the epoch, on all devices."""
+        return [row for step in itertools.islice(self._steps(), steps) for row in step]
+
     def _steps(self) -> Iterator[list[int]]:
         order = self._order()
         return (order[start : start + self.pairs_per_step] for start in range(0, len(order), self.pairs_per_step))

@@ -1,4 +1,4 @@
-"""Digests (sha256) of tokenizer and training pairs. A resumed run compares them, because files can change."""
+"""Digests (sha256) of tokenizer, completions and training pairs, by which resumed runs and caches recognize them."""
 
 import json
 from collections.abc import Iterable
@@ -9,12 +9,23 @@ import pyarrow.compute as compute
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from lightning_dpo.data.tokens.encoding import Ids, Mask
 from lightning_dpo.models.digests import digest_of
 
 _COLUMNS = (
     "prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored", "weight", "offset",
     "label_noise", "source",
 )  # fmt: skip
+
+
+def completion_key(prompt_ids: Ids, ids: Ids, scored: Mask) -> bytes:
+    """Digest of a completion, its prompt, and which of its tokens are scored: 16 bytes.
+
+    Everything that the log-probs of its tokens under a given model depend on.
+    """
+    mask = np.ones(len(ids), bool) if scored is None else np.array(scored, bool)
+    arrays = (np.array(prompt_ids, np.int32), np.array(ids, np.int32), mask)
+    return bytes.fromhex(digest_of([array.tobytes() for array in arrays], digits=32))
 
 
 def pairs_digest(tokens: Dataset) -> str:

@@ -6,12 +6,15 @@ from transformers import PreTrainedTokenizerBase
 from lightning_dpo.data.tokens.special_tokens import special_tokens
 
 
-def sample_prompts(tokens: Dataset, count: int, max_length: int, max_new_tokens: int) -> tuple[list[list[int]], int]:
-    """`count` prompts as token ids, evenly spaced in the data, and repeated if there are fewer.
+def sample_prompts(
+    tokens: Dataset, count: int, per_prompt: int, max_length: int, max_new_tokens: int
+) -> tuple[list[list[int]], int]:
+    """Prompts as token ids, evenly spaced in the data.
 
     Args:
         tokens: Tokenized pairs.
-        count: Number of prompts.
+        count: Maximum number of prompts.
+        per_prompt: How often a prompt can be repeated if there are fewer.
         max_length: Maximum number of tokens of prompt and answer together.
         max_new_tokens: Maximum number of tokens of an answer.
 
@@ -25,7 +28,7 @@ def sample_prompts(tokens: Dataset, count: int, max_length: int, max_new_tokens:
     short = [list(prompt) for prompt in prompts if len(prompt) + following <= max_length]
     few = min(count, len(short))
     spread = [short[index * len(short) // few] for index in range(few)]
-    return [spread[index % few] for index in range(count)], following
+    return [spread[index % few] for index in range(min(count, few * per_prompt))], following
 
 
 def answer_ends(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -1,8 +1,9 @@
 """Pairs as token ids, with truncation, cached on disk."""
 
-import hashlib
+import itertools
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import tokenizers
+import transformers
 from datasets import Dataset, Features, List, Value
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
@@ -17,17 +20,18 @@ from transformers import PreTrainedTokenizerBase
 from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS
 from lightning_dpo.data.tokens.chat_pair import ChatRenderer
 from lightning_dpo.data.tokens.chat_template import ChatTemplate
-from lightning_dpo.data.tokens.digests import tokenizer_digests, tokenizer_facts
+from lightning_dpo.data.tokens.digests import completion_key, tokenizer_digests, tokenizer_facts
 from lightning_dpo.data.tokens.encoding import ChatEncoder, EncodedPair, Ids, Mask, TextEncoder, masked
 from lightning_dpo.errors import UserError
+from lightning_dpo.models.digests import code_digest, digest_of
 
 log = logging.getLogger(__name__)
 
-# Part of the cache key: increase it whenever the result for a row changes.
-_VERSION = 8
+_PER_PROCESS = 5_000  # pairs for which the start of another process is worth it
 _COLUMNS = Features(
     {name: List(Value("int64")) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     | {name: List(Value("bool")) for name in ("chosen_scored", "rejected_scored")}
+    | {name: Value("binary") for name in ("chosen_key", "rejected_key")}
     | {
         "ignored": List(Value("string")),
         "invalid": Value("string"),
@@ -50,6 +54,7 @@ class Tokenization:
             except BOS, and then from the end of the completions, which then have no EOS token.
         score: For messages: `last` scores the last turn of the answer, `all` every turn of the assistant.
         chat_template_kwargs: Arguments of the chat template. Those of a row take precedence.
+        num_proc: Number of processes; None: one per CPU core if there are many pairs.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -57,6 +62,7 @@ class Tokenization:
     on_overlong: Literal["drop", "truncate"]
     score: Literal["last", "all"] = "last"
     chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    num_proc: int | None = None
 
     def tokenize(self, pairs: Dataset) -> Dataset:
         """Add the columns of `TokenizedPair`, `invalid`, `ignored`, `overlong`, `truncated` and lengths to `pairs`.
@@ -80,7 +86,7 @@ class Tokenization:
                 "The data are text, so the chat template of %s is not applied; to apply it, set data.source.chat=true.",
                 self.tokenizer.name_or_path or "the model",
             )
-        key = self.cache_key(pairs, self._template.probe() if chat else "")
+        key = self.cache_key(pairs)
         folder = Path(datasets.config.HF_DATASETS_CACHE, "lightning_dpo")
         folder.mkdir(parents=True, exist_ok=True)
         # The processes of a run start together. One tokenizes, and the others wait and read the cache.
@@ -92,9 +98,15 @@ class Tokenization:
                 # Replaces the hash of datasets, which would pickle the tokenizer.
                 new_fingerprint=key,
                 desc="Tokenizing",
+                num_proc=self._processes(len(pairs)),
                 # Without explicit types, a first batch without masks would give the mask columns the type null.
                 features=Features(pairs.features | _COLUMNS),
             )
+
+    def _processes(self, pairs: int) -> int | None:
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = min(available, pairs // _PER_PROCESS) if self.num_proc is None else min(self.num_proc, pairs)
+        return processes if processes > 1 else None
 
     def encode(self, prompt: str, chosen: str, rejected: str) -> tuple[Ids, Ids, Ids]:
         """Ids of one pair of texts before truncation."""
@@ -130,7 +142,8 @@ class Tokenization:
         names = ("prompt_ids", "chosen_ids", "chosen_scored", "rejected_ids", "rejected_scored", "ignored")
         values = (prompt, *chosen, *rejected, pair.ignored, invalid, overlong and not truncated, truncated, *lengths)
         whole = ("prompt_length", "chosen_length", "rejected_length")
-        return dict(zip((*names, "invalid", "overlong", "truncated", *whole), values, strict=True))
+        keys = {"chosen_key": completion_key(prompt, *chosen), "rejected_key": completion_key(prompt, *rejected)}
+        return dict(zip((*names, "invalid", "overlong", "truncated", *whole), values, strict=True)) | keys
 
     def _cut(self, prompt: Ids, room: int) -> Ids:
         """The end of the prompt, with its BOS token."""
@@ -152,21 +165,23 @@ class Tokenization:
     def _template(self) -> ChatTemplate:
         return ChatTemplate(self.tokenizer, self.chat_template_kwargs)
 
-    def cache_key(self, pairs: Dataset, probe: str = "") -> str:
-        """Digest of everything that the result depends on. `probe`: output of the template, with its date."""
-        settings = [
-            _VERSION,
-            self.max_length,
-            self.on_overlong,
-            self.score,
-            probe,
+    def facts(self) -> list[str]:
+        """Everything that the result depends on, besides the pairs."""
+        # The output of the template, because it may contain today's date.
+        probe = self._template.probe() if "strftime_now" in (self._template.source or "") else ""
+        settings = [self.max_length, self.on_overlong, self.score, dict(self.chat_template_kwargs), probe]
+        versions = [transformers.__version__, tokenizers.__version__]
+        return [
+            code_digest("data"),
+            json.dumps([settings, versions], sort_keys=True, default=repr),
             *tokenizer_facts(self.tokenizer).values(),
         ]
-        settings.append(json.dumps(dict(self.chat_template_kwargs), sort_keys=True))
-        digest = hashlib.sha256(json.dumps(settings).encode())
-        for row in pairs:
-            digest.update(json.dumps(row, sort_keys=True).encode())
-        return digest.hexdigest()
+
+    def cache_key(self, pairs: Dataset) -> str:
+        """Digest of everything that the result depends on."""
+        columns = pairs.with_format("arrow").iter(1000)
+        parts = (batch.serialize() for table in columns for batch in table.combine_chunks().to_batches())
+        return digest_of(itertools.chain((fact.encode() for fact in self.facts()), map(memoryview, parts)), digits=64)
 
 
 def _scores(ids: Ids, mask: Mask) -> bool:

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from lightning_dpo.data.rows.reading import to_pairs
 from lightning_dpo.data.rows.reasons import without_excerpts
-from lightning_dpo.data.rows.validation import valid
+from lightning_dpo.data.rows.validation import valid_rows
 from lightning_dpo.errors import UserError
 
 GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}
@@ -41,7 +41,7 @@ def test_every_reason(reason):
         UserError,
         match=rf"file:2: {re.escape(reason)}.*1 of 2 rows are invalid \(1: {re.escape(without_excerpts(reason))}",
     ):
-        valid(pairs, "error", 0.01, None)
+        valid_rows(pairs, "error", 0.01, [].extend)
 
 
 @pytest.mark.parametrize("value", [None, "1", True, float("nan"), 1e300])
@@ -105,24 +105,22 @@ def test_columns_a_row_lacks_have_their_neutral_value():
     assert (row["weight"], row["offset"], row["source"]) == (1.0, 0.0, "")
 
 
-def test_dropping_lists_the_rows_and_leaves_them_out(tmp_path, caplog):
+def test_dropping_lists_the_rows_and_leaves_them_out(caplog):
     pairs = pairs_of(*[GOOD] * 200, INVALID["an answer is empty"])
-    assert len(valid(pairs, "drop", 0.01, tmp_path)) == 200
+    listed = []
+    assert valid_rows(pairs, "drop", 0.01, listed.extend).tolist() == list(range(200))
     assert "1 of 201 rows are invalid (1: an answer is empty)" in caplog.text
-    assert json.loads((tmp_path / "invalid_rows.jsonl").read_text()) == {
-        "where": "file:201",
-        "reason": "an answer is empty",
-    }
+    assert listed == [{"where": "file:201", "reason": "an answer is empty"}]
 
 
 def test_too_many_invalid_rows_are_an_error_even_when_they_may_be_dropped():
     with pytest.raises(UserError, match=r"more than data.max_invalid_fraction=0.4.*Check that the columns"):
-        valid(pairs_of(GOOD, "the line is not valid JSON"), "drop", 0.4, None)
+        valid_rows(pairs_of(GOOD, "the line is not valid JSON"), "drop", 0.4, [].extend)
 
 
 def test_no_valid_row():
     with pytest.raises(UserError, match=r"1 of 1 rows are invalid .* so no pair is left"):
-        valid(pairs_of(INVALID["an answer is empty"]), "drop", 1.0, None)
+        valid_rows(pairs_of(INVALID["an answer is empty"]), "drop", 1.0, [].extend)
 
 
 def test_no_row_at_all():

@@ -8,6 +8,7 @@ import trl
 from datasets import Dataset
 
 from lightning_dpo.data.parts import Part
+from lightning_dpo.data.tokens.chat_template import ChatTemplate
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
 from tests.support.chat import CHATML, EXPLICIT, chat_tokenizer, decoded, pairs_of, same_ids, tokens
@@ -67,9 +68,10 @@ def test_a_template_with_a_date_is_warned_of_and_not_cached_over_days(tokenizer,
     assert "contains today's date, so token ids change daily; to set a date, use" in caplog.text
     tokens(chat_tokenizer(tokenizer, "{{ strftime_now('%d %b') }}" + CHATML), EXPLICIT[:1])
     assert "the template has no argument for another date" in caplog.text
-    chat = chat_tokenizer(tokenizer)
-    pairs = Dataset.from_dict({"prompt": ["a"]})
-    digests = {Tokenization(chat, 9, "drop").cache_key(pairs, probe) for probe in ("21 Nov", "22 Nov")}
+    chat, pairs, digests = chat_tokenizer(tokenizer, dated), Dataset.from_dict({"prompt": ["a"]}), set()
+    for day in ("21 Nov", "22 Nov"):
+        monkeypatch.setattr(ChatTemplate, "probe", lambda self, day=day: day)
+        digests.add(Tokenization(chat, 9, "drop").cache_key(pairs))
     assert len(digests) == 2
 
 
