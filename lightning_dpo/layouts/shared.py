@@ -1,5 +1,6 @@
 """The shared layout: one stream without padding that contains each prompt once, followed by its completions."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -88,9 +89,9 @@ def _stream(groups: dict[Prompt, dict[Completion, Logps]]) -> _Stream:
             # The hidden state of the preceding token predicts a scored one. The last prompt token predicts the first
             # token of every completion, wherever the completion is in the stream.
             before = [end_of_prompt, *range(begin, begin + len(ids) - 1)]
-            kept = [offset for offset in range(len(ids)) if scored is None or scored[offset]]
-            score_index += [before[offset] for offset in kept]
-            target_ids += [ids[offset] for offset in kept]
+            kept = ids if scored is None else tuple(itertools.compress(ids, scored))
+            score_index += before if scored is None else itertools.compress(before, scored)
+            target_ids += kept
             completion_index += [len(lengths)] * len(kept)
             lengths.append(len(kept))
             input_ids += ids

@@ -8,7 +8,14 @@ from torch import Tensor
 from lightning_dpo.batch import CompletionLogps, PreferenceBatch
 from lightning_dpo.logps.forward import base_model, call, lm_head, removed_on_exit, replaced_head_input, scored_logits
 from lightning_dpo.logps.fusion import can_fuse
-from lightning_dpo.logps.lm_head import TokenLogps, at_least_float32, head_logps, logit_transform, token_statistics
+from lightning_dpo.logps.lm_head import (
+    TokenLogps,
+    at_least_float32,
+    head_logps,
+    logit_transform,
+    positions_at_once,
+    token_statistics,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,13 +83,14 @@ def token_logps(policy: "PreTrainedModel", batch: PreferenceBatch, statistics: b
     if not can_fuse(policy):
         logits = at_least_float32(scored_logits(policy, batch))
         return TokenLogps(*token_statistics(logits, batch.target_ids, statistics))
-    head, transform = lm_head(policy), logit_transform(policy.config.get_text_config())
+    config = policy.config.get_text_config()
+    head, transform, kept = lm_head(policy), logit_transform(config), positions_at_once(config.vocab_size)
     # The hook below has no return value for its caller, so it appends its result to this list.
     found: list[TokenLogps] = []
 
     def to_logps(hidden: Tensor) -> Tensor:
         scored = hidden.flatten(0, -2)[batch.score_index]
-        found.append(head_logps(head, scored, batch.target_ids, transform, statistics))
+        found.append(head_logps(head, scored, batch.target_ids, transform, statistics, kept))
         return hidden[:1, :0]  # an empty input, so that the model's own call of its head costs nothing
 
     # The log-probs are computed inside the policy's forward pass and replace its output. FSDP gathers the weights of

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 if TYPE_CHECKING:  # transformers takes seconds to import, and losses do not need it
     from transformers import PreTrainedConfig
 
-CHUNK = 512  # positions whose logits exist at once
+CHUNK = 512  # positions whose logits exist at once, if those of all positions are large
+_SMALL = 64 << 20  # bytes
 
 
 class TokenLogps(NamedTuple):
@@ -40,8 +41,9 @@ def head_logps(
     target_ids: Tensor,
     transform: Callable[[Tensor], Tensor],
     statistics: bool = False,
+    kept: int = 0,
 ) -> TokenLogps:
-    """Log-probs of `target_ids`, a chunk of positions at a time.
+    """Log-probs of `target_ids`, a chunk of positions at a time unless the logits are small.
 
     Args:
         head: The LM head, including adapters.
@@ -49,11 +51,15 @@ def head_logps(
         target_ids: The scored tokens. Shape: (scored,).
         transform: The model's function of the logits after the head.
         statistics: Also compute entropy and collision probability.
+        kept: Maximum number of positions whose log-probs over the vocabulary are kept for the backward pass. With more,
+            they are computed again.
     """
 
     def of_chunk(states: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         return token_statistics(transform(at_least_float32(head(states))), targets, statistics)
 
+    if len(target_ids) <= kept:
+        return TokenLogps(*of_chunk(hidden, target_ids))
     chunks = list(zip(hidden.split(CHUNK), target_ids.split(CHUNK), strict=True))
     if torch.is_grad_enabled():
         # Checkpointing keeps only hidden states and targets of a chunk. Its logits are recomputed in the backward pass.
@@ -61,6 +67,11 @@ def head_logps(
     else:
         found = [of_chunk(*chunk) for chunk in chunks]
     return TokenLogps(*map(torch.cat, zip(*found, strict=True)))
+
+
+def positions_at_once(vocabulary: int) -> int:
+    """Number of positions whose log-probs over the vocabulary may exist at once: a chunk, or more if they are small."""
+    return max(CHUNK, _SMALL // (4 * vocabulary))
 
 
 def token_statistics(logits: Tensor, target_ids: Tensor, statistics: bool) -> tuple[Tensor, ...]:

@@ -88,7 +88,7 @@ def _pretrain(
     # The probability of a review is the product of the frequencies of its words.
     # Those of all reviews of one length sum to 1, so all lengths are equally likely.
     odds = world.sums_over_words(frequencies, lengths).exp()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     attention = attention_of(model)
     model.set_attn_implementation(ATTENTION)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lightning_dpo.logps.fusion import can_fuse
-from lightning_dpo.logps.lm_head import CHUNK
+from lightning_dpo.logps.lm_head import positions_at_once
 from lightning_dpo.models.reference import Reference
 
 _GB = 1e9
@@ -98,12 +98,13 @@ def estimate(
     per_layer = tokens * config.hidden_size * itemsize
     layers = config.num_hidden_layers
     checkpointing = checkpoints_activations(policy)
+    at_once = min(scored, positions_at_once(config.vocab_size)) if can_fuse(policy) else scored
     return MemoryEstimate(
         weights=_size(policy.parameters()),
         gradients=_size(trained),
         optimizer=int(optimizer_numbers(make_optimizer) * _size(trained)),
         reference=_size(reference.model.parameters()) if reference and reference.model and reference.on_device else 0,
-        logits=(min(scored, CHUNK) if can_fuse(policy) else scored) * config.vocab_size * (itemsize + 8),
+        logits=at_once * config.vocab_size * (itemsize + 8),
         activations=per_layer * (layers + _KEPT if checkpointing else layers * _KEPT),
     )
 

@@ -81,6 +81,7 @@ def test_predicts_the_next_token_and_no_other():
 
 def test_only_scored_positions_reach_the_head_a_chunk_at_a_time(llama, monkeypatch):
     monkeypatch.setattr("lightning_dpo.logps.lm_head.CHUNK", 16)
+    monkeypatch.setattr("lightning_dpo.logps.lm_head._SMALL", 0)
     batch = padded_batch(random_pairs(5))
     completion_logps(llama, batch)  # the first time, the head is tried at 16 positions
     seen = []

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_dpo.logps.lm_head import CHUNK
+from lightning_dpo.logps.lm_head import positions_at_once
 from lightning_dpo.losses import DPO
 from lightning_dpo.models.lora import LoRA
 from lightning_dpo.models.reference_factories import Auto
@@ -25,7 +25,7 @@ def test_what_is_certain_is_what_a_step_then_holds():
     assert needed.optimizer == 4 * sum(value.numel() for value in moments)
     assert (needed.weights, needed.gradients, needed.reference) == (size, size, size)
     assert needed.logits == 40 * VOCABULARY * (4 + 4 + 4)
-    assert estimated(policy, scored=10**6).logits == CHUNK * VOCABULARY * (4 + 4 + 4)
+    assert estimated(policy, scored=10**6).logits == positions_at_once(VOCABULARY) * VOCABULARY * (4 + 4 + 4)
 
 
 @pytest.mark.parametrize(("name", "states"), [("SGD", 0), ("RMSprop", 1), ("AdamW", 2), ("Adafactor", 0.03125)])

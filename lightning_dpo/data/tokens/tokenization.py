@@ -181,7 +181,7 @@ class Tokenization:
         """Digest of everything that the result depends on."""
         columns = pairs.with_format("arrow").iter(1000)
         parts = (batch.serialize() for table in columns for batch in table.combine_chunks().to_batches())
-        return digest_of(itertools.chain((fact.encode() for fact in self.facts()), map(memoryview, parts)), digits=64)
+        return digest_of(itertools.chain((fact.encode() for fact in self.facts()), map(memoryview, parts)), digits=32)
 
 
 def _scores(ids: Ids, mask: Mask) -> bool:
