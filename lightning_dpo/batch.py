@@ -233,5 +233,6 @@ class CompletionLogps:
 
     def select(self, index: Tensor) -> "CompletionLogps":
         """The completions at `index`. Shape: (n,), int64."""
-        tokens = None if self.token_logps is None else self.token_logps[index]
-        return CompletionLogps(self.sums[index], self.lengths[index], tokens)
+        tokens = None if self.token_logps is None else self.token_logps.index_select(0, index)
+        # `index_select` sums the gradients of a completion that is in several pairs in a fixed order.
+        return CompletionLogps(self.sums.index_select(0, index), self.lengths[index], tokens)

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -64,6 +64,8 @@ class ReferenceScores(ModelCallback):
         options = pl_module.make_reference
         if pl_module.reference is None or not isinstance(options, StaticReference) or options.cache == "off":
             return
+        if trainer.precision == "64-true":  # the cache, as batches, has float32
+            return
         folder = Path(options.cache_dir or cache_folder("reference"))
         # With bf16-mixed, FSDP computes everything in bf16, and not only matrix products.
         how = (
@@ -81,6 +83,12 @@ class ReferenceScores(ModelCallback):
         if not options.answers and pl_module.reference.model is not None:  # only the log-probs are needed from here on
             pl_module.hold_reference(NotHeld(pl_module.reference.starts_equal))
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove the log-probs from the data module, which may be used with another reference."""
+        data = datamodule_of(trainer)
+        if isinstance(data, PreferenceDataModule):
+            data.reference_logps = None
+
 
 def _filled(cache: ReferenceCache, parts: Sequence[Completions], scoring: "_Scoring") -> ReferenceTable:
     """The cache with the log-probs of all completions. A collective call."""
@@ -91,6 +99,8 @@ def _filled(cache: ReferenceCache, parts: Sequence[Completions], scoring: "_Scor
         table = cache.read()  # another process may have added them
         if scoring.nowhere(_lacks(table, parts)):
             return table
+        if scoring.trainer.is_global_zero:
+            cache.create()
         _fill(cache, table, parts, scoring)
         scoring.trainer.strategy.barrier()
     table = cache.read()
@@ -117,7 +127,7 @@ def _locked(cache: ReferenceCache, trainer: Trainer) -> Iterator[None]:
         acquired = not first
         if first:
             try:
-                cache.create()
+                cache.folder.mkdir(parents=True, exist_ok=True)
                 lock.acquire(timeout=_WAIT)
                 acquired = True
             except Timeout:
@@ -223,7 +233,7 @@ class _Scoring:
         with self.reference() as model:
             found = completion_logps(model, batch)
         difference = (found.sums - cached.sums).abs()
-        allowed = found.lengths.sqrt() * tolerance(str(self.trainer.precision))
+        allowed = found.lengths.sqrt() * tolerance(str(self.trainer.precision), self.module.policy.dtype)
         if (difference <= allowed).all():
             return
         worst = int((difference / allowed).nan_to_num(torch.inf).argmax())

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from lightning_dpo.batch import CompletionLogps, PreferenceBatch
-from lightning_dpo.logps.forward import base_model, call, lm_head, removed_on_exit, replaced_head_input, scored_logits
+from lightning_dpo.logps.forward import (
+    base_model,
+    call,
+    lm_head,
+    removed_on_exit,
+    replaced_head_input,
+    scored_logits,
+    scored_positions,
+)
 from lightning_dpo.logps.fusion import can_fuse
 from lightning_dpo.logps.lm_head import (
     TokenLogps,
@@ -89,7 +97,7 @@ def token_logps(policy: "PreTrainedModel", batch: PreferenceBatch, statistics: b
     found: list[TokenLogps] = []
 
     def to_logps(hidden: Tensor) -> Tensor:
-        scored = hidden.flatten(0, -2)[batch.score_index]
+        scored = scored_positions(hidden, batch)
         found.append(head_logps(head, scored, batch.target_ids, transform, statistics, kept))
         return hidden[:1, :0]  # an empty input, so that the model's own call of its head costs nothing
 

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -91,7 +92,7 @@ def scored_logits(policy: "PreTrainedModel", batch: PreferenceBatch) -> Tensor:
         UserError: The model has no LM head, or it cannot be found.
     """
     # (rows, length, hidden) becomes (rows · length, hidden), of which the scored positions are selected.
-    with replaced_head_input(lm_head(policy), lambda hidden: hidden.flatten(0, -2)[batch.score_index][None]):
+    with replaced_head_input(lm_head(policy), lambda hidden: scored_positions(hidden, batch)[None]):
         logits = call(policy, batch).logits
     if logits.shape[:-1] != (1, len(batch.score_index)):
         raise UserError(
@@ -99,6 +100,15 @@ def scored_logits(policy: "PreTrainedModel", batch: PreferenceBatch) -> Tensor:
             "scored positions: its LM head is not the module of get_output_embeddings(), which is not supported"
         )
     return logits[0]
+
+
+def scored_positions(hidden: Tensor, batch: PreferenceBatch) -> Tensor:
+    """The hidden states that predict scored tokens, shape (scored, hidden), of those of all positions.
+
+    The last token of a prompt predicts the first one of each of its completions. `embedding` sums their gradients in a
+    fixed order; indexing would sum them by atomic operations, in another order in every run.
+    """
+    return F.embedding(batch.score_index, hidden.flatten(0, -2))
 
 
 def call(policy: "PreTrainedModel", batch: PreferenceBatch) -> Any:

@@ -44,7 +44,7 @@ class ReferenceCache:
         self._record, self._text = self.folder / "reference.json", text
 
     def create(self) -> None:
-        """Create the folder and its description.
+        """Write what the folder is for.
 
         Raises:
             WriteError: It is not writable.

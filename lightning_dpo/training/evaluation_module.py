@@ -59,7 +59,7 @@ class EvaluationModule(PolicyModule):
         if reference is not None and batch.reference_logps is not None and self.policy_is_reference:
             # The cache was computed in other batches. Without this, rounding would decide which answer wins.
             precision = str(self.trainer.precision) if self._trainer else "32"
-            reference = rounded_to(policy, reference, tolerance(precision))
+            reference = rounded_to(policy, reference, tolerance(precision, self.policy.dtype))
         return pair_logps(policy, reference, batch)
 
     def on_validation_epoch_start(self) -> None:
