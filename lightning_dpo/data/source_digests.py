@@ -1,12 +1,13 @@
 """Digests of what pairs are made from: files, functions and their options. They identify prepared pairs."""
 
-import inspect
+import ast
 import re
 import site
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import resolve_name
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -71,10 +72,18 @@ def _files(module: ModuleType, seen: set[str]) -> Iterator[Path]:
     if file is None or file.startswith(_LIBRARIES) or not Path(file).is_file():
         return
     yield Path(file)
-    names = {
-        value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
-        for value in vars(module).values()
-    }
-    for name in sorted(name for name in names if isinstance(name, str) and name not in seen):
+    for name in _imported(module, Path(file)):
         if name in sys.modules and name not in seen:
             yield from _files(sys.modules[name], seen)
+
+
+def _imported(module: ModuleType, file: Path) -> Iterator[str]:
+    """Names of the modules that a module imports, at its start or in a function."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            base = resolve_name(name, module.__package__) if node.level else name
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)

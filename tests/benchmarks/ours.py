@@ -24,51 +24,12 @@ from torch.optim import AdamW
 from transformers import AutoModelForCausalLM
 
 from lightning_dpo import DPOModule, PreferenceDataModule
-from lightning_dpo.batch import CompletionLogps
 from lightning_dpo.callbacks.throughput import Throughput
-from lightning_dpo.logps.completions import completion_logps
 from lightning_dpo.losses import DPO
-from lightning_dpo.models.reference import Reference
-from lightning_dpo.models.reference_factories import Auto, ReferenceFactory
+from lightning_dpo.models.reference_factories import Auto
 
 LR, CLIP = 1e-5, 1.0
 OPTIMIZER = f"AdamW(lr={LR}, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, fused), constant, clipped at {CLIP}"
-
-
-class Scored(Reference):
-    """Log-probs of the untrained policy, taken before training and looked up by completion."""
-
-    starts_equal = True
-    answers = False
-
-    def __init__(self, policy) -> None:
-        self.policy, self.sums = policy, {}
-
-    def active(self):
-        raise RuntimeError("the reference was scored beforehand")
-
-    def score(self, batch) -> None:
-        with torch.no_grad():
-            sums = completion_logps(self.policy, batch).sums
-        self.sums |= dict(zip(keys(batch), sums.tolist(), strict=True))
-
-    def logps(self, batch) -> CompletionLogps:
-        sums = torch.tensor([self.sums[key] for key in keys(batch)], device=batch.input_ids.device)
-        return CompletionLogps(sums, batch.completion_lengths)
-
-
-def keys(batch) -> list[tuple[int, int, bool]]:
-    """What names a completion here: its pairs, and whether they prefer it."""
-    names = {}
-    for chosen, side in ((True, batch.chosen), (False, batch.rejected)):
-        for row, completion in zip(batch.pair_index.tolist(), side.tolist(), strict=True):
-            names.setdefault(completion, (row, chosen))
-    return [names[completion] for completion in range(len(names))]
-
-
-class ScoredOnce(ReferenceFactory):
-    def __call__(self, policy, loss) -> Reference:
-        return Scored(policy)
 
 
 class InOrder(PreferenceDataModule):
@@ -80,19 +41,16 @@ class InOrder(PreferenceDataModule):
 
 class Clock(Callback):
     def __init__(self) -> None:
-        self.seconds, self.losses, self.shares, self.tokens = [], [], [], 0
+        self.seconds, self.cpu_seconds, self.losses, self.shares, self.tokens = [], [], [], [], 0
 
     def on_train_start(self, trainer, module) -> None:
-        if isinstance(module.reference, Scored):
-            with trainer.precision_plugin.forward_context():
-                for batch in trainer.datamodule.train_dataloader():
-                    module.reference.score(batch.to(module.device))
-        self.last = time.perf_counter()
+        self.last, self.last_cpu = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         self.seconds.append(now - self.last)
-        self.last = now
+        self.cpu_seconds.append(cpu - self.last_cpu)
+        self.last, self.last_cpu = now, cpu
         self.tokens += batch.input_ids.numel()
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
         if "train/measured_rate_share" in trainer.callback_metrics:
@@ -106,7 +64,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--live", action="store_true", help="the reference computed in every step, as a copy")
+    parser.add_argument("--live", action="store_true", help="the reference is computed in every step")
+    parser.add_argument("--cache", help="folder of the reference cache, to use it again; by default a new one")
     parser.add_argument("--layout", choices=["shared", "padded"], default="shared")
     return parser.parse_args()
 
@@ -121,6 +80,13 @@ def main() -> None:
     args = arguments()
     pairs = json.loads(Path(args.pairs_file).read_text())
     start, clock, throughput = time.perf_counter(), Clock(), Throughput()
+    with tempfile.TemporaryDirectory() as name:
+        fit(args, pairs, name, clock, throughput)
+    print(json.dumps(result(args, pairs, clock, throughput, time.perf_counter() - start)))
+
+
+def fit(args: argparse.Namespace, pairs: list[dict], name: str, clock: Clock, throughput: Throughput) -> None:
+    """One epoch over the pairs."""
     data = InOrder(
         tokenizer=args.model,
         rows=lambda split: pairs if split == "train" else pairs[:1],
@@ -132,24 +98,28 @@ def main() -> None:
     module = DPOModule(
         partial(AutoModelForCausalLM.from_pretrained, args.model, dtype=torch.float32),
         DPO(beta=0.1),
-        reference=Auto() if args.live else ScoredOnce(),
+        reference=Auto(cache="off") if args.live else Auto(cache_dir=args.cache or name, between="none"),
         optimizer=partial(AdamW, lr=LR, weight_decay=0.0, fused=True),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        lightning.Trainer(
-            max_epochs=1, precision="bf16-mixed" if args.precision == "bf16" else "32-true", gradient_clip_val=CLIP,
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            devices=1, limit_val_batches=0, callbacks=[throughput, clock], default_root_dir=folder,
-        ).fit(module, data)  # fmt: skip
+    lightning.Trainer(
+        max_epochs=1, precision="bf16-mixed" if args.precision == "bf16" else "32-true", gradient_clip_val=CLIP,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        devices=1, limit_val_batches=0, callbacks=[throughput, clock], default_root_dir=name,
+    ).fit(module, data)  # fmt: skip
+
+
+def result(args: argparse.Namespace, pairs: list[dict], clock: Clock, throughput: Throughput, seconds: float) -> dict:
+    """What the peer reports, and the share of the device's rate."""
     steady = clock.seconds[1:]
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else most_resident()
-    found = {
-        "trainer": f"lightning_dpo, {args.layout}, reference {'live' if args.live else 'scored once'}",
+    return {
+        "trainer": f"lightning_dpo, {args.layout}, reference {'live' if args.live else 'cached'}",
         "precision": args.precision,
         "pairs": len(pairs),
         "pairs_per_second": round(args.batch * len(steady) / sum(steady), 3),
         "pairs_per_second_all_steps": round(len(pairs) / sum(clock.seconds), 3),
-        "seconds": round(time.perf_counter() - start, 2),
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(sum(clock.cpu_seconds), 2),
         "peak_bytes": int(peak),
         "tokens": clock.tokens,
         "matrix_rate": throughput.rate,
@@ -157,7 +127,6 @@ def main() -> None:
         "optimizer": OPTIMIZER,
         "losses": clock.losses,
     }
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":

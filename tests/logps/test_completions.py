@@ -1,10 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_dpo.logps.completions import completion_logps
+from lightning_dpo.logps.forward import scored_positions
 from tests.support.models import SMALL, VOCABULARY, make_llama
 from tests.support.pairs import padded_batch, random_pairs
 
@@ -138,3 +140,19 @@ def test_tied_and_untied_heads_agree():
     untied.load_state_dict(tied.state_dict() | {"lm_head.weight": tied.get_input_embeddings().weight})
     batch = padded_batch(random_pairs(4))
     assert torch.equal(completion_logps(tied, batch).sums, completion_logps(untied, batch).sums)
+
+
+def test_gradients_of_a_prompt_with_many_completions_are_equal_to_the_bit_every_time():
+    """The last token of the prompt predicts the first token of each, on several threads."""
+    generator = torch.Generator().manual_seed(0)
+    batch = padded_batch(random_pairs(2))
+    index = torch.cat([torch.zeros(3000, dtype=torch.int64), torch.arange(3000)])
+    batch = SimpleNamespace(**vars(batch) | {"score_index": index})
+    hidden, weights = (torch.randn(shape, generator=generator) for shape in ((1, 3000, 64), (6000, 64)))
+    gradients = []
+    for _ in range(10):
+        states = hidden.clone().requires_grad_()
+        (scored_positions(states, batch) * weights).sum().backward()
+        gradients.append(states.grad)
+    assert all(torch.equal(gradients[0], gradient) for gradient in gradients)
+    torch.testing.assert_close(gradients[0][0, 0], weights[:3001].double().sum(0).float())
