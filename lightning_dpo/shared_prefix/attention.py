@@ -128,12 +128,12 @@ def _by_shape(
     outputs: list[Tensor] = [query] * len(runs)
     for shape, members in shapes.items():
         queries, keys, values = (
-            torch.cat([_rows(parts[index], shape.length) for index in members])
+            _together([_rows(parts[index], shape.length) for index in members])
             for parts in (of_query, of_key, of_value)
         )
         if shape.prefix:
             prefixes = (
-                torch.cat([_repeated(parts[runs[index].opening], shape.prefix, runs[index].size) for index in members])
+                _together([_repeated(parts[runs[index].opening], shape.prefix, runs[index].size) for index in members])
                 for parts in (of_key, of_value)
             )
             keys, values = (torch.cat(both, 2) for both in zip(prefixes, (keys, values), strict=True))
@@ -145,6 +145,11 @@ def _by_shape(
         for index, output in zip(members, attended.split([runs[index].size for index in members]), strict=True):
             outputs[index] = output.flatten(0, 1)
     return torch.cat(outputs)[None]
+
+
+def _together(rows: list[Tensor]) -> Tensor:
+    """The rows of several runs, without a copy if there is one."""
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def _rows(run: Tensor, length: int) -> Tensor:

@@ -119,7 +119,7 @@ def result(args: argparse.Namespace, pairs: list[dict], clock: Clock, throughput
         "pairs_per_second": round(args.batch * len(steady) / sum(steady), 3),
         "pairs_per_second_all_steps": round(len(pairs) / sum(clock.seconds), 3),
         "seconds": round(seconds, 2),
-        "cpu_seconds": round(sum(clock.cpu_seconds), 2),
+        "cpu_seconds_of_steps": round(sum(clock.cpu_seconds), 2),
         "peak_bytes": int(peak),
         "tokens": clock.tokens,
         "matrix_rate": throughput.rate,

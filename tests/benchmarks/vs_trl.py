@@ -1,7 +1,7 @@
 """This project and TRL side by side: same pairs, order, precision, batch size, optimizer and clipping, in turn.
 
     python -m tests.benchmarks.vs_trl [--peer ../shared/peer] [--data ../shared/data/hh-harmless-1800.jsonl.gz]
-                                      [--repeats 3] [--only main|growth] [--out FOLDER]
+                                      [--repeats 3] [--only best|main|growth] [--pairs 64] [--out FOLDER]
 
 Every run is a process of its own; the sides alternate, A B A B A B, so that what else the machine does meets both. It
 prints the table that stands in README.md here, and leaves in FOLDER every run's line and a picture of the growth. Runs
@@ -16,7 +16,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -26,15 +27,7 @@ from tests.benchmarks.growth import Case, cases, draw, write
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-IMPORTS = {
-    "trl": "import torch, datasets, transformers; from trl import DPOConfig, DPOTrainer",
-    "ours": "from lightning_dpo.callbacks.throughput import Throughput; from lightning_dpo import DPOModule",
-}
-PEAK = (
-    "import json; lines = open('/proc/self/status').read().splitlines(); "
-    "print(json.dumps({'peak': 1024 * int(next(x.split()[1] for x in lines if x.startswith('VmHWM:')))}))"
-)
-LIVE, SCORED = ("--live",), ()
+LIVE, CACHED = ("--live",), ()
 # On a CPU, TRL puts every position through the LM head; on CUDA, only those of completions. Its users sort by length.
 CUDA_HEAD = ("--head", "cuda")
 BEST = ("--precompute", *CUDA_HEAD, "--order", "length")
@@ -45,15 +38,14 @@ RATE = "pairs_per_second_all_steps"
 def run(command: list[str]) -> dict:
     """The JSON line that a process prints last."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    start, before = time.perf_counter(), os.times()
     done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
-    return json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
-
-
-def imported(side: str) -> int:
-    """Bytes that a process holds once it has imported what a side needs."""
-    return run(["-c", f"{IMPORTS[side]}; {PEAK}"])["peak"]
+    found = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return found | {"process_seconds": time.perf_counter() - start, "process_cpu_seconds": cpu}
 
 
 class Comparison:
@@ -104,45 +96,44 @@ def median(runs: list[dict], name: str) -> float:
 
 
 def main_table(args: argparse.Namespace, record: list) -> None:
-    """HH pairs on the 33.6 M model, both precisions."""
+    """HH pairs on the 33.6 M model, both precisions. TRL's best settings come first."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make = [str(Path(args.peer) / "make_model.py"), str(folder / "model"), "--data", args.data]
         subprocess.run([sys.executable, *make], check=True, capture_output=True)
-        case = Case("HH", "", 0, folder / "model", Path(args.data), pairs=64, batch=8, max_length=512)
+        case = Case("HH", "", 0, folder / "model", Path(args.data), pairs=args.pairs, batch=8, max_length=512)
         comparison = Comparison(args, folder, case)
-        imports = {side: imported(side) for side in IMPORTS}
-        print("| precision | trainer | pairs/s | x TRL | peak memory | of TRL's | less imports | limit reached |")
-        print("|---|---|---|---|---|---|---|---|")
-        for precision in ("fp32", "bf16"):
-            trl, cuda_head, best, *ours = comparison.in_turn(
-                args.repeats,
-                partial(comparison.trl, precision),
-                partial(comparison.trl, precision, *CUDA_HEAD),
-                partial(comparison.trl, precision, *BEST),
-                partial(comparison.ours, precision, *LIVE),
-                partial(comparison.ours, precision, *SCORED),
-            )
-            sides = (trl, cuda_head, best, *ours)
-            record += [one | {"case": "HH"} for runs in sides for one in runs]
-            peak, rate = median(trl, "peak_bytes"), median(trl, RATE)
-            titles = ["TRL, as on a CPU", "TRL, as on CUDA", "TRL's best", *(runs[0]["trainer"] for runs in ours)]
-            for title, runs in zip(titles, sides, strict=True):
-                own, imports_of = median(runs, "peak_bytes"), imports["trl" if "TRL" in title else "ours"]
-                less = (own - imports_of) / (peak - imports["trl"])
-                limit = f"{median(runs, 'measured_rate_share'):.0%}" if "measured_rate_share" in runs[0] else ""
-                print(
-                    f"| {precision} | {title} | {median(runs, RATE):.3f} | {median(runs, RATE) / rate:.2f} | "
-                    f"{own / 1e9:.2f} GB | {own / peak:.2f} | {less:.2f} | {limit} |",
-                    flush=True,
-                )
-            for runs in (trl, *ours):
-                losses = " ".join(f"{loss:.6f}" for loss in runs[0]["losses"])
-                print(f"<!-- {precision} {runs[0]['trainer']}: {losses} -->")
         print(
-            f"\nBoth: {ours[0][0]['optimizer']}. Importing alone: ",
-            {k: f"{v / 1e9:.2f} GB" for k, v in imports.items()},
+            f"| {args.pairs} pairs | pairs/s | ratio | peak memory | ratio | whole process | ratio | CPU time | ratio |"
         )
+        print("|---|---|---|---|---|---|---|---|---|")
+        for precision in args.precision:
+            theirs = {"TRL, best": BEST, "TRL, CUDA path": CUDA_HEAD, "TRL, CPU path": ()}
+            theirs = dict(list(theirs.items())[: 1 if args.only == "best" else None])
+            own = {"cached reference": CACHED, "live reference": LIVE}
+            sides = [partial(comparison.ours, precision, *options) for options in own.values()]
+            sides += [partial(comparison.trl, precision, *options) for options in theirs.values()]
+            runs = dict(zip((*own, *theirs), comparison.in_turn(args.repeats, *sides), strict=True))
+            record += [one | {"case": f"HH {args.pairs}"} for found in runs.values() for one in found]
+            for title, found in runs.items():
+                print(f"| {precision}, {title} | {' | '.join(relative(found, runs['cached reference']))} |", flush=True)
+            for title, found in runs.items():
+                losses = " ".join(f"{loss:.6f}" for loss in found[0]["losses"][:8])
+                print(f"<!-- {precision} {title}: {losses} -->")
+
+
+def relative(runs: list[dict], ours: list[dict]) -> Iterator[str]:
+    """Medians of a side's runs, each followed by how much better this project's median is."""
+    formats = {
+        RATE: "{:.2f}",
+        "peak_bytes": "{:.2f} GB",
+        "process_seconds": "{:.1f} s",
+        "process_cpu_seconds": "{:.1f} s",
+    }
+    for name, text in formats.items():
+        value, own = median(runs, name), median(ours, name)
+        yield text.format(value / 1e9 if name == "peak_bytes" else value)
+        yield f"{own / value if name == RATE else value / own:.2f}"
 
 
 def growth_table(args: argparse.Namespace, record: list) -> None:
@@ -168,7 +159,9 @@ def main() -> None:
     parser.add_argument("--peer", default=str(ROOT.parent / "shared" / "peer"), help="folder of trl_bench.py")
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data" / "hh-harmless-1800.jsonl.gz"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=["main", "growth"])
+    parser.add_argument("--only", choices=["best", "main", "growth"])
+    parser.add_argument("--pairs", type=int, default=64, help="pairs of HH; with 1000, use --only best")
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--out", default=".", help="folder for runs-*.jsonl and growth.png")
     args = parser.parse_args()
     for needed in (Path(args.peer) / "trl_bench.py", Path(args.data)):
@@ -181,7 +174,7 @@ def main() -> None:
     try:
         if args.only != "growth":
             main_table(args, record)
-        if args.only != "main":
+        if args.only in (None, "growth"):
             growth_table(args, record)
     finally:
         lines = "".join(json.dumps(one) + "\n" for one in record)

@@ -155,4 +155,4 @@ def test_gradients_of_a_prompt_with_many_completions_are_equal_to_the_bit_every_
         (scored_positions(states, batch) * weights).sum().backward()
         gradients.append(states.grad)
     assert all(torch.equal(gradients[0], gradient) for gradient in gradients)
-    torch.testing.assert_close(gradients[0][0, 0], weights[:3001].double().sum(0).float())
+    torch.testing.assert_close(gradients[0][0, 0], weights[:3001].double().sum(0).float(), rtol=1e-4, atol=1e-3)
