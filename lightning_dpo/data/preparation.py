@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from lightning_dpo.data.parts import Part
 from lightning_dpo.data.prepared_pairs import PreparedPairs, cache_folder, load, recorded_warnings, save, scratch_folder
+from lightning_dpo.data.rows.arrow import values_of
 from lightning_dpo.data.rows.splitting import in_proportion, repeat, sample, split_by_prompt, without_prompts
 from lightning_dpo.data.rows.validation import valid_rows
 from lightning_dpo.data.source_digests import part_digest
@@ -103,12 +104,13 @@ class Preparation:
             sides = {name: self._sides(name, part, validation_only) for name, part in self.parts.items()}
             val = concatenate_datasets([val for _, val in sides.values()])
             if self.drop_seen_prompts and not validation_only:
-                seen = set(val["prompt"])
+                seen = set(values_of(val, "prompt"))
                 sides = {name: (self._unseen(train, seen), val) for name, (train, val) in sides.items()}
             train = [] if validation_only else [self._repeated(name, train) for name, (train, _) in sides.items()]
             pairs = concatenate_datasets([*train, val])
             # Rows without a value in the source column get the name `other`, if any row has one.
-            names = [name or "other" for name in pairs["source"]] if any(pairs["source"]) else pairs["source"][:]
+            names = pairs["source"][:]
+            names = [name or "other" for name in names] if any(names) else names
             sources = list(dict.fromkeys(names))
             tokens = self.tokenization.tokenize(pairs)
             source = np.array([sources.index(name) for name in names])
@@ -146,7 +148,7 @@ class Preparation:
         pairs = self._valid(pairs)
         if not name:
             return pairs
-        names = ["/".join(filter(None, (name, source))) for source in pairs["source"]]
+        names = ["/".join(filter(None, (name, source))) for source in values_of(pairs, "source")]
         return pairs.remove_columns("source").add_column("source", names, feature=pairs.features["source"])
 
     def _valid(self, pairs: Dataset) -> Dataset:
@@ -180,11 +182,9 @@ class Preparation:
         """
         kept = self._valid_rows(tokens)
         # A row can have several pairs, and a pair can be repeated.
-        of_rows = (
-            {(where, name) for where, names in zip(tokens["where"], tokens["ignored"], strict=True) for name in names}
-            if any(tokens["ignored"])
-            else set()
-        )
+        used = tokens if len(kept) == len(tokens) else tokens.select(kept)
+        both = zip(values_of(used, "where"), values_of(used, "ignored"), strict=True)
+        of_rows = {(where, name) for where, names in both for name in names}
         self.ignored.update(name for _, name in of_rows)
         overlong, truncated = np.array(tokens["overlong"][:]), np.array(tokens["truncated"][:])
         rows = {"train": kept[:0], "overlong": kept[:0]}

@@ -72,7 +72,7 @@ class PreparedPairs:
     @cached_property
     def columns(self) -> frozenset[str]:
         """Numeric columns in which a training pair has a value with an effect."""
-        return frozenset(name for name, neutral in NUMBERS.items() if set(self.train[name]) - {neutral})
+        return frozenset(name for name, neutral in NUMBERS.items() if set(self.train[name][:]) - {neutral})
 
     @cached_property
     def facts(self) -> dict[str, str]:

@@ -1,6 +1,15 @@
 """Rows of Arrow tables, which give every object the fields of all rows."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
+
+from datasets import Dataset
+
+
+def values_of(pairs: Dataset, column: str) -> Iterator[Any]:
+    """The values of a column, a thousand rows at a time: one by one takes 50 times as long, and all at once memory."""
+    for batch in pairs.select_columns([column]).iter(1000):
+        yield from cast(dict[str, list[Any]], batch)[column]
 
 
 def from_arrow(row: dict[str, Any]) -> dict[str, Any]:

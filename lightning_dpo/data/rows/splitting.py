@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from datasets import Dataset
 
+from lightning_dpo.data.rows.arrow import values_of
 from lightning_dpo.errors import UserError
 
 
@@ -30,7 +31,7 @@ def split_by_prompt(pairs: Dataset, fraction: float, seed: int) -> tuple[Dataset
     Raises:
         UserError: There are fewer than two prompts.
     """
-    counts = Counter(pairs["prompt"])
+    counts = Counter(values_of(pairs, "prompt"))
     wanted, held_out, taken = fraction * len(pairs), set(), 0
     if len(counts) < 2:
         raise UserError(f"data.val_fraction={fraction}: {len(pairs)} pairs over {len(counts)} prompts cannot be split")
@@ -66,4 +67,4 @@ def in_proportion(sources: Sequence[int], seed: int) -> list[int]:
 
 def without_prompts(pairs: Dataset, prompts: set[str]) -> Dataset:
     """The rows of `pairs` whose prompt is not in `prompts`."""
-    return pairs.select([row for row, prompt in enumerate(pairs["prompt"]) if prompt not in prompts])
+    return pairs.select([row for row, prompt in enumerate(values_of(pairs, "prompt")) if prompt not in prompts])

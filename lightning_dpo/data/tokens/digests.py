@@ -31,7 +31,7 @@ def completion_key(prompt_ids: Ids, ids: Ids, scored: Mask) -> bytes:
 def pairs_digest(tokens: Dataset) -> str:
     """Digest of all pairs in order: token ids, scored tokens, numeric columns and sources."""
     names = [name for name in _COLUMNS if name in tokens.column_names]
-    if "label_noise" in names and not any(tokens["label_noise"]):
+    if "label_noise" in names and not any(tokens["label_noise"][:]):
         names.remove("label_noise")  # so that checkpoints from before this column can be resumed
     columns = tokens.select_columns(names)
     batches = columns.with_format("arrow").iter(batch_size=1000)
