@@ -13,7 +13,14 @@ from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 
 from lightning_dpo.data.parts import Part
-from lightning_dpo.data.prepared_pairs import PreparedPairs, cache_folder, load, recorded_warnings, save, scratch_folder
+from lightning_dpo.data.prepared_pairs import (
+    PreparedPairs,
+    cache_folder,
+    opened_record,
+    recorded_warnings,
+    scratch_folder,
+    write_record,
+)
 from lightning_dpo.data.rows.arrow import values_of
 from lightning_dpo.data.rows.splitting import in_proportion, repeat, sample, split_by_prompt, without_prompts
 from lightning_dpo.data.rows.validation import valid_rows
@@ -65,10 +72,10 @@ class Preparation:
         else:
             # The processes of a run start together. One prepares the pairs, and the others wait and open the result.
             with FileLock(cache_folder() / f"{key}.lock"):
-                found = load(key)
+                found = opened_record(key)
                 prepared = found or self._prepared(validation_only)
                 if found is None:
-                    save(prepared, key)
+                    write_record(prepared, key)
                 else:
                     self._repeat_messages(prepared)
         log.info("Pairs: %s.", ", ".join(f"{name}={count}" for name, count in prepared.counts.items()))

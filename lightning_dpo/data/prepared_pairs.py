@@ -83,7 +83,7 @@ class PreparedPairs:
 _PLAIN = ("sources", "counts", "ignored", "invalid", "messages")
 
 
-def save(prepared: PreparedPairs, key: str) -> None:
+def write_record(prepared: PreparedPairs, key: str) -> None:
     """Write the record of prepared pairs. Their tokens stay in the files of the tokenization."""
     files = [file["filename"] for file in prepared.tokens.cache_files]
     with atomic_folder(_record(key)) as folder:
@@ -93,8 +93,8 @@ def save(prepared: PreparedPairs, key: str) -> None:
         save_file({**prepared.rows, "source": np.array(prepared.source)}, folder / "rows.safetensors")
 
 
-def load(key: str) -> PreparedPairs | None:
-    """The prepared pairs with this key; None if there is no record, or their tokens were deleted."""
+def opened_record(key: str) -> PreparedPairs | None:
+    """The prepared pairs with this key; None if they were not recorded, or their tokens were deleted."""
     path = _record(key) / "prepared.json"
     if not path.exists():
         return None

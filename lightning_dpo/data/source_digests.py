@@ -25,7 +25,7 @@ def part_digest(part: Part, validation_only: bool) -> str | None:
 
     Args:
         part: The source.
-        validation_only: Whether training pairs are not needed. They are held out from, if there is no validation split.
+        validation_only: Whether training pairs are not needed, unless validation pairs are held out from them.
     """
     parts = [function_digest(part.to_pair), str(part.weight), _split_digest(part, "validation")]
     if not validation_only or parts[-1] == NO_SPLIT:

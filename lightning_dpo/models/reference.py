@@ -63,6 +63,7 @@ class FrozenModel(Reference):
 
     @property
     def on_device(self) -> bool:
+        """Whether the model stays on the device of the policy."""
         return self._policy is None
 
     @contextmanager

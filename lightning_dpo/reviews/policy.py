@@ -74,7 +74,7 @@ class TinyReviewer:
 
 
 def _all_reviews(tokenizer: PreTrainedTokenizerFast, lengths: world.Lengths) -> list[list[TokenizedPair]]:
-    """All reviews of each film as token ids, with EOS. They are chosen completions; there are no rejected ones."""
+    """All reviews of each film as token ids, with EOS. They are chosen completions, without rejected ones."""
     prompts, end = tokenizer(world.prompts()).input_ids, tokenizer.eos_token_id
     reviews = [[*ids, end] for ids in tokenizer(world.reviews(lengths), add_special_tokens=False).input_ids]
     return [[TokenizedPair(0, prompt, review, []) for review in reviews] for prompt in prompts]

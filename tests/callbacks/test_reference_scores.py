@@ -1,8 +1,5 @@
 import importlib
-import os
 import shutil
-import signal
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from lightning_dpo import DPOModule, PreferenceDataModule, UserError
-from lightning_dpo.callbacks import LastCheckpoint, reference_scores
+from lightning_dpo.callbacks import LastCheckpoint
 from lightning_dpo.losses import DPO, LDDPO, Hinge
 from lightning_dpo.models.lora import LoRA
 from lightning_dpo.models.reference import FrozenModel, NotHeld
-from lightning_dpo.models.reference_cache import ReferenceCache, ReferenceTable
+from lightning_dpo.models.reference_cache import ReferenceCache
 from lightning_dpo.models.reference_factories import AdapterOff, AnotherModel, Auto, Frozen, ReferenceFactory
 from tests.support.models import make_llama
-from tests.support.ranks import forked, on_ranks
 from tests.support.training import sgd, trainer_for
 
 
@@ -81,7 +77,7 @@ def test_the_first_run_computes_each_completion_once_and_the_second_none(tmp_pat
 
         return counting
 
-    for name in ("callbacks.reference_scores.token_logps", "models.reference.completion_logps"):
+    for name in ("callbacks.reference_passes.token_logps", "models.reference.completion_logps"):
         module, _, function = f"lightning_dpo.{name}".rpartition(".")
         monkeypatch.setattr(f"{module}.{function}", counted(getattr(importlib.import_module(module), function)))
 
@@ -229,41 +225,3 @@ def test_with_an_adapter_nothing_is_held_and_where_has_no_effect(tmp_path, pairs
         fit(tmp_path, pairs_file, tokenizer, Auto(between="cpu"), adapter=LoRA(r=2))
     with pytest.raises(ValueError, match="between has no effect: the reference uses the weights of the policy"):
         AdapterOff(between="none")
-
-
-def _fit_and_count(folder: Path, pairs: Path, tokenizer) -> int:
-    """Completions that this process added."""
-    added, add = [], ReferenceCache.add
-    ReferenceCache.add = lambda self, keys, logps: (added.append(len(keys)), add(self, keys, logps))
-    fit(folder, pairs, tokenizer, Auto(cache_dir=str(folder / "cache")), max_epochs=1, devices=1)
-    return sum(added)
-
-
-def test_runs_that_start_together_compute_each_completion_once(tmp_path, pairs_file, tokenizer):
-    with ThreadPoolExecutor() as threads:
-        runs = [threads.submit(on_ranks, 1, _fit_and_count, tmp_path, pairs_file, tokenizer) for _ in range(2)]
-    assert sorted(run.result()[0] for run in runs) == [0, 48]
-
-
-def _fit_and_die(folder: Path, pairs: Path, tokenizer, write: int) -> None:
-    """A run that writes a shard per batch, and is killed by SIGKILL when a file gets its name."""
-    reference_scores._SECONDS, reference_scores._TOKENS = 0.0, 60
-    renamed, replace = [], Path.replace
-
-    def counting(path, target):
-        if Path(target).suffix == ".safetensors":
-            renamed.append(target)
-            if len(renamed) == write:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return replace(path, target)
-
-    Path.replace = counting
-    _fit_and_count(folder, pairs, tokenizer)
-
-
-@pytest.mark.parametrize("write", [1, 2, 4])
-def test_a_killed_run_loses_one_shard(tmp_path, pairs_file, tokenizer, write):
-    assert forked(_fit_and_die, tmp_path, pairs_file, tokenizer, write) == -signal.SIGKILL
-    kept = sum(len(ReferenceTable([path])) for path in (tmp_path / "cache").rglob("[!.]*.safetensors"))
-    assert len(list((tmp_path / "cache").rglob("[!.]*.safetensors"))) == write - 1
-    assert on_ranks(1, _fit_and_count, tmp_path, pairs_file, tokenizer) == [48 - kept]
