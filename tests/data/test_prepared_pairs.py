@@ -20,8 +20,10 @@ def to_pair(row):
 
 
 @pytest.fixture
-def prepared(pairs_file, tokenizer, monkeypatch):
+def prepared(pairs_file, tokenizer, tmp_path, monkeypatch):
     """Prepares the file of pairs, and returns the data module and whether rows were read."""
+    # Other tests have files with the same content.
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
 
     def prepare(stage="fit", **options):
         read, reads = preparation.Preparation._read, []
