@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from lightning_dpo.data.prefix import common_prefix
 from lightning_dpo.data.rows.reasons import InvalidRow, excerpt
 from lightning_dpo.data.tokens.chat_pair import ChatPair, ChatRenderer
+from lightning_dpo.data.tokens.prompt_once import Ids, encoded, encodes_words
 from lightning_dpo.data.tokens.special_tokens import special_tokens
 
-Ids = list[int]
+_TEXTS = ("prompt", "chosen", "rejected")
+
 Mask = list[bool] | None
 """Which tokens of a completion are scored; None: all."""
 
@@ -38,10 +40,8 @@ class TextEncoder:
 
     def __call__(self, rows: list[dict[str, Any]]) -> Iterator[EncodedPair]:
         """The pairs of `rows`, in order."""
-        prompts = [row["prompt"] for row in rows]
-        sides = ([row["prompt"] + row[side] for row in rows] for side in ("chosen", "rejected"))
-        for encoded in zip(*(self._ids(texts) for texts in (prompts, *sides)), strict=True):
-            prompt, chosen, rejected = self.split(*encoded)
+        for texts in zip(*self._ids(*([row[name] for row in rows] for name in _TEXTS)), strict=True):
+            prompt, chosen, rejected = self.split(*texts)
             # Without BOS at the start and EOS at the end, which the encoder itself adds.
             text = {*prompt[common_prefix(self._lead, prompt) :], *chosen[:-1], *rejected[:-1]}
             reason = ""
@@ -58,12 +58,22 @@ class TextEncoder:
         prompt, chosen, rejected = split(prompt, chosen, rejected)
         return prompt, self._ended(chosen), self._ended(rejected)
 
-    def _ids(self, texts: list[str]) -> list[Ids]:
-        return self.tokenizer(texts).input_ids if texts else []
+    def _ids(self, prompts: list[str], *sides: list[str]) -> tuple[list[Ids], ...]:
+        """Ids of prompts, and of prompts with their chosen and their rejected answers."""
+        if not prompts:
+            return [], [], []
+        if self._by_words:
+            return encoded(self.tokenizer, prompts, *sides)
+        wholes = ([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)] for answers in sides)
+        return tuple(self.tokenizer(texts).input_ids for texts in (prompts, *wholes))
 
     def _ended(self, ids: Ids) -> Ids:
         end = self.tokenizer.eos_token_id
         return ids if ids and ids[-1] == end else [*ids, end]
+
+    @cached_property
+    def _by_words(self) -> bool:
+        return encodes_words(self.tokenizer)
 
     @cached_property
     def _lead(self) -> Ids:
