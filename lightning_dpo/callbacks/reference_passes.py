@@ -5,7 +5,9 @@ import random
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -31,6 +33,8 @@ from lightning_dpo.models.reference_cache import ReferenceCache, ReferenceTable
 from lightning_dpo.models.sharding import is_sharded
 from lightning_dpo.training.policy_module import PolicyModule
 
+_T = TypeVar("_T")
+
 log = logging.getLogger(__name__)
 
 _TOKENS = 4096  # in a forward pass, unless a single pair has more
@@ -42,7 +46,6 @@ class ReferencePasses:
 
     def __init__(self, trainer: Trainer, module: PolicyModule, data: PreferenceDataModule) -> None:
         self.trainer, self.module, self.data = trainer, module, data
-        self.max_tokens = max(_TOKENS, data.largest_batch(1)[0])
         self.quiet = not trainer.is_global_zero
         shared, end = data.layout_name == "shared", data.tokenizer.eos_token_id
         self.layout: tuple[Layout, bool] = (
@@ -50,11 +53,16 @@ class ReferencePasses:
             shared,
         )
 
+    @cached_property
+    def max_tokens(self) -> int:
+        """Maximum number of tokens in a forward pass."""
+        return max(_TOKENS, self.data.largest_batch(1)[0])
+
     def nowhere(self, here: bool) -> bool:
         """Whether a condition holds on no device. A collective call."""
         return self.trainer.strategy.reduce_boolean_decision(not here)
 
-    def share(self, work: list) -> tuple[list, int]:
+    def share(self, work: list[_T]) -> tuple[list[_T], int]:
         """The work of this device, and how much of it is not a repetition: sharded weights need all devices."""
         rank, devices = self.trainer.global_rank, self.trainer.world_size
         mine = work[rank::devices]
@@ -67,8 +75,8 @@ class ReferencePasses:
         of_completion = values.split(batch.completion_lengths.long().tolist())
         return [of_completion[index].clone() for index in batch.chosen.tolist()]
 
-    def check(self, table: ReferenceTable, count: int) -> None:
-        """Compare the cached log-probs of `count` random pairs with those of the reference.
+    def check(self, table: ReferenceTable, count: int, folder: Path) -> None:
+        """Compare the log-probs of `count` random pairs in the cache `folder` with those of the reference.
 
         Raises:
             UserError: They differ by more than rounding.
@@ -88,9 +96,9 @@ class ReferencePasses:
             return
         worst = int((difference / allowed).nan_to_num(torch.inf).argmax())
         raise UserError(
-            f"the cache has a log-prob of {cached.sums[worst]:.4f} nats for an answer of {int(found.lengths[worst])} "
+            f"{folder} has a log-prob of {cached.sums[worst]:.4f} nats for an answer of {int(found.lengths[worst])} "
             f"tokens, and the reference now computes {found.sums[worst]:.4f}: the model or its libraries have changed; "
-            "delete reference.cache_dir, or set reference.cache=off"
+            "delete this folder, or set reference.cache=off"
         )
 
     @contextmanager

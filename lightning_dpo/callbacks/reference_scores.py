@@ -61,7 +61,7 @@ class ReferenceScores(ModelCallback):
         scoring = ReferencePasses(trainer, pl_module, data)
         table = _filled(cache, parts, scoring)
         if options.recheck and (pl_module.untouched or pl_module.reference.answers):
-            scoring.check(table, options.recheck)
+            scoring.check(table, options.recheck, cache.folder)
         data.reference_logps = table
         if not options.answers and pl_module.reference.model is not None:  # only the log-probs are needed from here on
             pl_module.hold_reference(NotHeld(pl_module.reference.starts_equal))

@@ -1,7 +1,5 @@
 """The distinct completions of some pairs, in batches of similar lengths, to compute the log-probs of each once."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from datasets import Dataset
 
@@ -64,7 +62,7 @@ class Completions:
             used, last = after, prompts[index]
         return [np.array(batch) for batch in batches]
 
-    def micro_batch(self, indices: Sequence[int]) -> MicroBatch:
+    def micro_batch(self, indices: np.ndarray) -> MicroBatch:
         """The completions at `indices` as chosen ones of pairs without rejected ones."""
         sides, rows = self._side[indices].tolist(), self._row[indices].tolist()
         names = ("prompt_ids", *(f"{side}_{what}" for side in _SIDES for what in ("ids", "scored")))
