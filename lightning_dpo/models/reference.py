@@ -68,6 +68,7 @@ class FrozenModel(Reference):
 
     @contextmanager
     def active(self) -> Iterator[PreTrainedModel]:
+        """Context that returns the model, on the device of the policy."""
         model = cast(PreTrainedModel, self.model)
         move = cast(Callable[[torch.device | str], object], model.to)
         # `no_grad` and not `inference_mode`: the log-probs become constants in the graph of the loss.
