@@ -21,7 +21,7 @@ LAYERS = [
 ]
 # The lowest layer that may import a library; what is not listed may be imported anywhere.
 LIBRARIES = {
-    "hydra": 1, "omegaconf": 1, "pydantic": 1, "scipy": 1, "matplotlib": 1, "requests": 1, "wandb": 2, "jinja2": 2,
+    "hydra": 1, "omegaconf": 1, "pydantic": 1, "matplotlib": 1, "requests": 1, "wandb": 2, "jinja2": 2,
     "datasets": 2, "rich": 2, "bs4": 2, "lightning": 3, "transformers": 3, "peft": 3,
 }  # fmt: skip
 PARTS = {part for layer in LAYERS for part in layer}

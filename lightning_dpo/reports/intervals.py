@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from scipy.stats import t as student
-
 Z = 1.96
 """Half the width of a 95 % interval of a normal distribution, in standard errors."""
 
@@ -31,4 +29,31 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         return math.nan, math.nan
     if len(values) == 1:
         return values[0], math.nan
-    return mean(values), float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return mean(values), student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+
+
+def student(freedom: int) -> float:
+    """Half the width of a 95 % interval of Student's distribution with `freedom` degrees of freedom.
+
+    By bisection. A package with this quantile would be a large dependency for a single number.
+
+    >>> round(student(1), 3), round(student(30), 3)
+    (12.706, 2.042)
+    """
+    low, high = 0.0, 13.0  # the largest is that of one degree of freedom
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
+    return middle
+
+
+def _within(t: float, freedom: int) -> float:
+    """P(|T| < t), as a finite sum: Abramowitz and Stegun, equations 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    terms = [term] if freedom > 1 else []
+    for power in range(2 + odd, freedom - 1, 2):
+        term *= math.cos(angle) ** 2 * (power - 1) / power
+        terms.append(term)
+    total = math.sin(angle) * sum(terms)
+    return 2 / math.pi * (angle + total) if odd else total

@@ -3,7 +3,6 @@ import math
 
 import pytest
 
-from lightning_dpo.reports.intervals import interval
 from lightning_dpo.reports.runs import read_runs
 from lightning_dpo.reports.tables import Table, runs_table, seeds_table, write_csv
 from tests.support.fake_runs import fake_run
@@ -18,15 +17,6 @@ def runs(tmp_path):
     fake_run(tmp_path, "3", ["loss.beta=0.2", "seed=0"], {"val/rewards/accuracies": 0.8})
     fake_run(tmp_path, "4", ["loss.beta=0.2", "seed=1"], error="it | broke")
     return read_runs(tmp_path)
-
-
-def test_the_interval_is_students():
-    """Three values 0.60, 0.65, 0.70: the 97.5 % quantile of t with two degrees of freedom is 4.3027."""
-    mean, half = interval([0.60, 0.65, 0.70])
-    assert mean == pytest.approx(0.65)
-    assert half == pytest.approx(4.3027 * 0.05 / math.sqrt(3), rel=1e-4)
-    assert interval([2.0])[0] == 2.0
-    assert all(map(math.isnan, (interval([2.0])[1], *interval([]))))
 
 
 def test_every_run_has_a_row(runs):
