@@ -15,7 +15,7 @@ from lightning_dpo.data.steps.forward_size import StreamTokens
 from lightning_dpo.data.steps.loader import Collator, MicroBatches, ReferenceLogps, StepLoader, devices_of, steps_done
 from lightning_dpo.data.steps.run_rows import rows_trained, rows_validated
 from lightning_dpo.data.steps.sampler import StepSampler, pairs_of_step
-from lightning_dpo.data.tokens.lengths import prompt_numbers, scored_lengths
+from lightning_dpo.data.tokens.lengths import PairLengths
 
 
 class LoadingDataModule(PreparedDataModule):
@@ -82,12 +82,13 @@ class LoadingDataModule(PreparedDataModule):
 
     def _sampler(self, tokens: Dataset, pairs_per_step: int, seed: int | None) -> StepSampler:
         """A sampler that shuffles with `seed` and balances micro-batches; without a seed, one that keeps the order."""
+        lengths = PairLengths.of(tokens)
         return StepSampler(
-            scored_lengths(tokens, "chosen").tolist(),
+            lengths.chosen_scored.tolist(),
             pairs_per_step,
             self.batch_size,
-            tokens=None if seed is None else StreamTokens(tokens, self.chosen_only),
-            prompts=prompt_numbers(tokens).tolist() if self.group_by_prompt else None,
+            tokens=None if seed is None else StreamTokens(lengths, self.chosen_only),
+            prompts=lengths.prompt_id.tolist() if self.group_by_prompt else None,
             shuffle=seed is not None,
             seed=seed or 0,
             **devices_of(self.trainer),

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from lightning_dpo.data.rows.pairs import NUMBERS
 from lightning_dpo.data.tokens.digests import pairs_digest
+from lightning_dpo.data.tokens.lengths import PairLengths, with_lengths
 from lightning_dpo.run_folder import atomic_folder
 
 _PACKAGE = "lightning_dpo"
@@ -67,7 +68,12 @@ class PreparedPairs:
 
     @cached_property
     def _every(self) -> Dataset:
-        return self.tokens.remove_columns("source").add_column("source", list(self.source))
+        return with_lengths(self.tokens.remove_columns("source"), self.lengths, self.source)
+
+    @cached_property
+    def lengths(self) -> PairLengths:
+        """The lengths of `tokens`."""
+        return PairLengths.of(self.tokens)
 
     @cached_property
     def columns(self) -> frozenset[str]:
@@ -91,6 +97,7 @@ def write_record(prepared: PreparedPairs, key: str) -> None:
         facts |= {name: getattr(prepared, name) for name in _PLAIN}
         (folder / "prepared.json").write_text(json.dumps(facts), encoding="utf-8")
         save_file({**prepared.rows, "source": np.array(prepared.source)}, folder / "rows.safetensors")
+        save_file(asdict(prepared.lengths), folder / "lengths.safetensors")
 
 
 def opened_record(key: str) -> PreparedPairs | None:
@@ -106,7 +113,8 @@ def opened_record(key: str) -> PreparedPairs | None:
     source = rows.pop("source").tolist()
     prepared = PreparedPairs(tokens, source, rows, **{name: about[name] for name in _PLAIN})
     # Computed when they were saved, from all pairs.
-    vars(prepared).update(facts=about["facts"], columns=frozenset(about["columns"]))
+    lengths = PairLengths(**load_file(path.with_name("lengths.safetensors")))
+    vars(prepared).update(facts=about["facts"], columns=frozenset(about["columns"]), lengths=lengths)
     return prepared
 
 

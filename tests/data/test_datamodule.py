@@ -211,9 +211,9 @@ def test_the_tokens_of_a_stream_count_a_prompt_once(tokenizer, tmp_path):
     path = write(tmp_path / "same.jsonl", three)
     data = PreferenceDataModule(path, tokenizer=tokenizer, val_path=path, drop_seen_prompts=False)
     data.setup()
-    stream, prompt = StreamTokens(data.train_pairs, chosen_only=False), len(data.train_pairs[0]["prompt_ids"])
+    stream, prompt = StreamTokens(data.pairs.lengths, chosen_only=False), len(data.train_pairs[0]["prompt_ids"])
     assert stream([0, 1, 2]) == sum(stream([row]) for row in range(3)) - 2 * prompt
-    assert StreamTokens(data.train_pairs, chosen_only=True)([0]) == prompt + len(data.train_pairs[0]["chosen_ids"])
+    assert StreamTokens(data.pairs.lengths, chosen_only=True)([0]) == prompt + len(data.train_pairs[0]["chosen_ids"])
 
 
 def test_pairs_of_one_prompt_are_brought_together(tokenizer, tmp_path):

@@ -1,8 +1,9 @@
 """Rows of Arrow tables, which give every object the fields of all rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import pyarrow as pa
 from datasets import Dataset
 
 
@@ -10,6 +11,12 @@ def values_of(pairs: Dataset, column: str) -> Iterator[Any]:
     """The values of a column, a thousand rows at a time: one by one takes 50 times as long, and all at once memory."""
     for batch in pairs.select_columns([column]).iter(1000):
         yield from cast(dict[str, list[Any]], batch)[column]
+
+
+def columns_of(pairs: Dataset, rows: Sequence[int]) -> dict[str, list[Any]]:
+    """The values of some rows by column. `pairs` must have the format `arrow`."""
+    # datasets returns a table with a chunk per row. Converting each chunk would take ten times as long.
+    return cast(pa.Table, pairs[list(rows)]).combine_chunks().to_pydict()
 
 
 def from_arrow(row: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import numpy as np
 from datasets import Dataset
 
 from lightning_dpo.batch import MicroBatch, TokenizedPair
-from lightning_dpo.data.tokens.lengths import lengths, prompt_numbers
+from lightning_dpo.data.rows.arrow import columns_of
+from lightning_dpo.data.tokens.lengths import PairLengths
 
 _SIDES = ("chosen", "rejected")
 
@@ -40,9 +41,9 @@ class Completions:
         """
         if not len(self.keys):
             return []
-        prompts = prompt_numbers(self.tokens)[self._row]
-        of_prompt = lengths(self.tokens, "prompt_ids")[self._row]
-        answers = np.stack([lengths(self.tokens, f"{side}_ids") for side in _SIDES])[self._side, self._row]
+        lengths = PairLengths.of(self.tokens)
+        prompts, of_prompt = lengths.prompt_id[self._row], lengths.prompt[self._row]
+        answers = np.stack(lengths.answers(chosen_only=False))[self._side, self._row]
         longest = np.zeros(prompts.max() + 1, np.int64)
         np.maximum.at(longest, prompts, of_prompt + answers)
         order = np.lexsort((self.keys, prompts, -longest[prompts]))
@@ -66,7 +67,7 @@ class Completions:
         """The completions at `indices` as chosen ones of pairs without rejected ones."""
         sides, rows = self._side[indices].tolist(), self._row[indices].tolist()
         names = ("prompt_ids", *(f"{side}_{what}" for side in _SIDES for what in ("ids", "scored")))
-        columns = self.tokens.select_columns(list(names))[rows]
+        columns = columns_of(self.tokens.select_columns(list(names)).with_format("arrow"), rows)
         pairs = [
             TokenizedPair(
                 row,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset
 
-from lightning_dpo.data.tokens.lengths import lengths, prompt_numbers, scored_lengths
+from lightning_dpo.data.tokens.lengths import PairLengths
 from lightning_dpo.errors import UserError
 
 
@@ -13,13 +13,13 @@ class StreamTokens:
     """Number of tokens of some pairs in the shared layout: the cost of their forward pass.
 
     Args:
-        tokens: All tokenized pairs.
+        lengths: The lengths of all pairs.
         chosen_only: Whether rejected completions are excluded.
     """
 
-    def __init__(self, tokens: Dataset, chosen_only: bool) -> None:
-        self.prompts, self.prompt_lengths = prompt_numbers(tokens), lengths(tokens, "prompt_ids")
-        self.answer_lengths = np.sum([lengths(tokens, f"{side}_ids") for side in _sides(chosen_only)], axis=0)
+    def __init__(self, lengths: PairLengths, chosen_only: bool) -> None:
+        self.prompts, self.prompt_lengths = lengths.prompt_id, lengths.prompt
+        self.answer_lengths = np.sum(lengths.answers(chosen_only), axis=0)
 
     def __call__(self, rows: Sequence[int]) -> int:
         """Number of tokens of the pairs in `rows`."""
@@ -32,7 +32,7 @@ class StreamTokens:
 
 def longest_rows(tokens: Dataset, count: int, chosen_only: bool) -> list[int]:
     """Rows of the `count` pairs with the most tokens, the longest first."""
-    return np.argsort(-_pair_tokens(tokens, chosen_only, shared=True), kind="stable")[:count].tolist()
+    return np.argsort(-_pair_tokens(PairLengths.of(tokens), chosen_only, True), kind="stable")[:count].tolist()
 
 
 def largest_forward(tokens: Dataset, batch_size: int, chosen_only: bool, shared: bool) -> tuple[int, int]:
@@ -44,8 +44,9 @@ def largest_forward(tokens: Dataset, batch_size: int, chosen_only: bool, shared:
         chosen_only: Whether rejected completions are excluded.
         shared: Whether the layout is `shared` or `padded`.
     """
-    scored = np.sort(sum(scored_lengths(tokens, side) for side in _sides(chosen_only)))
-    return _largest(_pair_tokens(tokens, chosen_only, shared), batch_size, shared), int(scored[-batch_size:].sum())
+    lengths = PairLengths.of(tokens)
+    scored = int(np.sort(lengths.scored(chosen_only))[-batch_size:].sum())
+    return _largest(_pair_tokens(lengths, chosen_only, shared), batch_size, shared), scored
 
 
 def check_max_tokens(
@@ -64,7 +65,7 @@ def check_max_tokens(
     Raises:
         UserError: One can; the message contains the longest pair and a batch size that fits.
     """
-    sizes = _pair_tokens(tokens, chosen_only, shared)
+    sizes = _pair_tokens(PairLengths.of(tokens), chosen_only, shared)
     largest = _largest(sizes, batch_size, shared)
     if largest <= max_tokens:
         return
@@ -86,12 +87,7 @@ def _largest(sizes: np.ndarray, batch_size: int, shared: bool) -> int:
     return int(np.sort(sizes)[-batch_size:].sum()) if shared else int(sizes.max()) * batch_size
 
 
-def _sides(chosen_only: bool) -> tuple[str, ...]:
-    return ("chosen",) if chosen_only else ("chosen", "rejected")
-
-
-def _pair_tokens(tokens: Dataset, chosen_only: bool, shared: bool) -> np.ndarray:
-    """Tokens of each pair: with its prompt once, or as rows padded to the longer one. Shape: (rows,)."""
-    answers = [lengths(tokens, f"{side}_ids") for side in _sides(chosen_only)]
-    prompts = lengths(tokens, "prompt_ids")
-    return prompts + sum(answers) if shared else (prompts + np.max(answers, axis=0)) * len(answers)
+def _pair_tokens(lengths: PairLengths, chosen_only: bool, shared: bool) -> np.ndarray:
+    """Tokens of each pair: with its prompt once, or as rows padded to the longer one. Shape: (pairs,)."""
+    answers = lengths.answers(chosen_only)
+    return lengths.prompt + sum(answers) if shared else (lengths.prompt + np.max(answers, axis=0)) * len(answers)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from typing import Any
 
 import datasets
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dpo.batch import MicroBatch, PreferenceBatch, TokenizedPair
+from lightning_dpo.data.rows.arrow import columns_of
 from lightning_dpo.data.steps.sampler import MicroBatchRows, StepSampler
 from lightning_dpo.errors import UserError
 from lightning_dpo.layouts import Layout
@@ -37,14 +39,13 @@ class MicroBatches(Dataset[MicroBatch]):
     ) -> None:
         self.reference, self.sides = reference, ("chosen",) if chosen_only else ("chosen", "rejected")
         keys = [] if reference is None else [f"{side}_key" for side in self.sides]
-        self.tokens = tokens.select_columns([*self.columns, *keys])
+        self.tokens = tokens.select_columns([*self.columns, *keys]).with_format("arrow")
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, micro_batch: MicroBatchRows) -> MicroBatch:
-        # One read of the Arrow table per micro-batch, instead of one per row.
-        columns = self.tokens[list(micro_batch.rows)]
+        columns: dict[str, Sequence[Any]] = {**columns_of(self.tokens, micro_batch.rows)}
         if self.reference is not None:
             for side in self.sides:
                 columns[f"{side}_logps"] = self.reference(columns.pop(f"{side}_key"))

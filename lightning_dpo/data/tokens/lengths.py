@@ -1,31 +1,90 @@
-"""Lengths of tokenized pairs and ids of prompts, computed in Arrow without converting tokens to Python numbers."""
+"""Numbers of tokens of pairs and ids of prompts, computed in Arrow without converting tokens to Python numbers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as compute
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
+
+_PREFIX = "number_of_"
 
 
-def lengths(tokens: Dataset, column: str) -> np.ndarray:
-    """Length of the list in each row of `column`; -1 for null. Shape: (rows,), int64."""
-    # The Arrow format avoids conversion to Python lists, which takes minutes for large datasets.
-    lists = tokens.select_columns([column]).with_format("arrow")[:][column]
-    return compute.fill_null(compute.list_value_length(lists), -1).to_numpy().astype(np.int64)
+@dataclass(frozen=True)
+class PairLengths:
+    """Numbers of tokens of pairs, and which of the pairs have the same prompt. Shape of all: (pairs,), int64."""
+
+    prompt: np.ndarray
+    chosen: np.ndarray
+    """Tokens of the chosen completion."""
+    rejected: np.ndarray
+    chosen_scored: np.ndarray
+    """Scored tokens of the chosen completion."""
+    rejected_scored: np.ndarray
+    prompt_id: np.ndarray
+    """A number that is equal for pairs with the same prompt."""
+
+    @classmethod
+    def of(cls, tokens: Dataset) -> "PairLengths":
+        """Those of tokenized pairs: read from their columns if `with_lengths` has added them, otherwise computed."""
+        names = {f"{_PREFIX}{field.name}": field.name for field in fields(cls)}
+        if not set(names) <= set(tokens.column_names):
+            return _computed(tokens)
+        # One read of all columns: if rows were selected, datasets gathers them one by one.
+        table = tokens.select_columns(list(names)).with_format("arrow")[:]
+        return cls(**{name: table[column].to_numpy() for column, name in names.items()})
+
+    def answers(self, chosen_only: bool) -> list[np.ndarray]:
+        """Tokens of the completions of each pair, by side."""
+        return [self.chosen] if chosen_only else [self.chosen, self.rejected]
+
+    def scored(self, chosen_only: bool) -> np.ndarray:
+        """Scored tokens of each pair."""
+        return self.chosen_scored if chosen_only else self.chosen_scored + self.rejected_scored
 
 
-def prompt_numbers(tokens: Dataset) -> np.ndarray:
-    """An id per row that is equal for rows with the same prompt. Shape: (rows,), int64."""
-    column = tokens.select_columns(["prompt_ids"]).with_format("arrow")[:]["prompt_ids"].combine_chunks()
-    ids, ends = column.flatten().to_numpy(), np.cumsum(column.value_lengths().to_numpy())
+def with_lengths(tokens: Dataset, lengths: PairLengths, source: Sequence[int]) -> Dataset:
+    """Tokenized pairs, with their lengths and the indices of their sources as further columns."""
+    numbers = {f"{_PREFIX}{name}": values for name, values in asdict(lengths).items()}
+    # Not `add_column`, which takes seconds to hash the values.
+    return concatenate_datasets([tokens, Dataset(pa.table({"source": source, **numbers}))], axis=1)
+
+
+def _computed(tokens: Dataset) -> PairLengths:
+    names = ["prompt_ids", "chosen_ids", "rejected_ids", "chosen_scored", "rejected_scored"]
+    table = tokens.select_columns(names).with_format("arrow")[:]
+    prompts, chosen, rejected, chosen_masks, rejected_masks = (table[name].combine_chunks() for name in names)
+    of_chosen, of_rejected = _lengths(chosen), _lengths(rejected)
+    return PairLengths(
+        prompt=_lengths(prompts),
+        chosen=of_chosen,
+        rejected=of_rejected,
+        chosen_scored=_scored(of_chosen, chosen_masks),
+        rejected_scored=_scored(of_rejected, rejected_masks),
+        prompt_id=_prompt_ids(prompts),
+    )
+
+
+def _lengths(lists: pa.ListArray) -> np.ndarray:
+    """Length of each list; 0 for null."""
+    return compute.fill_null(compute.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _scored(lengths: np.ndarray, masks: pa.ListArray) -> np.ndarray:
+    """Scored tokens of completions with these lengths: all, unless a completion has a mask."""
+    if masks.null_count == len(masks):
+        return lengths
+    ends = np.cumsum(_lengths(masks))
+    flags = masks.flatten().to_numpy(zero_copy_only=False)
+    before = np.concatenate([[0], np.cumsum(flags, dtype=np.int64)])
+    kept = before[ends] - before[ends - _lengths(masks)]
+    return np.where(masks.is_null().to_numpy(zero_copy_only=False), lengths, kept)
+
+
+def _prompt_ids(prompts: pa.ListArray) -> np.ndarray:
+    ids, ends = prompts.flatten().to_numpy(), np.cumsum(_lengths(prompts))
     numbers: dict[bytes, int] = {}
     # Bytes of the token ids are hashable, and equal only for equal prompts.
-    prompts = (ids[start:end].tobytes() for start, end in zip([0, *ends[:-1]], ends, strict=True))
-    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
-
-
-def scored_lengths(tokens: Dataset, side: str) -> np.ndarray:
-    """Number of scored tokens of each row's `chosen` or `rejected` completion. Shape: (rows,), int64."""
-    counts = lengths(tokens, f"{side}_ids").copy()
-    (masked,) = (lengths(tokens, f"{side}_scored") >= 0).nonzero()
-    if len(masked):
-        counts[masked] = [sum(mask) for mask in tokens.select(masked)[f"{side}_scored"]]
-    return counts
+    keys = (ids[start:end].tobytes() for start, end in zip([0, *ends[:-1]], ends, strict=True))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
