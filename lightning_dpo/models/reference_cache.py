@@ -91,7 +91,7 @@ class ReferenceTable:
         counts = [tensors["lengths"].numpy() for tensors in found]
         ends = [np.cumsum(count, dtype=np.int64) for count in counts]
         order = np.argsort(keys, kind="stable")
-        self._keys, self._logps = keys[order], [tensors["logps"] for tensors in found]
+        self._keys, self._logps = keys[order], [tensors["logps"].numpy() for tensors in found]
         if not found:
             return
         self._shard = np.repeat(np.arange(len(found)), [len(count) for count in counts])[order]
