@@ -76,9 +76,10 @@ def score(
     make_trainer: "Callable[..., Trainer]",
 ) -> None:
     """Write the rewards of the answers in a file."""
-    from lightning_dpo.evaluation.model import make_module
+    from lightning_dpo.evaluation.model import check_no_cache, make_module
     from lightning_dpo.evaluation.scoring import AnswersFile
 
+    check_no_cache(config, "the log-probs of answers in a file are not cached")
     answers = AnswersFile(config.score, data.preparation.tokenization)
     module, why_ties = make_module(config, checked, model, data)
     if why_ties:

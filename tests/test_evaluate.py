@@ -60,6 +60,35 @@ def test_without_a_reference_rewards_are_beta_times_the_log_probs(tmp_path, trai
     assert "val/samples/length" in found
 
 
+def test_the_second_evaluation_reads_the_reference_from_its_cache(tmp_path, trained, caplog):
+    run, shared = trained
+    options = (*shared, f"model.name={run / 'export'}", f"reference.cache_dir={tmp_path / 'cache'}", "samples=null")
+    caplog.set_level("INFO")
+    first = evaluated(tmp_path / "first", *options)
+    assert "Computing the log-probs of" in caplog.text
+    caplog.clear()
+    assert evaluated(tmp_path / "second", *options) == first
+    assert "Computing the log-probs of" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("reference.cache=on",), "reference.cache=on: Input should be 'auto' or 'off'"),
+        (("reference.cache=off", "reference.cache_dir=x"), "cache_dir has no effect with cache=off"),
+        (("reference.cache=off", "reference.name=none"), "reference.cache=off has no effect: reference.name=none"),
+        (
+            ("reference.cache_dir=x", "score=rows.jsonl"),
+            "reference.cache_dir=x has no effect: the log-probs",
+        ),
+    ],
+)
+def test_options_of_the_cache_are_checked(tmp_path, trained, options, message):
+    run, shared = trained
+    with pytest.raises(UserError, match=message):
+        evaluated(tmp_path / "new", *shared, f"model.name={run / 'export'}", *options)
+
+
 def test_another_reference_by_name(tmp_path, trained, model_folder):
     run, shared = trained
     found = evaluated(

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from lightning_dpo.data.rows.pairs import NUMBERS
 from lightning_dpo.data.tokens.digests import pairs_digest
-from lightning_dpo.data.tokens.lengths import PairLengths, with_lengths
+from lightning_dpo.data.tokens.lengths import PairLengths, with_numbers
 from lightning_dpo.run_folder import atomic_folder
 
 _PACKAGE = "lightning_dpo"
@@ -68,7 +68,7 @@ class PreparedPairs:
 
     @cached_property
     def _every(self) -> Dataset:
-        return with_lengths(self.tokens.remove_columns("source"), self.lengths, self.source)
+        return with_numbers(self.tokens.remove_columns("source"), self.lengths, self.source)
 
     @cached_property
     def lengths(self) -> PairLengths:

@@ -3,13 +3,14 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from peft import PeftConfig
 
 from lightning_dpo.checkpoints.reading import check_format, entry_of, opened
-from lightning_dpo.cli.checked import CheckedConfig
+from lightning_dpo.cli.arguments import checked_value
+from lightning_dpo.cli.checked import CheckedConfig, call
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.errors import UserError
 from lightning_dpo.losses import PreferenceLossFunction
@@ -156,11 +157,14 @@ def make_reference(
     if not loss.needs_reference:
         if name is not None:
             raise UserError(f"reference.name={name} has no effect: {loss!r} does not read a reference")
+        check_no_cache(config, f"{loss!r} does not read a reference")
         return Auto(), None
     if name == "none":
+        check_no_cache(config, "reference.name=none")
         return LogProbOnly(), None
+    cache = _cache_options(config)
     if name is None and config.ckpt_path is not None:
-        return Auto(), None
+        return call("reference", Auto, **cache), None
     if name is None and about is not None:
         name = about["base_model"]
         if name is None:
@@ -177,12 +181,35 @@ def make_reference(
                 f"{model.name} was trained with model.quantization={quantization or 'null'}: set it here, too"
             )
         if config_keeps_base(PeftConfig.from_pretrained(model.name)):
-            return AdapterOff(), None
-        return AnotherModel(base, quantization=quantization), None
+            return call("reference", AdapterOff, **cache), None
+        return call("reference", AnotherModel, base, quantization=quantization, **cache), None
     own = OmegaConf.select(config, "model.name")
     if name is None or name == own:
-        return Frozen(), (
+        return call("reference", Frozen, **cache), (
             f"policy and reference are the same model, {own or 'that of the config'}, so every reward is 0; set "
             "reference.name to another model, or reference.name=none to evaluate log-probs without a reference"
         )
-    return AnotherModel(name, quantization=quantization), None
+    return call("reference", AnotherModel, name, quantization=quantization, **cache), None
+
+
+_CACHE: dict[str, Any] = {"cache": Literal["auto", "off"], "cache_dir": str | None}
+
+
+def _cache_options(config: DictConfig) -> dict[str, Any]:
+    """The options of the cache of reference log-probs."""
+    return {
+        name: checked_value(f"reference.{name}", config.reference[name], kind, interpolated=False)
+        for name, kind in _CACHE.items()
+    }
+
+
+def check_no_cache(config: DictConfig, why: str) -> None:
+    """Check that no option of the cache is set, because no log-probs are cached.
+
+    Raises:
+        UserError: One is; the message contains `why`.
+    """
+    defaults = {"cache": "auto", "cache_dir": None}
+    for name, value in _cache_options(config).items():
+        if value != defaults[name]:
+            raise UserError(f"reference.{name}={value} has no effect: {why}")

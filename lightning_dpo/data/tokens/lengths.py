@@ -27,7 +27,7 @@ class PairLengths:
 
     @classmethod
     def of(cls, tokens: Dataset) -> "PairLengths":
-        """Those of tokenized pairs: read from their columns if `with_lengths` has added them, otherwise computed."""
+        """Those of tokenized pairs: read from their columns if `with_numbers` has added them, otherwise computed."""
         names = {f"{_PREFIX}{field.name}": field.name for field in fields(cls)}
         if not set(names) <= set(tokens.column_names):
             return _computed(tokens)
@@ -44,7 +44,7 @@ class PairLengths:
         return self.chosen_scored if chosen_only else self.chosen_scored + self.rejected_scored
 
 
-def with_lengths(tokens: Dataset, lengths: PairLengths, source: Sequence[int]) -> Dataset:
+def with_numbers(tokens: Dataset, lengths: PairLengths, source: Sequence[int]) -> Dataset:
     """Tokenized pairs, with their lengths and the indices of their sources as further columns."""
     numbers = {f"{_PREFIX}{name}": values for name, values in asdict(lengths).items()}
     # Not `add_column`, which takes seconds to hash the values.

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from lightning_dpo.data.tokens.lengths import PairLengths, with_lengths
+from lightning_dpo.data.tokens.lengths import PairLengths, with_numbers
 
 ROWS = [
     {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5, 6], "chosen_scored": None,
@@ -25,7 +25,7 @@ def scored(row, side):
 def test_lengths_are_those_of_the_selected_rows(order, stored):
     tokens = Dataset.from_list(ROWS)
     if stored:
-        tokens = with_lengths(tokens, PairLengths.of(tokens), source=[0] * len(tokens))
+        tokens = with_numbers(tokens, PairLengths.of(tokens), source=[0] * len(tokens))
     lengths = PairLengths.of(tokens.select(order))
     rows = [ROWS[index] for index in order]
     assert lengths.prompt.tolist() == [len(row["prompt_ids"]) for row in rows]
