@@ -1,7 +1,8 @@
 """A tiny Llama and a word-level tokenizer, created in code and pretrained in a few seconds to write reviews."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from rich.progress import track
@@ -51,26 +52,39 @@ class TinyReviewer:
         )
 
     def policy(self) -> LlamaForCausalLM:
-        """The pretrained model, on the CPU, in float32."""
-        tokenizer = self.tokenizer()
+        """The pretrained model, on the CPU, in float32. The jobs of a sweep in one process share the pretraining."""
+        weights = pretrained_weights(replace(self, lengths=tuple(self.lengths), attention="sdpa"))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = LlamaForCausalLM(
-                LlamaConfig(
-                    vocab_size=len(tokenizer),
-                    hidden_size=self.hidden_size,
-                    intermediate_size=2 * self.hidden_size,
-                    num_hidden_layers=self.num_layers,
-                    num_attention_heads=4,
-                    max_position_embeddings=64,
-                    bos_token_id=tokenizer.bos_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.pad_token_id,
-                    attn_implementation=self.attention,  # type: ignore[call-arg]  # taken by every config
-                )
-            )
-            _pretrain(model, _all_reviews(tokenizer, self.lengths), self.teaching_steps, self.lengths)
+            model = LlamaForCausalLM(self.config())
+        model.load_state_dict(weights)
         return model
+
+    def config(self) -> LlamaConfig:
+        """The config of the model."""
+        tokenizer = self.tokenizer()
+        return LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=2 * self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            attn_implementation=self.attention,  # type: ignore[call-arg]  # taken by every config
+        )
+
+
+@cache
+def pretrained_weights(reviewer: TinyReviewer) -> dict[str, Tensor]:
+    """The pretrained weights, computed once in a process. They must not be changed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(reviewer.seed)
+        model = LlamaForCausalLM(reviewer.config())
+        reviews = _all_reviews(reviewer.tokenizer(), reviewer.lengths)
+        _pretrain(model, reviews, reviewer.teaching_steps, reviewer.lengths)
+    return model.state_dict()
 
 
 def _all_reviews(tokenizer: PreTrainedTokenizerFast, lengths: world.Lengths) -> list[list[TokenizedPair]]:

@@ -3,7 +3,7 @@ import torch
 
 from lightning_dpo.reviews import world
 from lightning_dpo.reviews.callback import all_logps, sample_reviews
-from lightning_dpo.reviews.policy import TinyReviewer
+from lightning_dpo.reviews.policy import TinyReviewer, pretrained_weights
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,20 @@ def test_the_same_seed_gives_the_same_policy_and_does_not_change_the_global_gene
     torch.manual_seed(1)
     first = short.policy()
     assert torch.rand(1) == expected
+    pretrained_weights.cache_clear()
     for one, two in zip(first.parameters(), short.policy().parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_models_of_one_process_share_their_pretraining_and_not_their_weights(monkeypatch):
+    short = TinyReviewer(teaching_steps=3, seed=5)
+    first = short.policy()
+    expected = [one.clone() for one in first.parameters()]
+    with torch.no_grad():
+        for one in first.parameters():
+            one.zero_()
+    monkeypatch.setattr(torch.Tensor, "backward", None)  # nothing is trained
+    for one, two in zip(expected, short.policy().parameters(), strict=True):
         assert torch.equal(one, two)
 
 
