@@ -76,6 +76,7 @@ def test_the_second_evaluation_reads_the_reference_from_its_cache(tmp_path, trai
     [
         (("reference.cache=on",), "reference.cache=on: Input should be 'auto' or 'off'"),
         (("reference.cache=off", "reference.cache_dir=x"), "cache_dir has no effect with cache=off"),
+        (("+reference.recheck=0",), "reference.recheck is not an option of evaluate: name, cache, cache_dir"),
         (("reference.cache=off", "reference.name=none"), "reference.cache=off has no effect: reference.name=none"),
         (
             ("reference.cache_dir=x", "score=rows.jsonl"),

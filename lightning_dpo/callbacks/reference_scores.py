@@ -47,7 +47,8 @@ class ReferenceScores(ModelCallback):
         options = pl_module.make_reference
         if pl_module.reference is None or not isinstance(options, StaticReference) or options.cache == "off":
             return
-        if trainer.precision == "64-true":  # the cache, as batches, has float32
+        if trainer.precision == "64-true":
+            _check_unused(options)
             return
         folder = Path(options.cache_dir or cache_folder("reference"))
         # With bf16-mixed, FSDP computes everything in bf16, and not only matrix products.
@@ -71,6 +72,15 @@ class ReferenceScores(ModelCallback):
         data = datamodule_of(trainer)
         if isinstance(data, PreferenceDataModule):
             data.reference_logps = None
+
+
+def _check_unused(options: StaticReference) -> None:
+    given = {"cache_dir": options.cache_dir, "between": None if options.between == "device" else options.between}
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(
+                f"reference.{name}={value} has no effect with trainer.precision=64-true: cached log-probs have float32"
+            )
 
 
 def _filled(cache: ReferenceCache, parts: Sequence[Completions], scoring: ReferencePasses) -> ReferenceTable:

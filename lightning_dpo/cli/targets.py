@@ -136,7 +136,7 @@ def resolved(key: str, target: str) -> Any:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """What is imported stays: a search for garbage among so many new objects takes a fifth of the time."""
+    """Context without garbage collection, which takes a fifth of the time of an import and frees nothing."""
     enabled = gc.isenabled()
     gc.disable()
     try:

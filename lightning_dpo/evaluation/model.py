@@ -197,6 +197,8 @@ _CACHE: dict[str, Any] = {"cache": Literal["auto", "off"], "cache_dir": str | No
 
 def _cache_options(config: DictConfig) -> dict[str, Any]:
     """The options of the cache of reference log-probs."""
+    if unknown := set(config.reference) - {"name", *_CACHE}:
+        raise UserError(f"reference.{min(unknown)} is not an option of evaluate: name, {', '.join(_CACHE)}")
     return {
         name: checked_value(f"reference.{name}", config.reference[name], kind, interpolated=False)
         for name, kind in _CACHE.items()

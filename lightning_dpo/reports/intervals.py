@@ -35,7 +35,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def student(freedom: int) -> float:
     """Half the width of a 95 % interval of Student's distribution with `freedom` degrees of freedom.
 
-    By bisection. A package with this quantile would be a large dependency for a single number.
+    It is found by bisection. SciPy has it too, but would be a large dependency for a single number.
 
     >>> round(student(1), 3), round(student(30), 3)
     (12.706, 2.042)

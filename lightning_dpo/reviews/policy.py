@@ -1,6 +1,8 @@
 """A tiny Llama and a word-level tokenizer, created in code and pretrained in a few seconds to write reviews."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -54,7 +56,7 @@ class TinyReviewer:
     def policy(self) -> LlamaForCausalLM:
         """The pretrained model, on the CPU, in float32. The jobs of a sweep in one process share the pretraining."""
         weights = pretrained_weights(replace(self, lengths=tuple(self.lengths), attention="sdpa"))
-        with torch.random.fork_rng(devices=[]):
+        with _on_cpu_in_float32():
             model = LlamaForCausalLM(self.config())
         model.load_state_dict(weights)
         return model
@@ -79,12 +81,24 @@ class TinyReviewer:
 @cache
 def pretrained_weights(reviewer: TinyReviewer) -> dict[str, Tensor]:
     """The pretrained weights, computed once in a process. They must not be changed."""
-    with torch.random.fork_rng(devices=[]):
+    with _on_cpu_in_float32():
         torch.manual_seed(reviewer.seed)
         model = LlamaForCausalLM(reviewer.config())
         reviews = _all_reviews(reviewer.tokenizer(), reviewer.lengths)
         _pretrain(model, reviews, reviewer.teaching_steps, reviewer.lengths)
     return model.state_dict()
+
+
+@contextmanager
+def _on_cpu_in_float32() -> Iterator[None]:
+    """Context with these defaults and a random state of its own: Lightning opens models with those of the Trainer."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _all_reviews(tokenizer: PreTrainedTokenizerFast, lengths: world.Lengths) -> list[list[TokenizedPair]]:

@@ -47,6 +47,14 @@ def _fit_and_die(folder: Path, pairs: Path, tokenizer, write: int, after: bool) 
 
 
 SHARDS = 23  # 48 completions in passes of at most 60 tokens
+
+
+@pytest.mark.extended
+def test_an_undisturbed_run_writes_this_many_shards(tmp_path, pairs_file, tokenizer):
+    assert forked(_fit_and_die, tmp_path, pairs_file, tokenizer, SHARDS + 1, False) == 0
+    assert len(list((tmp_path / "cache").rglob("[!.]*.safetensors"))) == SHARDS
+
+
 EVERY_WRITE = [(write, after) for write in range(1, SHARDS + 1) for after in (False, True)]
 QUICK = [(1, False), (2, True), (4, False)]
 

@@ -196,10 +196,17 @@ def test_new_pairs_without_weights_of_the_reference_are_an_error(tmp_path, pairs
         trainer_for(tmp_path).validate(module, other.val_dataloader(), verbose=False)
 
 
-def test_float64_is_not_cached(tmp_path, pairs_file, tokenizer):
-    module, *_ = fit(tmp_path, pairs_file, tokenizer, Auto(cache_dir=str(tmp_path / "cache")), precision="64-true")
-    assert not (tmp_path / "cache").exists()
+def test_float64_is_not_cached(tmp_path, pairs_file, tokenizer, monkeypatch):
+    monkeypatch.setattr(ReferenceCache, "add", None)
+    module, *_ = fit(tmp_path, pairs_file, tokenizer, Auto(), precision="64-true")
     assert module.policy.dtype == torch.float64
+
+
+@pytest.mark.parametrize("option", [{"cache_dir": "cache"}, {"between": "cpu"}])
+def test_with_float64_options_of_the_cache_have_no_effect(tmp_path, pairs_file, tokenizer, option):
+    ((name, value),) = option.items()
+    with pytest.raises(UserError, match=f"reference.{name}={value} has no effect with trainer.precision=64-true"):
+        fit(tmp_path, pairs_file, tokenizer, Auto(**option), precision="64-true")
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,23 @@ def test_models_of_one_process_share_their_pretraining_and_not_their_weights(mon
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_defaults_of_lightning_do_not_change_the_model(dtype):
+    """With `bf16-true` or `64-true`, or on another device, Lightning opens models with other defaults."""
+    short = TinyReviewer(teaching_steps=3)
+    expected = short.policy()
+    pretrained_weights.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            found = short.policy()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, two in zip(expected.parameters(), found.parameters(), strict=True):
+        assert one.dtype == two.dtype == torch.float32
+        assert torch.equal(one, two)
+
+
 def test_samples_are_reviews_and_repeat(reviewer):
     samples = sample_reviews(*reviewer, count=4)
     reviews = {review.strip() for review in world.reviews()}

@@ -37,7 +37,7 @@ MOMENTS = {
     "the middle of a step": (("module", "DPOModule.training_step", 7), "saved at step 4; resume with ckpt_path=last"),
     "the last step": (("module", "DPOModule.training_step", 12), "saved at step 6; resume with ckpt_path=last"),
     "validation": (("module", "DPOModule.validation_step", 2), "saved at step 2; resume with ckpt_path=last"),
-    "sampling": (("models.generation", "Writer.answers", 4), "saved at step 2; resume with ckpt_path=last"),
+    "sampling": (("models.generation", "Writer.answers", 2), "saved at step 2; resume with ckpt_path=last"),
     "saving": (("callbacks.last_checkpoint", "keep_previous", 2), "saved at step 3; resume with ckpt_path=last"),
     "export": (("runs.results", "export_run", 1), "saved at step 6; resume with ckpt_path=last"),
 }

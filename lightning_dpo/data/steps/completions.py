@@ -46,7 +46,10 @@ class Completions:
         answers = np.stack(lengths.answers(chosen_only=False))[self._side, self._row]
         longest = np.zeros(prompts.max() + 1, np.int64)
         np.maximum.at(longest, prompts, of_prompt + answers)
-        order = np.lexsort((self.keys, prompts, -longest[prompts]))
+        # The first key of each prompt orders prompts of one length: their ids depend on the other pairs.
+        first = np.full(prompts.max() + 1, len(self.keys))
+        np.minimum.at(first, prompts, np.arange(len(self.keys)))
+        order = np.lexsort((self.keys, first[prompts], -longest[prompts]))
         batches: list[list[int]] = [[]]
         used, width, last = 0, 0, -1
         for index in order.tolist():

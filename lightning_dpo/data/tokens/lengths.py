@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as compute
 from datasets import Dataset, concatenate_datasets
 
-_PREFIX = "number_of_"
+_PREFIX = "lengths_"
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,21 @@ class PairLengths:
     """Numbers of tokens of pairs, and which of the pairs have the same prompt. Shape of all: (pairs,), int64."""
 
     prompt: np.ndarray
+    """Tokens of the prompt."""
     chosen: np.ndarray
     """Tokens of the chosen completion."""
     rejected: np.ndarray
+    """Tokens of the rejected completion."""
     chosen_scored: np.ndarray
     """Scored tokens of the chosen completion."""
     rejected_scored: np.ndarray
+    """Scored tokens of the rejected completion."""
     prompt_id: np.ndarray
     """A number that is equal for pairs with the same prompt."""
 
     @classmethod
     def of(cls, tokens: Dataset) -> "PairLengths":
-        """Those of tokenized pairs: read from their columns if `with_numbers` has added them, otherwise computed."""
+        """The lengths of tokenized pairs: read from the columns that `with_numbers` adds, otherwise computed."""
         names = {f"{_PREFIX}{field.name}": field.name for field in fields(cls)}
         if not set(names) <= set(tokens.column_names):
             return _computed(tokens)
@@ -54,7 +57,7 @@ def with_numbers(tokens: Dataset, lengths: PairLengths, source: Sequence[int]) -
 def _computed(tokens: Dataset) -> PairLengths:
     names = ["prompt_ids", "chosen_ids", "rejected_ids", "chosen_scored", "rejected_scored"]
     table = tokens.select_columns(names).with_format("arrow")[:]
-    prompts, chosen, rejected, chosen_masks, rejected_masks = (table[name].combine_chunks() for name in names)
+    prompts, chosen, rejected, chosen_masks, rejected_masks = (table[name] for name in names)
     of_chosen, of_rejected = _lengths(chosen), _lengths(rejected)
     return PairLengths(
         prompt=_lengths(prompts),
@@ -66,25 +69,36 @@ def _computed(tokens: Dataset) -> PairLengths:
     )
 
 
-def _lengths(lists: pa.ListArray) -> np.ndarray:
+def _lengths(lists: pa.ChunkedArray | pa.ListArray) -> np.ndarray:
     """Length of each list; 0 for null."""
-    return compute.fill_null(compute.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return compute.fill_null(compute.list_value_length(lists), 0).to_numpy().astype(np.int64)
 
 
-def _scored(lengths: np.ndarray, masks: pa.ListArray) -> np.ndarray:
+def _scored(lengths: np.ndarray, masks: pa.ChunkedArray) -> np.ndarray:
     """Scored tokens of completions with these lengths: all, unless a completion has a mask."""
     if masks.null_count == len(masks):
         return lengths
-    ends = np.cumsum(_lengths(masks))
+    # Chunk by chunk, as below: joined, they would be a copy of all of them.
+    kept = np.concatenate([_sums(chunk) for chunk in masks.chunks])
+    return np.where(masks.is_null().to_numpy(), lengths, kept)
+
+
+def _sums(masks: pa.ListArray) -> np.ndarray:
+    """Number of true values in each list; 0 for null."""
+    lengths = _lengths(masks)
+    ends = np.cumsum(lengths)
     flags = masks.flatten().to_numpy(zero_copy_only=False)
     before = np.concatenate([[0], np.cumsum(flags, dtype=np.int64)])
-    kept = before[ends] - before[ends - _lengths(masks)]
-    return np.where(masks.is_null().to_numpy(zero_copy_only=False), lengths, kept)
+    return before[ends] - before[ends - lengths]
 
 
-def _prompt_ids(prompts: pa.ListArray) -> np.ndarray:
-    ids, ends = prompts.flatten().to_numpy(), np.cumsum(_lengths(prompts))
+def _prompt_ids(prompts: pa.ChunkedArray) -> np.ndarray:
     numbers: dict[bytes, int] = {}
-    # Bytes of the token ids are hashable, and equal only for equal prompts.
-    keys = (ids[start:end].tobytes() for start, end in zip([0, *ends[:-1]], ends, strict=True))
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+    found: list[int] = []
+    for chunk in prompts.chunks:
+        ids, lengths = chunk.flatten().to_numpy(), _lengths(chunk)
+        ends = np.cumsum(lengths)
+        # Bytes of the token ids are hashable, and equal only for equal prompts.
+        keys = (ids[start:end].tobytes() for start, end in zip(ends - lengths, ends, strict=True))
+        found += [numbers.setdefault(key, len(numbers)) for key in keys]
+    return np.array(found, np.int64)

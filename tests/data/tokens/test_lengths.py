@@ -1,7 +1,9 @@
 """Lengths of pairs, against plain Python over the tokens."""
 
+from dataclasses import fields
+
 import pytest
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from lightning_dpo.data.tokens.lengths import PairLengths, with_numbers
 
@@ -35,9 +37,36 @@ def test_lengths_are_those_of_the_selected_rows(order, stored):
     assert lengths.rejected_scored.tolist() == [scored(row, "rejected") for row in rows]
 
 
-def test_pairs_with_one_prompt_have_one_id():
-    first, second, third = PairLengths.of(Dataset.from_list(ROWS)).prompt_id
+def in_chunks():
+    """The rows, in tables of one and of two rows."""
+    features = Dataset.from_list(ROWS).features
+    return concatenate_datasets([Dataset.from_list(part, features=features) for part in (ROWS[:1], ROWS[1:])])
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_pairs_with_one_prompt_have_one_id(stored):
+    tokens = in_chunks()
+    if stored:
+        tokens = with_numbers(tokens, PairLengths.of(tokens), source=[0] * len(tokens))
+    first, second, third = PairLengths.of(tokens.select([2, 1, 0])).prompt_id
     assert first == third != second
+
+
+def test_lengths_do_not_depend_on_chunks():
+    whole, parts = PairLengths.of(Dataset.from_list(ROWS)), PairLengths.of(in_chunks())
+    for field in fields(PairLengths):
+        assert getattr(whole, field.name).tolist() == getattr(parts, field.name).tolist()
+
+
+def test_without_masks_all_tokens_are_scored():
+    tokens = Dataset.from_list([row | {"chosen_scored": None, "rejected_scored": None} for row in ROWS])
+    lengths = PairLengths.of(tokens)
+    assert lengths.chosen_scored.tolist() == lengths.chosen.tolist() == [1, 2, 3]
+    assert lengths.rejected_scored.tolist() == [3, 2, 1]
+
+
+def test_no_pairs_have_no_lengths():
+    assert not len(PairLengths.of(in_chunks().select([])).prompt_id)
 
 
 def test_without_rejected_completions_only_chosen_ones_count():
