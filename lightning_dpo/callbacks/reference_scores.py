@@ -75,6 +75,7 @@ class ReferenceScores(ModelCallback):
 
 
 def _check_unused(options: StaticReference) -> None:
+    """Check that no option needs the cache, which does not exist in float64."""
     given = {"cache_dir": options.cache_dir, "between": None if options.between == "device" else options.between}
     for name, value in given.items():
         if value is not None:

@@ -60,6 +60,7 @@ def check_composed_configs() -> None:
         *args: Any,
         **kwargs: Any,
     ) -> DictConfig:
+        """Compose a config and check it."""
         parsed = OverridesParser.create().parse_overrides(overrides)
         swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
         if run_mode == RunMode.MULTIRUN:  # the config of a sweep, not of one of its jobs

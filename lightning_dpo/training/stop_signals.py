@@ -42,6 +42,7 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
     process = os.getpid()
 
     def received(number: int, _: FrameType | None) -> None:
+        """Handle a signal in this process. In its children, SIGTERM has its default effect, and others have none."""
         if os.getpid() == process:
             handled.set()
             handle(number)
