@@ -1,4 +1,9 @@
-"""The exceptions for errors that the user can correct."""
+"""The exceptions for errors that the user can correct, and a record of warnings."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 
 class UserError(ValueError):
@@ -10,3 +15,28 @@ class UserError(ValueError):
 
 class WriteError(UserError):
     """A file could not be written, for example because the disk is full. The run can resume from a checkpoint."""
+
+
+class LoggedWarning(NamedTuple):
+    """A warning that this package logged."""
+
+    logger: str
+    level: int
+    text: str
+
+
+@contextmanager
+def recorded_warnings() -> Iterator[list[LoggedWarning]]:
+    """Context that returns a list, to which the warnings that this package logs are added."""
+    found: list[LoggedWarning] = []
+
+    class Recorder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(LoggedWarning(record.name, record.levelno, record.getMessage()))
+
+    handler, logger = Recorder(logging.WARNING), logging.getLogger("lightning_dpo")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)

@@ -4,6 +4,8 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -43,7 +45,8 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     from lightning_dpo.checkpoints.reading import entry_of, opened
     from lightning_dpo.models.facts import check_finite, weights_facts
     from lightning_dpo.models.preparation import ready_policy
-    from lightning_dpo.runs.exports import architecture, export_run, model_card, record
+    from lightning_dpo.runs.exports import architecture, export_run, record
+    from lightning_dpo.runs.model_card import model_card
 
     config, checked = config_of(run, trust_remote_code)
     path = RunFolder(run).checkpoint(checkpoint)
@@ -64,14 +67,16 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     check_finite(policy)
     metrics, counts = metrics_at(run, saved["global_step"]), counts_of(run)
     facts = entry_of(saved)["trained_with"]
-    card = model_card(config, metrics, counts, saved["global_step"], architecture(policy), facts)
+    card = partial(model_card, config, metrics, counts, saved["global_step"], architecture(policy), facts)
     name = f"export_{checkpoint}"
     export_run(policy, model.tokenizer(), run, card, record(config, facts), merge, name)
     return run / name
 
 
-def config_of(run: Path, trust_remote_code: bool = False) -> tuple[DictConfig, CheckedConfig]:
-    """The config of a run, and its model and adapter, checked because the folder may come from somebody else."""
+def config_of(
+    run: Path, trust_remote_code: bool = False, keys: Sequence[str] = _BUILT
+) -> tuple[DictConfig, CheckedConfig]:
+    """The config of a run, and the parts that are built, checked because the folder may come from somebody else."""
     path = RunFolder(run).config
     if not path.is_file():
         raise UserError(f"{run} is not the folder of a run: {path} does not exist")
@@ -84,8 +89,8 @@ def config_of(run: Path, trust_remote_code: bool = False) -> tuple[DictConfig, C
         raise UserError(f"{path} is not the config of a run ({one_line(str(error))[:200]})") from error
     trusted = ["model.trust_remote_code=true"] if trust_remote_code else []
     # Only what is built is checked, because a check imports the targets.
-    built = OmegaConf.create({key: settings.get(key) for key in _BUILT})
-    return config, CheckedConfig(built, _BUILT, trusted)
+    built = OmegaConf.create({key: settings.get(key) for key in keys})
+    return config, CheckedConfig(built, keys, trusted)
 
 
 def metrics_at(run: Path, step: int) -> dict[str, float]:
@@ -112,7 +117,7 @@ def _checkpoints(run: Path) -> str:
 def main() -> None:
     """The console script."""
     parser = argparse.ArgumentParser(
-        prog="python -m lightning_dpo.export",
+        prog="lightning-dpo export",
         description="Writes the model of a run's checkpoint to RUN/export_best or RUN/export_last, with tokenizer and "
         "model card. A finished run already has the model of its last step in RUN/export.",
     )
@@ -122,10 +127,18 @@ def main() -> None:
     )
     parser.add_argument("--merge", action="store_true", help="also export the model with the adapter merged into it")
     parser.add_argument("--trust-remote-code", action="store_true", help="execute the code that comes with the model")
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload the export to this model repository on the hub")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        print(export_checkpoint(arguments.run, arguments.checkpoint, arguments.merge, arguments.trust_remote_code))
+        from lightning_dpo.runs.upload import Upload
+
+        upload = None if arguments.push is None else Upload(arguments.push)  # a login is checked before the export
+        folder = export_checkpoint(arguments.run, arguments.checkpoint, arguments.merge, arguments.trust_remote_code)
+        print(folder)
+        if upload is not None:
+            merged = folder.with_name(f"{folder.name}_merged")
+            print(upload(merged if arguments.merge and merged.exists() else folder))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -48,6 +48,19 @@ def name_of(text: str) -> str:
     return _NOT_IN_A_NAME.sub("_", " ".join(_escaped(text).split()))[:_LONGEST_NAME].strip()
 
 
+def ending(text: str, length: int) -> str:
+    """The last characters of a text, from the start of a word.
+
+    >>> ending("the end of a prompt", 12), ending("short", 12)
+    ('… of a prompt', 'short')
+    """
+    if len(text) <= length:
+        return text
+    # The word before the cut is whole if a space follows it.
+    start = re.search(r"\s\S", text[-length - 1 :])
+    return f"… {text[-length - 1 :][start.start() + 1 :] if start else text[-length:]}"
+
+
 def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 

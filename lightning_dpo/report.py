@@ -1,24 +1,27 @@
-"""`python -m lightning_dpo.report FOLDER`: the runs of a sweep or of any folder as tables and plots."""
+"""`python -m lightning_dpo.report FOLDER`: a run, or the runs of a sweep or of any folder, as tables and plots."""
 
 import argparse
-import base64
 import shlex
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from filelock import FileLock
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.reports.runs import Run, read_runs
+from lightning_dpo.reports.pages import page
+from lightning_dpo.reports.runs import Run, read_run, read_runs
+from lightning_dpo.reports.samples import samples_beside, samples_of
+from lightning_dpo.reports.summary import summarize, title_of
 from lightning_dpo.reports.sweep_plots import draw_frontier, draw_run_curves
 from lightning_dpo.reports.tables import plain, runs_table, seeds_table, write_csv
 from lightning_dpo.run_folder import RunFolder, started_runs, sweep_config, write_atomically
 from lightning_dpo.runs.settings_files import as_dict, loaded, search_path
-from lightning_dpo.runs.state import RunState
+from lightning_dpo.runs.state import RunState, final_metrics
 
+_MULTIRUN = "hydra.mode=MULTIRUN"
 _PICTURES = {
     "frontier.png": (draw_frontier, "Reward or accuracy against the KL from the reference."),
     "curves.png": (draw_run_curves, "Validation metrics of all runs by optimizer step."),
@@ -28,24 +31,27 @@ _OF_RUNS = (
     "and lengths over the sampled answers."
 )
 _OF_SEEDS = "± is half the width of Student's 95 % interval of the mean over seeds."
+_PROMPTS = 8  # whose answers are shown
 
 
 def report(folder: Path) -> list[Path]:
-    """Write `report.md`, `report.html`, `sweep.csv` and plots of the runs in the subfolders of `folder`.
+    """Write the report of a run, or of the runs in the subfolders of `folder`.
 
     Args:
-        folder: Folder of a sweep, or of several runs.
+        folder: Folder of a finished run, of a sweep, or of several runs.
 
     Returns:
-        The written files.
+        The written files: `report.html`; for several runs, also `report.md`, `sweep.csv` and plots.
 
     Raises:
-        UserError: There are no runs.
+        UserError: There are no runs, or the run is not finished.
     """
     if RunFolder(folder).config.exists():
-        raise UserError(f"{folder} is the folder of one run: use the folder of its sweep, or outputs/RUN_NAME")
+        return [report_of_run(folder)]
     if not started_runs(folder):
-        raise UserError(f"{folder} has no subfolders with runs: use the folder of a sweep, or outputs/RUN_NAME")
+        raise UserError(
+            f"{folder} has no subfolders with runs: use the folder of a run, of a sweep, or outputs/RUN_NAME"
+        )
     # Jobs of a sweep may end at the same time and write the report together.
     with FileLock(folder / ".report.lock"):
         runs = read_runs(folder)
@@ -53,18 +59,37 @@ def report(folder: Path) -> list[Path]:
         drawn = {name: text for name, (draw, text) in _PICTURES.items() if draw(runs, folder / name)}
         facts = _facts(folder, runs)
         write_atomically(folder / "report.md", _markdown(facts, drawn))
-        write_atomically(folder / "report.html", _html(facts, drawn, folder))
+        pictures = {folder / name: text for name, text in drawn.items()}
+        write_atomically(folder / "report.html", page("report.html", facts, pictures))
     return [folder / name for name in ("report.md", "report.html", "sweep.csv", *drawn)]
+
+
+def report_of_run(folder: Path) -> Path:
+    """Write `report.html` of a finished run.
+
+    Raises:
+        UserError: It is not finished.
+    """
+    run, files = read_run(folder), RunFolder(folder)
+    if not run.finished:
+        raise UserError(f"{folder}: the run is {run.state.value}; a report needs a finished run")
+    summary = summarize(run)
+    facts = {"title": title_of(folder), "settings": run.settings.items(), "samples": samples_of(run), **vars(summary)}
+    pictures = {files.curves: "Curves by optimizer step."} if files.curves.exists() else {}
+    write_atomically(files.report, page("run.html", facts, pictures))
+    return files.report
 
 
 def _facts(folder: Path, runs: list[Run]) -> dict[str, Any]:
     counts = Counter(run.state for run in runs)
     seeds = seeds_table(runs)
-    absolute = folder.resolve()
     return {
-        "title": f"{absolute.parent.name} {absolute.name}",
+        "title": title_of(folder),
         "summary": f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in RunState if counts[state])}.",
         "command": _command(folder),
+        "about": _about(runs),
+        "links": {run.folder.name: f"{quote(run.folder.name)}/" for run in runs},
+        "samples": samples_beside(runs, _PROMPTS),
         "tables": [
             *([("Over seeds", seeds, _OF_SEEDS)] if seeds else []),
             ("Runs", runs_table(runs), _OF_RUNS),
@@ -81,14 +106,29 @@ def _command(folder: Path) -> str:
     hydra = loaded(file).hydra
     overrides = as_dict(hydra.overrides)
     others = [override for override in overrides["hydra"] if not override.startswith("hydra.searchpath=")]
-    arguments = [*search_path(hydra), *others, *overrides["task"]]
-    return shlex.join(["python", "-m", "lightning_dpo.train", *arguments])
+    # Hydra records this for -m. A file of sweeps/ sets it itself.
+    flags = ["-m"] if _MULTIRUN in others and not any(one.startswith("sweep=") for one in overrides["task"]) else []
+    others = [override for override in others if override != _MULTIRUN]
+    return shlex.join(["lightning-dpo", "train", *flags, *search_path(hydra), *others, *overrides["task"]])
+
+
+def _about(runs: list[Run]) -> list[tuple[str, str]]:
+    """What finished runs have in common: the model and the number of pairs, if they are equal."""
+    found = [final_metrics(run.folder) for run in runs if run.finished]
+    named = {"model": [one.get("architecture", "") for one in found], "pairs": [_counts(one) for one in found]}
+    return [(name, values[0]) for name, values in named.items() if len(set(values)) == 1 and values[0]]
+
+
+def _counts(metrics: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in metrics.get("data", {}).items())
 
 
 def _markdown(facts: dict[str, Any], drawn: dict[str, str]) -> str:
     parts = [f"# {facts['title']}", facts["summary"]]
     if facts["command"]:
         parts.append(f"    {facts['command']}")
+    if facts["about"]:
+        parts.append("\n".join(f"- {name}: {plain(value)}" for name, value in facts["about"]))
     for heading, table, note in facts["tables"]:
         parts += [f"## {heading}", table.markdown().rstrip(), note]
     parts += [f"![{text}]({name})" for name, text in drawn.items()]
@@ -98,29 +138,18 @@ def _markdown(facts: dict[str, Any], drawn: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _html(facts: dict[str, Any], drawn: dict[str, str], folder: Path) -> str:
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("reports")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    pictures = [(base64.b64encode((folder / name).read_bytes()).decode(), text) for name, text in drawn.items()]
-    return templates.get_template("report.html").render(facts, pictures=pictures)
-
-
 def main() -> None:
     """The console script."""
     parser = argparse.ArgumentParser(
-        prog="python -m lightning_dpo.report",
-        description="Compares the runs of a sweep, or of any folder: tables, sweep.csv and plots. A sweep writes "
-        "its report itself after every job.",
+        prog="lightning-dpo report",
+        description="Writes report.html of a finished run, or compares the runs of a sweep or of any folder: tables, "
+        "sweep.csv and plots. A sweep writes its report itself after every job.",
     )
     parser.add_argument(
         "folder",
         type=Path,
         metavar="FOLDER",
-        help="folder of a sweep, such as outputs/NAME/TIME, or a folder with runs",
+        help="folder of a run or of a sweep, such as outputs/NAME/TIME, or a folder with runs",
     )
     arguments = parser.parse_args()
     try:

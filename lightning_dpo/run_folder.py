@@ -38,6 +38,8 @@ class RunFolder:
         # Written at the end: `metrics` last, `error` only after a failure.
         self.curves = self.path / "curves.png"
         self.metrics = self.path / "metrics.json"
+        self.summary = self.path / "summary.md"
+        self.report = self.path / "report.html"
         self.error = self.path / "error.txt"
         # Written by the other commands.
         self.inspection = self.path / "inspection.json"

@@ -6,7 +6,7 @@ Heavy imports are inside functions, so that `--help` and errors in the config do
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from lightning_dpo.cli.checked import CheckedConfig, call
 from lightning_dpo.cli.command_line import run, run_job
 from lightning_dpo.cli.config import CONFIG_DIR, register_folders, register_resolvers, with_folder
 from lightning_dpo.cli.hydra_checks import check_composed_configs
-from lightning_dpo.errors import UserError
+from lightning_dpo.errors import LoggedWarning, UserError, recorded_warnings
 from lightning_dpo.printable import one_line
 from lightning_dpo.run_folder import LAST, RunFolder
 from lightning_dpo.runs.ranks import process_rank
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
     from torch.optim import Optimizer
 
+    from lightning_dpo.training.schedules import Schedule
+
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ KEYS = {
     "model", "adapter", "reference", "data", "loss", "optimizer", "scheduler", "trainer", "logger", "callbacks",
     "resume", "suggested", "profile", "seed", "run_name", "run_folder", "ckpt_path", "sweep_folder", "sweep_objective",
 }  # fmt: skip
+
+# The length of the run that schedules are checked with. It is not known before the data are read.
+_MANY_STEPS = 1_000_000
 
 
 def train(config: DictConfig) -> float:
@@ -53,6 +58,11 @@ def train(config: DictConfig) -> float:
         The metric that `sweep_objective` names.
     """
     config = with_folder(config)
+    with recorded_warnings() as warnings:
+        return _train(config, warnings)
+
+
+def _train(config: DictConfig, warnings: Sequence[LoggedWarning]) -> float:
     if config.ckpt_path is None:
         note_settings(config)
     checked = CheckedConfig(config, KEYS, task_overrides())
@@ -63,6 +73,7 @@ def train(config: DictConfig) -> float:
     from lightning_dpo import DPOModule
     from lightning_dpo.models import NoAdapter
     from lightning_dpo.reports.run_plots import draw_curves
+    from lightning_dpo.reports.summary import conclude
     from lightning_dpo.runs import results
     from lightning_dpo.runs.loggers import end_wandb
     from lightning_dpo.runs.trainer import check_monitors, make_trainer
@@ -74,7 +85,7 @@ def train(config: DictConfig) -> float:
     seed_everything(seed, workers=True, verbose=False)
     loss, model, reference, adapter = (checked.build(key) for key in ("loss", "model", "reference", "adapter"))
     check_declared(loss)
-    optimizer = checked_optimizer(checked)
+    optimizer, scheduler = checked_optimization(checked)
     reference.check(loss, adapter)
     if getattr(model, "quantization", None) and isinstance(adapter, NoAdapter):
         raise UserError("model.quantization needs adapter=lora: quantized weights cannot be trained")
@@ -82,7 +93,7 @@ def train(config: DictConfig) -> float:
     data = checked.build("data", tokenizer=model.tokenizer(), chosen_only=not loss.needs_rejected)
     check_columns(loss, data.columns)
     trainer = make_trainer(config, checked, data)
-    module = DPOModule(model, loss, reference, adapter, optimizer, checked.build("scheduler"), config.resume.allow)
+    module = DPOModule(model, loss, reference, adapter, optimizer, scheduler, config.resume.allow)
     check_monitors(config, trainer, module)
     # Data that cannot be read must stop the run before a logger opens a run elsewhere.
     data.setup("fit")
@@ -91,7 +102,11 @@ def train(config: DictConfig) -> float:
         # weights_only=True: Lightning passes it to torch.load, so that a checkpoint cannot execute code.
         with explained():
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
-        return results.write(config, trainer, module, data, time.perf_counter() - started, draw_curves)
+        seconds = time.perf_counter() - started
+        objective = results.write(config, trainer, module, data, seconds, warnings, draw_curves)
+        if trainer.is_global_zero:
+            conclude(config.run_folder)
+        return objective
     finally:
         end_wandb()
 
@@ -117,14 +132,17 @@ def explained() -> Iterator[None]:
         raise UserError(f"trainer: {one_line(str(error))}") from error
 
 
-def checked_optimizer(checked: CheckedConfig) -> "Callable[[Iterable[Parameter]], Optimizer]":
-    """The optimizer's factory, called once on a dummy parameter so that invalid values fail before the model loads."""
+def checked_optimization(checked: CheckedConfig) -> "tuple[Callable[[Iterable[Parameter]], Optimizer], Schedule]":
+    """The factories of the optimizer and its schedule.
+
+    They are called once with a dummy parameter, so that invalid values are rejected before the model is loaded.
+    """
     from torch import zeros
     from torch.nn import Parameter
 
-    optimizer = checked.build("optimizer")
-    call("optimizer", optimizer, [Parameter(zeros(1))])
-    return optimizer
+    optimizer, scheduler = checked.build("optimizer"), checked.build("scheduler")
+    call("scheduler", scheduler, call("optimizer", optimizer, [Parameter(zeros(1))]), _MANY_STEPS)
+    return optimizer, scheduler
 
 
 def log_config(config: DictConfig, trainer: "Trainer") -> None:

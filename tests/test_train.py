@@ -37,7 +37,7 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path, model_folder, hh_file):
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     card = (folder / "export" / "README.md").read_text()
     assert "beta: 0.1" in card
-    assert "val/rewards/accuracies" in card
+    assert f"| accuracy ↑ | {objective:.4g} |" in card
     for name in ("last", "best"):
         checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert all(key.startswith("policy.") for key in checkpoint["state_dict"])

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
 import rich
@@ -16,9 +17,10 @@ from torch import Tensor
 from lightning_dpo.callbacks.reference_answers import ReferenceAnswers
 from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.data.tokens.prompts import answer_ends, sample_prompts
+from lightning_dpo.data.tokens.special_tokens import special_tokens
 from lightning_dpo.models.generation import Ids, Writer
 from lightning_dpo.models.reference import Reference
-from lightning_dpo.printable import printable
+from lightning_dpo.printable import ending, printable
 from lightning_dpo.run_folder import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _FACTS = ("length", "ended", "repetition")
 _COLUMNS = ("step", "prompt", "policy", "reference")
+_SHOWN = 400  # characters of a prompt
 
 
 class Samples(Callback):
@@ -130,7 +133,7 @@ class Samples(Callback):
         rows = self._rows(trainer, policy)
         if trainer.is_global_zero:
             self._write(rows)
-            self._show(rows)
+            self._show(rows, special_tokens(data.tokenizer).values())
             self._to_wandb(rows, trainer)
 
     def _of_reference(self, module: "DPOModule", reference: Reference, writer: Writer, prompts: list[Ids]) -> list[Ids]:
@@ -182,13 +185,16 @@ class Samples(Callback):
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows))
         write_atomically(self.path, "".join(lines))
 
-    def _show(self, rows: list[dict[str, Any]]) -> None:
+    def _show(self, rows: list[dict[str, Any]], markers: Collection[str]) -> None:
         columns = [name for name in _COLUMNS[1:] if name in rows[0]]
         table = Table(*columns, title=f"Answers at step {rows[0]['step']}", title_justify="left", show_lines=True)
         for row in rows[: self.shown]:
-            # Only the end of a long prompt. `Text`, because rich would interpret brackets in an answer as markup.
-            texts = (row[name][-400:] if name == "prompt" else row[name] for name in columns)
-            table.add_row(*map(Text, map(printable, texts)))
+            texts = (ending(row[name], _SHOWN) if name == "prompt" else row[name] for name in columns)
+            # `Text`, because rich would interpret brackets in an answer as markup.
+            cells = [Text(printable(text)) for text in texts]
+            for cell in cells:
+                cell.highlight_words(list(markers), "dim")
+            table.add_row(*cells)
         if self.shown:
             rich.get_console().print(table)
 

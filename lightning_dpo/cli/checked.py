@@ -8,7 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
     InterpolationResolutionError,
-    MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
@@ -20,7 +19,7 @@ from lightning_dpo.runs.settings_files import as_dict
 from lightning_dpo.settings import flat
 
 # Keys that the program reads itself, instead of passing them to the target of their node, and their types.
-_OWN: dict[str, Any] = {"trainer.val_check_steps": int | None, "seed": int}
+_OWN: dict[str, Any] = {"trainer.val_check_steps": int | None, "seed": int, "data.name": str | None}
 OPTIONAL = ("suggested", "callbacks", "profile")
 
 
@@ -91,9 +90,10 @@ def call(key: str, target: Callable[..., Any], *args: Any, **arguments: Any) -> 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
     try:
-        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} has no default: set it") from error
+        # First: a value that refers to a missing one could not be resolved either.
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise UserError(f"{missing[0]} has no default: set it")
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except (InterpolationKeyError, InterpolationResolutionError) as error:
         raise UserError(f"{_unresolvable(config)}: {str(error).splitlines()[0]}") from error
 

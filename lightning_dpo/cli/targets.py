@@ -35,8 +35,9 @@ ALLOWED_TARGETS = {
     ),
     "loss": ("lightning_dpo.losses.",),
     "optimizer": ("lightning_dpo.training.default_optimizer", "torch.optim.", "bitsandbytes.optim."),
-    "scheduler": _named("lightning_dpo.training", "warmup_constant warmup_cosine"),
+    "scheduler": _named("lightning_dpo.training", "transformers_schedule warmup_constant warmup_cosine"),
     "trainer": ("lightning.Trainer",),
+    "trainer.profiler": _named("lightning.pytorch.profilers", "AdvancedProfiler PyTorchProfiler SimpleProfiler"),
     "trainer.strategy": ("lightning_dpo.training.FullySharded",),
     "logger": (
         *_named("lightning_dpo.runs", "csv_logger wandb_logger"),

@@ -42,8 +42,8 @@ def _is(kind: Any, value: object) -> bool:
 def without_effect(arguments: Mapping[str, Any]) -> dict[str, str]:
     """The arguments that have no effect in combination with the others, and why.
 
-    >>> without_effect({"path": "train.jsonl", "rows": {"name": "org/data"}})
-    {'rows': 'data.path is read instead; set only one of the two'}
+    >>> without_effect({"path": "train.jsonl", "rows": {"name": "org/data"}})["rows"]
+    'data.path is read instead; set only one of the two'
     """
     found = {}
     rows, path = arguments.get("rows") or {}, arguments.get("path")
@@ -54,8 +54,10 @@ def without_effect(arguments: Mapping[str, Any]) -> dict[str, str]:
         found["val_fraction"] = (
             "the dataset has its own validation split; to hold out a fraction instead, set data.rows.validation=null"
         )
+    if "name" in arguments and rows.get("name") != arguments["name"]:
+        found["name"] = "only data=hub reads it; for another dataset, set data.rows.name"
     if isinstance(path, str):
-        found["rows"] = "data.path is read instead; set only one of the two"
+        found |= dict.fromkeys(("name", "rows"), "data.path is read instead; set only one of the two")
     if arguments.get("on_invalid") == "error":
         found["max_invalid_fraction"] = (
             "data.on_invalid=error allows no invalid rows; to allow some, set data.on_invalid=drop"

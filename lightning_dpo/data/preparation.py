@@ -17,7 +17,6 @@ from lightning_dpo.data.prepared_pairs import (
     PreparedPairs,
     cache_folder,
     opened_record,
-    recorded_warnings,
     scratch_folder,
     write_record,
 )
@@ -26,7 +25,7 @@ from lightning_dpo.data.rows.splitting import in_proportion, repeat, sample, spl
 from lightning_dpo.data.rows.validation import valid_rows
 from lightning_dpo.data.source_digests import part_digest
 from lightning_dpo.data.tokens.tokenization import Tokenization
-from lightning_dpo.errors import UserError
+from lightning_dpo.errors import UserError, recorded_warnings
 from lightning_dpo.models.digests import code_digest, digest_of
 from lightning_dpo.run_folder import RunFolder, write_atomically
 

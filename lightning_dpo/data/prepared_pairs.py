@@ -1,7 +1,6 @@
 """Prepared pairs, and their record on disk, from which a later run opens them without reading rows or tokenizing."""
 
 import json
-import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from lightning_dpo.data.rows.pairs import NUMBERS
 from lightning_dpo.data.tokens.digests import pairs_digest
 from lightning_dpo.data.tokens.lengths import PairLengths, with_numbers
+from lightning_dpo.errors import LoggedWarning
 from lightning_dpo.run_folder import atomic_folder
 
 _PACKAGE = "lightning_dpo"
@@ -39,7 +39,7 @@ class PreparedPairs:
         counts: Numbers of pairs that were kept, removed and truncated.
         ignored: Number of rows with a value in each column or field that is not in the tokens.
         invalid: Location and reason of the rows that were removed.
-        messages: Warnings: logger, level and text.
+        messages: Warnings that were logged.
     """
 
     tokens: Dataset
@@ -49,7 +49,7 @@ class PreparedPairs:
     counts: dict[str, int]
     ignored: dict[str, int] = field(default_factory=dict)
     invalid: list[dict[str, str]] = field(default_factory=list)
-    messages: list[tuple[str, int, str]] = field(default_factory=list)
+    messages: list[LoggedWarning] = field(default_factory=list)
 
     @cached_property
     def train(self) -> Dataset:
@@ -137,20 +137,3 @@ def scratch_folder() -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     with TemporaryDirectory(prefix="rows-", dir=cache_folder(), ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-
-
-@contextmanager
-def recorded_warnings() -> Iterator[list[tuple[str, int, str]]]:
-    """Context that returns a list, to which the warnings that this package logs are added."""
-    found: list[tuple[str, int, str]] = []
-
-    class Recorder(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found.append((record.name, record.levelno, record.getMessage()))
-
-    handler, logger = Recorder(logging.WARNING), logging.getLogger(_PACKAGE)
-    logger.addHandler(handler)
-    try:
-        yield found
-    finally:
-        logger.removeHandler(handler)

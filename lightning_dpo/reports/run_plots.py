@@ -8,31 +8,35 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_dpo.labels import LABELS, panels
 from lightning_dpo.reports.intervals import Z
-from lightning_dpo.reports.plots import LINES, curve, grid, save_figure
+from lightning_dpo.reports.plots import curve, grid, save_figure, style
 from lightning_dpo.runs.history import read_history
 
 _ERRORS = {"val/kl": "val/kl_stderr"}
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Draw the curves of `metrics.csv` by optimizer step in the panels of `labels.py`. Without curves, draw nothing."""
+    """Draw the curves of `metrics.csv` by optimizer step in the panels of `labels.py`, except those with single points.
+
+    Without curves, draw nothing.
+    """
     rows = read_history(metrics)
     curves = {name: curve(rows, name) for names in panels().values() for name in names}
-    shown = {title: names for title, names in panels().items() if any(curves[name] for name in names)}
+    shown = {title: names for title, names in panels().items() if any(len(curves[name]) > 1 for name in names)}
     if not shown:
         return
     figure, axes_of_panels = grid(len(shown), 3 if len(shown) > 4 else 4, (5, 4.4))
     for axes, (title, names) in zip(axes_of_panels, shown.items(), strict=True):
-        for name, line in zip(names, LINES, strict=False):
+        for number, name in enumerate(names):
             if curves[name]:
                 steps, values = zip(*curves[name], strict=True)
                 errors = [Z * error for _, error in curve(rows, _ERRORS[name])] if name in _ERRORS else None
-                marker = "o" if name.startswith("val/") else None
+                of_validation = name.startswith("val/")
                 # Training steps are noisy, so validation is drawn in front of them.
-                width, front = (1.5, 3) if marker else (0.6, 2)
+                width, front = (1.5, 3) if of_validation else (0.6, 2)
+                look = style(number) | ({} if of_validation else {"marker": ""})
                 axes.errorbar(
-                    steps, values, errors, linestyle=line, label=LABELS[name].text, marker=marker, markersize=4,
-                    linewidth=width, zorder=front, capsize=3,
+                    steps, values, errors, label=LABELS[name].text, markersize=4, linewidth=width, zorder=front,
+                    capsize=3, **look,
                 )  # fmt: skip
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("optimizer step")

@@ -50,6 +50,11 @@ class Run:
     pairs: int
     error: str
 
+    @property
+    def finished(self) -> bool:
+        """Whether it has all its results."""
+        return self.state is RunState.FINISHED
+
     @cached_property
     def history(self) -> list[dict[str, str]]:
         """The rows of `metrics.csv`."""
@@ -73,7 +78,7 @@ class Run:
 
 def read_runs(folder: Path) -> list[Run]:
     """The runs in the subfolders of `folder`, sorted by the number at the start of their names."""
-    return [_run(path) for path in sorted((run.path for run in started_runs(folder)), key=_by_number)]
+    return [read_run(path) for path in sorted((run.path for run in started_runs(folder)), key=_by_number)]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -84,10 +89,14 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 def by_all_but_the_seed(runs: Sequence[Run]) -> list[list[Run]]:
     """Finished runs, grouped by all settings but the seed. Of several runs with the same seed, the last."""
+    return seed_groups([run for run in runs if run.finished])
+
+
+def seed_groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs in any state, grouped by all settings but the seed. Of several runs with the same seed, the last."""
     groups: dict[str, dict[Any, Run]] = {}
     for run in runs:
-        if run.state is RunState.FINISHED:
-            groups.setdefault(repr(sorted(run.config_but_seed.items())), {})[run.config.get(SEED)] = run
+        groups.setdefault(repr(sorted(run.config_but_seed.items())), {})[run.config.get(SEED)] = run
     return [list(group.values()) for group in groups.values()]
 
 
@@ -107,7 +116,8 @@ def _by_number(path: Path) -> tuple[int, str]:
     return (int(number[0]) if number else 0, path.name)
 
 
-def _run(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """The run in `folder`."""
     state, config_file, command = state_now(folder), RunFolder(folder).config, RunFolder(folder).command
     overrides = shlex.split(command.read_text(encoding="utf-8"))[3:] if command.exists() else []
     parts = [override.lstrip("+~").partition("=") for override in overrides]

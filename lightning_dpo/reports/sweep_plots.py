@@ -1,10 +1,11 @@
-"""The plots of a sweep: reward or accuracy against KL, and the curves of its runs. Readable in grayscale."""
+"""The plots of a sweep: reward or accuracy against KL, and the curves of its runs, averaged over seeds."""
 
 import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_dpo.labels import LABELS
 from lightning_dpo.reports.intervals import interval
-from lightning_dpo.reports.plots import LINES, curve, grid, save_figure
-from lightning_dpo.reports.runs import SEED, Run, by_all_but_the_seed, differing, label
+from lightning_dpo.reports.plots import curve, grid, limits, save_figure, style
+from lightning_dpo.reports.runs import SEED, Run, differing, label, seed_groups
 from lightning_dpo.run_folder import RunFolder
 
 _ACCURACY = "val/rewards/accuracies"
@@ -26,7 +27,6 @@ _CURVES = (
     "closed_form/reward",
     "closed_form/kl_optimum",
 )
-_MARKERS = "osD^vP*X<>"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Point:
         x_error: Half the width of its 95 % interval; NaN if unknown.
         y_error: The same for `y`.
         label: Name of the run.
-        number: Index of the run, which selects its marker in all plots.
+        number: Index of the run, which selects its color and marker in all plots.
         seeds: `x` and `y` of each of several seeds.
     """
 
@@ -71,15 +71,14 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
         return False
     figure = Figure(figsize=(6.2 * len(drawn), 4.6), layout="constrained")
     for axes, ((x, y), found) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
-        if (x, y) == _EXACT:
-            _draw_limits(axes, runs, max(point.x for point in found))
-        _draw_points(axes, found)
+        frontier = _draw_frontier(axes, runs, max(point.x for point in found)) if (x, y) == _EXACT else []
+        _draw_points(axes, found, frontier)
         axes.set(xlabel=LABELS[x].text, ylabel=LABELS[y].text)
-        axes.set_xlim(
-            left=max(axes.get_xlim()[0], -0.05 * axes.get_xlim()[1])
-        )  # an error bar may be negative, a KL not
+        left, right = axes.get_xlim()
+        axes.set_xlim(max(left, -0.05 * right), right)  # an error bar may be negative, a KL not
         if y == _ACCURACY:
-            axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 1))
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0), min(high, 1))
         axes.grid(alpha=0.3)
     _draw_legend(figure)
     save_figure(figure, picture, 200)
@@ -89,32 +88,32 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
 def points(runs: Sequence[Run], x: str, y: str) -> list[Point]:
     """The runs as points of two metrics. Runs that differ only in their seed become their mean and its interval."""
     names, found = differing(runs), []
-    for number, group in enumerate(by_all_but_the_seed(runs)):
-        both = [run for run in group if x in run.metrics and y in run.metrics]
+    for number, group in enumerate(seed_groups(runs)):
+        both = [run for run in group if run.finished and x in run.metrics and y in run.metrics]
         if len(both) == 1:
             (run,) = both
             values = (run.metrics[x], run.metrics[y], run.error_of(x), run.error_of(y))
             found.append(Point(*values, label(run, names), number))
         elif both:
             (x_mean, x_error), (y_mean, y_error) = (interval([run.metrics[name] for run in both]) for name in (x, y))
-            text = label(both[0], [name for name in names if name != SEED]) if len(names) > 1 else "mean"
             seeds = [(run.metrics[x], run.metrics[y]) for run in both]
-            found.append(Point(x_mean, y_mean, x_error, y_error, f"{text} ({len(both)} seeds)", number, seeds))
+            found.append(Point(x_mean, y_mean, x_error, y_error, _label_of(both, names), number, seeds))
     return sorted(found, key=lambda point: point.x)
 
 
-def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
+def _draw_points(axes: Axes, found: Sequence[Point], others: Sequence[tuple[float, float]]) -> None:
+    """Draw the points with their intervals, and set the limits of the axes so that they contain `others` too."""
     for point in found:
-        marker = _MARKERS[point.number % len(_MARKERS)]
-        face = "black" if point.number // len(_MARKERS) % 2 == 0 else "white"
+        look = style(point.number) | {"linestyle": "none"}
         x_error, y_error = (None if math.isnan(error) else error for error in (point.x_error, point.y_error))
-        axes.errorbar(
-            point.x, point.y, xerr=x_error, yerr=y_error, fmt=marker,
-            color="black", markerfacecolor=face, markersize=6, capsize=3, linewidth=1, zorder=3, label=point.label,
-        )  # fmt: skip
+        axes.errorbar(point.x, point.y, xerr=x_error, yerr=y_error, capsize=3, elinewidth=1, zorder=3, **look)
+        axes.plot(point.x, point.y, markersize=7, zorder=4, label=point.label, **look)
         if point.seeds:
-            axes.plot(*zip(*point.seeds, strict=True), marker, color="0.55", markersize=3, zorder=2)
-    axes.margins(x=0.08, y=0.1)
+            axes.plot(*zip(*point.seeds, strict=True), markersize=3, alpha=0.5, zorder=2, **look)
+    seeds = [seed for point in found for seed in point.seeds]
+    x, y = zip(*[(point.x, point.y) for point in found], *seeds, *others, strict=True)
+    axes.set_xlim(*limits(x, [point.x_error for point in found]))
+    axes.set_ylim(*limits(y, [point.y_error for point in found]))
 
 
 def _draw_legend(figure: Figure) -> None:
@@ -127,8 +126,13 @@ def _draw_legend(figure: Figure) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
 
 
-def _draw_limits(axes: Axes, runs: Sequence[Run], furthest: float) -> None:
-    """Draw the largest possible reward at each KL: one line per reference, which depends on the seed."""
+def _draw_frontier(axes: Axes, runs: Sequence[Run], furthest: float) -> list[tuple[float, float]]:
+    """Draw the largest possible reward at each KL: one line per reference, which depends on the seed.
+
+    Returns:
+        The points of the lines.
+    """
+    drawn: list[tuple[float, float]] = []
     limits = {path.read_text(): path for run in runs if (path := RunFolder(run.folder).frontier).exists()}
     for number, path in enumerate(limits.values()):
         rows = [(float(row["kl"]), float(row["reward"])) for row in csv.DictReader(path.open(newline=""))]
@@ -139,33 +143,54 @@ def _draw_limits(axes: Axes, runs: Sequence[Run], furthest: float) -> None:
         axes.plot(
             0, rows[0][1], label=names[1], marker="o", markerfacecolor="white", color="0.5", linestyle="none", zorder=2
         )
+        drawn += [(0.0, rows[0][1]), *near]
+    return drawn
 
 
 def draw_run_curves(runs: Sequence[Run], picture: Path) -> bool:
-    """Draw the validation metrics of all runs by optimizer step, one panel per metric.
+    """Draw the validation metrics by optimizer step, one panel per metric with more than one step.
+
+    Runs that differ only in their seed are one line, the mean at each step, in an area from the smallest to the largest
+    value.
 
     Returns:
         Whether there was anything to draw.
     """
-    names = differing(runs)
-    measured = {name: [(run, curve(run.history, name)) for run in runs] for name in _CURVES}
-    curves = {name: [one for one in of_runs if one[1]] for name, of_runs in measured.items()}
-    curves = {name: of_runs for name, of_runs in curves.items() if of_runs}
+    names, groups = differing(runs), seed_groups(runs)
+    curves = {name: [_over_seeds(group, name) for group in groups] for name in _CURVES}
+    curves = {name: lines for name, lines in curves.items() if any(len(line) > 1 for line in lines)}
     if not curves:
         return False
     figure, axes_of_panels = grid(len(curves), 3, (4.6, 3.6))
-    styles = {run.folder: number for number, run in enumerate(runs)}
-    for axes, (name, of_runs) in zip(axes_of_panels, curves.items(), strict=True):
-        for run, points_of_run in of_runs:
-            number = styles[run.folder]
+    for axes, (name, lines) in zip(axes_of_panels, curves.items(), strict=True):
+        for number, (group, line) in enumerate(zip(groups, lines, strict=True)):
+            if not line:
+                continue
+            look, steps = style(number), list(line)
+            text = _label_of(group, names)
             axes.plot(
-                *zip(*points_of_run, strict=True), linestyle=LINES[number % len(LINES)], linewidth=1, markersize=4,
-                marker=_MARKERS[number % len(_MARKERS)], color=str(0.6 * number / max(len(runs) - 1, 1)),
-                label=label(run, names),
-            )  # fmt: skip
+                steps, [mean(values) for values in line.values()], linewidth=1.2, markersize=4, label=text, **look
+            )
+            if len(group) > 1:
+                low, high = ([limit(values) for values in line.values()] for limit in (min, max))
+                axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
         axes.set(xlabel="optimizer step", ylabel=LABELS[name].text)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     _draw_legend(figure)
     save_figure(figure, picture, 150)
     return True
+
+
+def _over_seeds(group: Sequence[Run], name: str) -> dict[int, list[float]]:
+    """The values of a metric by step, at the steps that all runs of the group with this metric have."""
+    curves = [found for run in group if (found := dict(curve(run.history, name)))]
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
+    return {step: [found[step] for found in curves] for step in steps}
+
+
+def _label_of(group: Sequence[Run], names: Sequence[str]) -> str:
+    if len(group) == 1:
+        return label(group[0], names)
+    text = label(group[0], [name for name in names if name != SEED]) if len(names) > 1 else "mean"
+    return f"{text} ({len(group)} seeds)"

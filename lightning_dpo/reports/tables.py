@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_dpo.labels import FRONTIER_SHARE, LABELS
@@ -22,10 +22,17 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text."""
+    """A table of text.
+
+    Attributes:
+        columns: Headings.
+        rows: Cells.
+        marks: What each row is marked as: `failed`, `best` or nothing; empty: no row is marked.
+    """
 
     columns: list[str]
     rows: list[list[str]]
+    marks: list[str] = field(default_factory=list)
 
     def markdown(self) -> str:
         """The table in Markdown. Markup in cells is escaped."""
@@ -34,20 +41,31 @@ class Table:
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
-    """A row per run: the settings that differ, final metrics with their intervals, time and state."""
+    """A row per run: state, the settings that differ, final metrics with their intervals, and time."""
     names, metrics = differing(runs), _known(runs)
-    columns = ["run", *names, *(LABELS[name].heading for name in metrics), "minutes", "state"]
+    columns = ["run", "state", *names, *(LABELS[name].heading for name in metrics), "minutes"]
     rows = [
         [
             run.folder.name,
+            run.state.value,
             *(run.setting(name) for name in names),
             *(_with_error(run.metrics.get(name, math.nan), run.error_of(name)) for name in metrics),
             f"{run.metrics['seconds'] / 60:.1f}" if "seconds" in run.metrics else "",
-            run.state.value,
         ]
         for run in runs
     ]
-    return Table(columns, rows)
+    best = best_of(runs)
+    failed = (RunState.FAILED, RunState.CRASHED)
+    return Table(columns, rows, ["failed" if run.state in failed else "best" if run is best else "" for run in runs])
+
+
+def best_of(runs: Sequence[Run]) -> Run | None:
+    """The finished run with the largest expected reward or, where it is unknown, accuracy; None for a single run."""
+    for name in ("closed_form/reward", "val/rewards/accuracies"):
+        known = [run for run in runs if run.finished and math.isfinite(run.metrics.get(name, math.nan))]
+        if len(known) > 1:
+            return max(known, key=lambda run: run.metrics[name])
+    return None
 
 
 def seeds_table(runs: Sequence[Run]) -> Table | None:
@@ -84,9 +102,18 @@ def _known(runs: Sequence[Run]) -> list[str]:
 
 
 def _with_error(value: float, error: float) -> str:
+    """A metric with as many decimals as its error justifies, two digits of it, or with four digits.
+
+    >>> _with_error(180.0, 7.84), _with_error(0.6, 0.048), _with_error(0.6, math.nan), _with_error(0.97, 0.0)
+    ('180.0 ± 7.8', '0.600 ± 0.048', '0.6000', '0.9700')
+    """
     if math.isnan(value):
         return ""
-    return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.3f}"
+    if math.isnan(error) or not error:
+        size = math.floor(math.log10(abs(value))) if value else 0
+        return f"{value:.{max(0, 3 - max(size, -1))}f}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def plain(text: str) -> str:

@@ -2,9 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_dpo.checkpoints.identity import Facts, packages
+from lightning_dpo.checkpoints.identity import Facts
 from lightning_dpo.checkpoints.reading import FORMAT
 from lightning_dpo.errors import UserError
 from lightning_dpo.logps.forward import base_model
@@ -21,22 +20,22 @@ from lightning_dpo.models.digests import file_digest
 from lightning_dpo.models.frozen import restore
 from lightning_dpo.models.merging import merged
 from lightning_dpo.models.probe import check_same, probe
-from lightning_dpo.printable import name_of, one_line
-from lightning_dpo.run_folder import RunFolder, atomic_folder
+from lightning_dpo.printable import one_line
+from lightning_dpo.run_folder import atomic_folder
+from lightning_dpo.runs.model_card import base_model_name
 from lightning_dpo.runs.settings_files import as_dict, resolved_settings
 from lightning_dpo.settings import without_secrets
 
 log = logging.getLogger(__name__)
 
 RECORD = "lightning_dpo.json"
-_SHOWN = ("val/", "closed_form/")
 
 
 def export_run(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    card: str,
+    card: Callable[[bool], str],
     about: dict[str, Any],
     merge: bool,
     name: str = "export",
@@ -50,7 +49,7 @@ def export_run(
         policy: The trained model.
         tokenizer: Its tokenizer.
         folder: Parent of the written folders.
-        card: The model card, in Markdown.
+        card: Returns the model card, in Markdown, of an export that contains only an adapter, or of any other.
         about: Result of `record`.
         merge: Whether to also export the merged model.
         name: Name of the folder.
@@ -64,8 +63,7 @@ def export_run(
     elif isinstance(policy, PeftModel) and merge:
         folders[folder / f"{name}_merged"] = None
     for path, model in folders.items():
-        # A merged model needs only transformers.
-        text = card.replace("library_name: peft", "library_name: transformers") if model is None else card
+        text = card(isinstance(model, PeftModel))
         with atomic_folder(path) as partial:
             if model is None:
                 with compared(policy, partial):
@@ -157,88 +155,3 @@ def architecture(policy: PreTrainedModel) -> str:
     """
     parameters = sum(parameter.numel() for parameter in base_model(policy).parameters())
     return f"{type(base_model(policy)).__name__}, {parameters / 1e6:.3g} M parameters"
-
-
-def base_model_name(config: DictConfig) -> str | None:
-    """Hub id or absolute path of the model before training; None for a model that was created in code.
-
-    None also for a name from an environment variable, whose value is not written to files.
-    """
-    if not OmegaConf.select(config, "model.pretrained") or not OmegaConf.select(config, "model.name"):
-        return None
-    if "${" in resolved_settings(config)["model"]["name"]:
-        return None
-    name = config.model.name
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
-
-
-def command(folder: Path) -> str:
-    """The command of the run in `folder`."""
-    file = RunFolder(folder).command
-    return one_line(file.read_text(encoding="utf-8")) if file.exists() else "python -m lightning_dpo.train"
-
-
-def _listed(values: Mapping[str, object]) -> str:
-    """A Markdown list of names and values."""
-    return "\n".join(f"- {name}: {value}" for name, value in values.items())
-
-
-def model_card(
-    config: DictConfig,
-    metrics: dict[str, float],
-    counts: dict[str, int],
-    step: int,
-    architecture: str,
-    trained_with: Mapping[str, Facts],
-) -> str:
-    """The README.md of an export: base model, data, settings and metrics.
-
-    Args:
-        config: Config of the run.
-        metrics: Metrics by name; those of validation are shown.
-        counts: Numbers of pairs that were kept, removed and truncated.
-        step: Optimizer step of the weights.
-        architecture: Class of the model and its number of parameters.
-        trained_with: The facts of the module's identity. The card contains its digests.
-    """
-    base = (
-        one_line(without_secrets(config.model.name)) if base_model_name(config) else "a model that was created in code"
-    )
-    identified = {name: of for kind in ("weights", "data", "tokenizer") for name, of in trained_with[kind].items()}
-    adapter = "_target_: lightning_dpo.models.NoAdapter" not in OmegaConf.to_yaml(config.adapter)
-    # The hub shows a link to the base model. A local path would be invalid there.
-    link = f"base_model: {base}\n" if base_model_name(config) and not Path(base).is_dir() else ""
-    installed = {"lightning-dpo": version("lightning-dpo"), **packages()}
-    versions = ", ".join(f"{name} {of}" for name, of in installed.items())
-    shown = sorted(item for item in metrics.items() if item[0].startswith(_SHOWN))
-    rows = "\n".join(f"| {name_of(name)} | {value:.4f} |" for name, value in shown)
-    number = metrics.get("val/pairs")
-    validated = "" if number is None else f", and the metrics those of {number:.0f} validation pairs"
-    settings = resolved_settings(config)
-    settings = {key: settings[key] for key in ("loss", "adapter", "optimizer", "scheduler", "data")}
-    return f"""---
-library_name: {"peft" if adapter else "transformers"}
-{link}tags: [lightning-dpo, dpo]
----
-# {config.run_name}
-
-Trained from {base} ({architecture}) on preference pairs with lightning_dpo.
-The weights are those of optimizer step {step}{validated}.
-
-Pairs in the data:
-
-{_listed({name_of(name).replace("_", " "): count for name, count in counts.items()})}
-
-Trained with:
-
-{_listed(identified)}
-
-| metric | value |
-|---|---|
-{rows}
-
-```yaml
-{OmegaConf.to_yaml(OmegaConf.create(settings))}```
-
-{versions}. Command: `{command(Path(config.run_folder))}`
-"""

@@ -6,8 +6,10 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -98,9 +100,8 @@ def wandb_logger(
         tags: Tags of the run.
     """
     import wandb
-    from requests.utils import get_netrc_auth
 
-    key = os.environ.get("WANDB_API_KEY") or get_netrc_auth(wandb.Settings().base_url)
+    key = os.environ.get("WANDB_API_KEY") or _key_in_netrc(wandb.Settings().base_url)
     mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
     if mode == "offline":
         # wandb would print this again at start and end.
@@ -122,6 +123,15 @@ def wandb_logger(
         name=name or path.parent.name, id=identity, save_dir=folder, project=project, entity=entity, group=group,
         tags=list(tags) or None, mode=mode, job_type="train", settings=wandb.Settings(console="off"),
     )  # fmt: skip
+
+
+def _key_in_netrc(url: str) -> str | None:
+    """The key that `wandb login` has written for a server; None without one, or if the file cannot be read."""
+    try:
+        found = netrc(os.environ.get("NETRC")).authenticators(urlsplit(url).hostname or "")
+    except (OSError, NetrcParseError):
+        return None
+    return found[2] if found else None
 
 
 def end_wandb() -> None:

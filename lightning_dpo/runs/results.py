@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_dpo.data.datamodule import PreferenceDataModule
+from lightning_dpo.errors import LoggedWarning
 from lightning_dpo.models.sharding import is_sharded, make_whole
 from lightning_dpo.module import DPOModule
 from lightning_dpo.run_folder import RunFolder, write_atomically
-from lightning_dpo.runs.exports import architecture, export_run, model_card, record
+from lightning_dpo.runs.exports import architecture, export_run, record
+from lightning_dpo.runs.model_card import model_card
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ def write(
     module: DPOModule,
     data: PreferenceDataModule,
     seconds: float,
+    warnings: Sequence[LoggedWarning],
     draw: Callable[[Path, Path], None],
 ) -> float:
     """Export the model, save the loggers, draw `curves.png`, write `metrics.json`.
@@ -36,6 +40,7 @@ def write(
         module: The trained module.
         data: The data module.
         seconds: Wall-clock time of the run.
+        warnings: Warnings that were logged.
         draw: Draws the curves of a `metrics.csv` to a file.
 
     Returns:
@@ -48,7 +53,7 @@ def write(
         folder = RunFolder(config.run_folder)
         facts = module.identity.facts
         trained = architecture(module.policy)
-        card = model_card(config, metrics, data.counts, trainer.global_step, trained, facts)
+        card = partial(model_card, config, metrics, data.counts, trainer.global_step, trained, facts)
         merge = bool(module.make_adapter and module.make_adapter.merge)
         export_run(module.policy, data.tokenizer, folder.path, card, record(config, facts), merge)
         for logger in trainer.loggers:
@@ -57,6 +62,7 @@ def write(
             draw(folder.history, folder.curves)
         run: dict[str, Any] = {"steps": trainer.global_step, "epochs": trainer.current_epoch}
         run |= {"seconds": round(seconds, 1), "architecture": trained}
+        run |= {"warnings": [warning.text for warning in warnings]}
         # Written last, because a folder with metrics.json counts as a finished run.
         write_atomically(folder.metrics, json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")
         written = [name for name in _RESULTS if _has_content(folder.path / name)]

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_dpo.training.optimizers import default_optimizer
-    from lightning_dpo.training.schedules import warmup_constant, warmup_cosine
+    from lightning_dpo.training.schedules import transformers_schedule, warmup_constant, warmup_cosine
     from lightning_dpo.training.strategies import FullySharded
 
-__all__ = ["FullySharded", "default_optimizer", "warmup_constant", "warmup_cosine"]
+__all__ = ["FullySharded", "default_optimizer", "transformers_schedule", "warmup_constant", "warmup_cosine"]
 
 _HOMES = {
     "FullySharded": "lightning_dpo.training.strategies",
     "default_optimizer": "lightning_dpo.training.optimizers",
+    "transformers_schedule": "lightning_dpo.training.schedules",
     "warmup_constant": "lightning_dpo.training.schedules",
     "warmup_cosine": "lightning_dpo.training.schedules",
 }

@@ -3,16 +3,24 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from lightning import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from transformers import get_scheduler
 
 from lightning_dpo.errors import UserError
+from lightning_dpo.printable import one_line
 
 Schedule = Callable[[Optimizer, int], LRScheduler]
+
+# Without `reduce_lr_on_plateau` and `greedy`, which need a metric at every step.
+NameInTransformers = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+]  # fmt: skip
 
 
 def warmup_constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRScheduler:
@@ -53,12 +61,46 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0,
     return SequentialLR(optimizer, [warmup, _cosine(optimizer, total_steps - warmup_steps, final)], [warmup_steps])
 
 
+def transformers_schedule(
+    optimizer: Optimizer,
+    total_steps: int,
+    name: NameInTransformers,
+    warmup_steps: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> LRScheduler:
+    """A schedule of `transformers.get_scheduler`, with the same learning rates as in the trainers that use it.
+
+    Its warm-up starts from 0 in the first step, so that step changes nothing, unlike that of `warmup_constant`.
+
+    Args:
+        optimizer: The optimizer.
+        total_steps: Number of optimizer steps of the run.
+        name: Its name in transformers, `lr_scheduler_type` in TRL.
+        warmup_steps: Number of warm-up steps.
+        options: Further arguments of this schedule, such as `{min_lr: 1e-7}`; `lr_scheduler_kwargs` in TRL.
+    """
+    if warmup_steps < 0:
+        raise UserError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
+    if name == "constant" and (warmup_steps or options):
+        raise UserError("scheduler.name=constant has neither warm-up nor options; choose constant_with_warmup")
+    if name == "constant_with_warmup" and options:
+        raise UserError(f"scheduler.options={dict(options)} has no effect: scheduler.name={name} has no options")
+    try:
+        return get_scheduler(name, optimizer, warmup_steps, total_steps, dict(options or {}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"scheduler.name={name}: {one_line(str(error))}") from error
+
+
 _ANY_LENGTH = (warmup_constant,)
+_ANY_LENGTH_IN_TRANSFORMERS = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 
 def depends_on_length(schedule: Schedule) -> bool:
     """Whether the learning rates depend on the length of the run. True for a schedule of another package."""
-    return getattr(schedule, "func", schedule) not in _ANY_LENGTH
+    function = getattr(schedule, "func", schedule)
+    if function is transformers_schedule:
+        return getattr(schedule, "keywords", {}).get("name") not in _ANY_LENGTH_IN_TRANSFORMERS
+    return function not in _ANY_LENGTH
 
 
 def check_length(schedule: Schedule, known: bool) -> None:

@@ -23,6 +23,7 @@ SWEEPS = [("sweep", name) for name in ("beta", "learning_rate", "loss", "seed")]
 NEEDED = {
     ("reference", "model"): ["reference.name=somewhere"],
     ("data", "jsonl"): ["data.path=pairs.jsonl"],
+    ("data", "hub"): ["data.name=org/dataset"],
     ("data", "mixture"): ["data.sources={hh: 1, jsonl: 0.5}", "data.path={jsonl: pairs.jsonl}"],
 }
 

@@ -27,7 +27,7 @@ SENTENCES = {
         "trainer.accumulate_grad_batches is not a key of the config: it is derived from data.pairs_per_step"
     ),
     ("train", "data.path=pairs.jsonl"): (
-        "data.path is not a key of the chosen data: it belongs to data=helpsteer3, data=hh, data=jsonl, ..."
+        "data.path is not a key of the chosen data: it belongs to data=helpsteer3, data=hh, data=hub, ..."
     ),
     ("train", "adapter.r=8"): "adapter.r is not a key of the chosen adapter: it belongs to adapter=lora",
     ("train", "trainer.profiler=simple"): "trainer.profiler is not a key of the config; trainer has",

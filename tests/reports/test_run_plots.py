@@ -17,8 +17,10 @@ def write(path, rows: list[dict]) -> None:
 @pytest.mark.parametrize(
     ("rows", "panels"),
     [
-        ([{"step": 0, "train/loss": 0.7}, {"step": 1, "val/loss": 0.6}], 1),
-        ([{"step": 0, "train/loss": 0.7, "train/rewards/accuracies": 0.5, "val/rewards/chosen": 0.1}], 3),
+        ([{"step": 0, "train/loss": 0.7}, {"step": 1, "train/loss": 0.5, "val/loss": 0.6}], 1),
+        ([{"step": step, "train/loss": 0.7, "train/rewards/accuracies": 0.5} for step in (0, 1)], 2),
+        # A panel with a single point is left out.
+        ([{"step": 0, "train/loss": 0.7, "val/kl": 0.5}, {"step": 1, "train/loss": 0.5}], 1),
     ],
 )
 def test_curves_have_a_panel_for_what_was_measured(tmp_path, monkeypatch, rows, panels):
@@ -29,7 +31,11 @@ def test_curves_have_a_panel_for_what_was_measured(tmp_path, monkeypatch, rows, 
     axes = drawn[0].axes
     assert len(axes) == panels
     drawn_values = [container.lines[0].get_ydata().tolist() for container in axes[0].containers]
-    assert drawn_values == [[0.7]] + ([[0.6]] if panels == 1 else [])
+    assert drawn_values == [
+        [row[name] for row in rows if name in row]
+        for name in ("train/loss", "val/loss")
+        if any(name in r for r in rows)
+    ]
 
 
 def test_the_kl_has_error_bars_of_its_standard_error(tmp_path, monkeypatch):

@@ -77,4 +77,33 @@ def test_curves_of_all_runs_can_be_distinguished_without_colour(tmp_path, figure
     lines = figures[0].axes[0].lines
     assert lines[1].get_xydata().tolist() == [[1.0, 0.6], [2.0, 0.7]]
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 5
-    assert all(float(line.get_color()) < 0.7 for line in lines)
+    assert len({line.get_color() for line in lines}) == 5
+
+
+def test_seeds_are_one_curve_with_the_range_of_their_values(tmp_path, figures):
+    for seed, last in enumerate((0.6, 0.8)):
+        rows = [{"step": 1, "val/rewards/accuracies": 0.5}, {"step": 2, "val/rewards/accuracies": last}]
+        fake_run(tmp_path, f"{seed}", [f"seed={seed}"], {"val/loss": 0.5}, history=rows)
+    assert draw_run_curves(read_runs(tmp_path), tmp_path / "curves.png")
+    (axes,) = figures[0].axes
+    (line,) = axes.lines
+    assert line.get_xydata().tolist() == [[1.0, 0.5], [2.0, pytest.approx(0.7)]]
+    assert line.get_label() == "mean (2 seeds)"
+    assert axes.collections[0].get_datalim(axes.transData).intervaly.tolist() == [0.5, 0.8]
+
+
+def test_a_metric_with_one_value_has_no_panel(tmp_path, figures):
+    rows = [{"step": step, "val/kl": step} for step in (1, 2)]
+    fake_run(tmp_path, "0", [], {"val/loss": 0.5}, history=[*rows, {"step": 2, "val/rewards/accuracies": 0.6}])
+    assert draw_run_curves(read_runs(tmp_path), tmp_path / "curves.png")
+    assert [ylabel for _, ylabel in labels(figures[0])] == ["KL(π‖π_ref) on samples, nats"]
+
+
+def test_a_wide_interval_does_not_set_the_axes(tmp_path, figures):
+    for number, error in enumerate((0.01, 0.01, 50.0)):
+        metrics = {"val/kl": 1.0 + number, "val/kl_stderr": error, "val/rewards/accuracies": 0.6}
+        fake_run(tmp_path, str(number), [f"loss.beta={number}"], metrics)
+    assert draw_frontier(read_runs(tmp_path), tmp_path / "frontier.png")
+    low, high = figures[0].axes[0].get_xlim()
+    assert 0.5 < low < 1.0
+    assert 3.0 < high < 3.5

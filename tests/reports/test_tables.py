@@ -20,16 +20,17 @@ def runs(tmp_path):
 
 def test_every_run_has_a_row(runs):
     table = runs_table(runs)
-    columns = ["run", "loss.beta", "seed", "accuracy ↑", "KL(π‖π_ref) on samples, nats", "minutes", "state"]
+    columns = ["run", "state", "loss.beta", "seed", "accuracy ↑", "KL(π‖π_ref) on samples, nats", "minutes"]
     assert table.columns == columns
-    assert table.rows[0] == ["0", "0.1", "0", "0.600 ± 0.048", "1.000 ± 0.196", "1.5", "finished"]
-    assert table.rows[4] == ["4", "0.2", "1", "", "", "", "failed"]
+    assert table.rows[0] == ["0", "finished", "0.1", "0", "0.600 ± 0.048", "1.00 ± 0.20", "1.5"]
+    assert table.rows[4] == ["4", "failed", "0.2", "1", "", "", ""]
+    assert table.marks == ["", "", "", "best", "failed"]
 
 
 def test_means_over_seeds(runs):
     table = seeds_table(runs)
     assert table.columns == ["loss.beta", "seeds", "accuracy ↑", "KL(π‖π_ref) on samples, nats"]
-    assert table.rows == [["0.1", "3", "0.650 ± 0.124", "1.000 ± 0.000"], ["0.2", "1", "0.800", ""]]
+    assert table.rows == [["0.1", "3", "0.65 ± 0.12", "1.000"], ["0.2", "1", "0.8000", ""]]
     assert seeds_table(runs[3:]) is None
 
 

@@ -1,8 +1,10 @@
 import csv
 import logging
+from urllib.parse import urlsplit
 
 import pytest
 import torch
+import wandb
 
 from lightning_dpo.checkpoints.reading import FORMAT
 from lightning_dpo.runs.loggers import csv_logger, join_lightning_logs, wandb_logger
@@ -53,6 +55,22 @@ def test_wandb_is_online_where_a_key_is_at_hand(tmp_path, monkeypatch, caplog, e
         logger = wandb_logger(str(tmp_path), project="p", name="n")
     assert logger._wandb_init["mode"] == mode
     assert ("wandb is offline, in" in caplog.text) == (mode == "offline")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [
+        ("machine HOST login user password KEY", "online"),
+        ("machine other.host login user password KEY", "offline"),
+        ("machine HOST login", "offline"),  # damaged
+    ],
+)
+def test_the_key_that_wandb_login_writes_is_found(tmp_path, monkeypatch, content, mode):
+    (tmp_path / "netrc").write_text(content.replace("HOST", urlsplit(wandb.Settings().base_url).hostname))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert wandb_logger(str(tmp_path), project="p", name="n")._wandb_init["mode"] == mode
 
 
 def test_a_run_that_resumes_in_its_folder_resumes_in_wandb(tmp_path):

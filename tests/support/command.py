@@ -59,7 +59,7 @@ def _on_a_rank(folder: Path, arguments: list[str], port: int, rank_1_fails: bool
         sweep_job._PATIENCE = timedelta(seconds=2)
         if os.environ["RANK"] == "1":
             module.train = fail
-    sys.argv = ["lightning-dpo-train", *arguments]
+    sys.argv = ["train", *arguments]
     module.main()
 
 
@@ -74,7 +74,7 @@ def _main(folder: Path, module: str, arguments: list[str], disturbed: dict[str, 
     os.dup2(output, 1)
     os.dup2(output, 2)
     _disturb(**disturbed)
-    sys.argv = [f"lightning-dpo-{module}", *arguments]
+    sys.argv = [module, *arguments]
     importlib.import_module(f"lightning_dpo.{module}").main()
 
 

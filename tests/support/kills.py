@@ -178,7 +178,7 @@ def _child(
         _signal_at(signal_at.number, signal_at.module, signal_at.function, signal_at.call, folder / f"signal{rank}")
     from lightning_dpo import train
 
-    sys.argv = ["lightning-dpo-train", *COMMAND, *setup.arguments]
+    sys.argv = ["train", *COMMAND, *setup.arguments]
     train.main()
 
 

@@ -1,10 +1,26 @@
 import math
+from functools import partial
+from typing import get_args
 
 import pytest
 import torch
+from transformers import SchedulerType, get_scheduler
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.training.schedules import warmup_constant, warmup_cosine
+from lightning_dpo.training.schedules import (
+    NameInTransformers,
+    depends_on_length,
+    transformers_schedule,
+    warmup_constant,
+    warmup_cosine,
+)
+
+NAMES = get_args(NameInTransformers)
+OPTIONS = {
+    "cosine_with_min_lr": {"min_lr": 0.2},
+    "cosine_warmup_with_min_lr": {"min_lr": 0.2},
+    "warmup_stable_decay": {"num_decay_steps": 3},
+}
 
 
 def rates(schedule, steps: int, **options) -> list[float]:
@@ -45,8 +61,30 @@ def test_warns_of_a_warmup_that_never_ends():
     [
         (warmup_constant, {"warmup_steps": -1}, "must not be negative, got -1"),
         (warmup_cosine, {"final": 2.0}, r"final must be in \[0, 1\], got 2.0"),
+        (transformers_schedule, {"name": "linear", "warmup_steps": -1}, "must not be negative, got -1"),
+        (transformers_schedule, {"name": "linear", "options": {"power": 2}}, "name=linear: .* argument 'power'"),
+        (transformers_schedule, {"name": "warmup_stable_decay"}, "name=warmup_stable_decay: .*num_decay_steps"),
+        (transformers_schedule, {"name": "constant", "warmup_steps": 2}, "constant has neither warm-up nor options"),
+        (transformers_schedule, {"name": "constant_with_warmup", "options": {"a": 1}}, "options=.* has no effect"),
     ],
 )
 def test_rejects_what_makes_no_schedule(schedule, options, message):
     with pytest.raises(UserError, match=message):
         rates(schedule, 3, **options)
+
+
+def test_all_schedules_of_transformers_that_need_no_metric():
+    assert {*NAMES} == {one.value for one in SchedulerType} - {"reduce_lr_on_plateau", "greedy"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schedules_of_transformers_have_the_rates_of_its_trainer(name):
+    warmup, options = 0 if name == "constant" else 3, OPTIONS.get(name, {})
+
+    def of_transformers(optimizer, steps):
+        return get_scheduler(name, optimizer, warmup, steps, scheduler_specific_kwargs=options)
+
+    ours = partial(transformers_schedule, name=name, warmup_steps=warmup, options=options)
+    assert rates(ours, 12) == rates(of_transformers, 12)
+    # The rates of another length differ if and only if the schedule depends on it.
+    assert depends_on_length(ours) == (rates(ours, 12) != rates(ours, 24)[:12])

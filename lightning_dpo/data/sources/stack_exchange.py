@@ -1,8 +1,7 @@
 """StackExchange answers by score (https://huggingface.co/datasets/HuggingFaceH4/stack-exchange-preferences)."""
 
+from html.parser import HTMLParser
 from typing import Any
-
-from bs4 import BeautifulSoup
 
 from lightning_dpo.data.rows.pairs import PreferencePair
 from lightning_dpo.data.sources.numeric_columns import Columns, with_numbers
@@ -29,4 +28,18 @@ def stack_exchange_pairs(row: dict[str, Any], *, chat: bool = False, columns: Co
 
 def _plain(html: str) -> str:
     """Text without tags; code keeps its lines."""
-    return BeautifulSoup(html, "html.parser").get_text().strip()
+    parser = _Text()
+    parser.feed(html)
+    parser.close()
+    return "".join(parser.parts).strip()
+
+
+class _Text(HTMLParser):
+    """Collects the text of a page, with character references replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)

@@ -1,0 +1,76 @@
+import json
+import shlex
+
+import pytest
+import torch
+
+from lightning_dpo.checkpoints.reading import FORMAT
+from lightning_dpo.reports.runs import read_run
+from lightning_dpo.reports.summary import conclude, summarize
+from tests.support.fake_runs import fake_run
+
+METRICS = {
+    "val/rewards/accuracies": 0.6, "val/rewards/margins": 0.25, "val/loss": 0.61, "val/kl": 2.0, "val/kl_stderr": 0.5,
+    "val/samples/length": 55.0, "val/samples/reference/length": 50.0, "steps": 20, "seconds": 90.4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run on HH, as files."""
+    folder = fake_run(tmp_path, "run", ["model=llama", "data=hh", "data.path=a b.jsonl", "loss.beta=0.2"], METRICS)
+    (folder / ".hydra").mkdir()
+    choices = {"model": "llama", "data": "hh", "loss": "dpo"}
+    (folder / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
+    (folder / "export").mkdir()
+    (folder / "checkpoints").mkdir()
+    names = ("trained_with", "has_rewards", "tensors", "packages", "validated_step")
+    saved = {"global_step": 15, "state_dict": {}, "lightning_dpo": {"format": FORMAT} | dict.fromkeys(names)}
+    torch.save(saved, folder / "checkpoints" / "best.ckpt")
+    return folder
+
+
+def test_the_results_of_a_run(run):
+    assert dict(summarize(read_run(run)).results) == {
+        # Wilson's interval of 240 of 400.
+        "accuracy": "0.600, 95 % interval 0.551 to 0.647, on 400 validation pairs",
+        "reward margin": "0.250",
+        "validation loss": "0.6100",
+        "KL(π‖π_ref) on sampled answers": "2 ± 0.98 nats per answer",
+        "length of sampled answers": "55.0 tokens, +10% of the reference's 50.0",
+        "best checkpoint": "step 15 of 20",
+        "training": "20 steps in 1 min 30 s",
+    }
+
+
+def test_the_commands_that_follow(run):
+    commands = dict(summarize(read_run(run)).commands)
+    assert shlex.split(commands["Evaluate the result"]) == [
+        "lightning-dpo", "evaluate", "model=llama", "data=hh", "data.path=a b.jsonl", f"model.name={run}/export"
+    ]  # fmt: skip
+    assert shlex.split(commands["Compare values of β"]) == [
+        "lightning-dpo", "train", "model=llama", "data=hh", "data.path=a b.jsonl", "sweep=beta"
+    ]  # fmt: skip
+    assert commands["Export the best checkpoint"] == f"lightning-dpo export {run}"
+
+
+def test_warnings_are_repeated_once(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(metrics | {"warnings": ["a | b", "c", "a | b"]}))
+    assert summarize(read_run(run)).warnings == ["a | b (2 times)", "c"]
+
+
+def test_a_run_writes_its_summary_and_prints_it(run, capsys):
+    conclude(str(run))
+    text = (run / "summary.md").read_text()
+    assert "| reward margin | 0.250 |" in text
+    assert f"Export the best checkpoint:\n\n    lightning-dpo export {run}" in text
+    printed = capsys.readouterr().out
+    assert "0.600, 95 % interval 0.551 to 0.647" in printed
+    assert f"lightning-dpo export {run}\n" in printed
+
+
+def test_a_run_without_rewards_and_samples(tmp_path):
+    folder = fake_run(tmp_path, "run", ["loss=sft"], {"val/loss": 1.0})
+    summary = summarize(read_run(folder))
+    assert (summary.results, summary.commands) == ([("validation loss", "1.0000")], [])
