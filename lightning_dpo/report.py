@@ -23,10 +23,14 @@ from lightning_dpo.runs.state import RunState, final_metrics
 
 _MULTIRUN = "hydra.mode=MULTIRUN"
 _PICTURES = {
-    "frontier.png": (draw_frontier, "Reward or accuracy against the KL from the reference."),
+    "frontier.png": (
+        draw_frontier,
+        "Reward or accuracy against the KL from the reference. Intervals that are wider than the plot are left out.",
+    ),
     "curves.png": (draw_run_curves, "Validation metrics of all runs by optimizer step."),
 }
 _OF_RUNS = (
+    "★ marks the largest expected reward or, where it is unknown, the largest accuracy. "
     "± is half the width of a 95 % interval within one run: for accuracies over the validation pairs (Wilson), for KL "
     "and lengths over the sampled answers."
 )
@@ -120,7 +124,7 @@ def _about(runs: list[Run]) -> list[tuple[str, str]]:
 
 
 def _counts(metrics: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in metrics.get("data", {}).items())
+    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in metrics.get("data", {}).items() if count)
 
 
 def _markdown(facts: dict[str, Any], drawn: dict[str, str]) -> str:

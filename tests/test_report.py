@@ -38,7 +38,7 @@ def test_what_a_report_leaves(sweep):
     text = (sweep / "report.md").read_text()
     assert text.startswith("# reviews-dpo 2026-01-02\n\n2 runs: 2 finished.\n")
     assert "| 1\\_beta-0.5 | finished | 0.5 | 0.600 ± 0.048 | 2.00 ± 0.20 | 1.5 |" in text
-    assert "![Reward or accuracy against the KL from the reference.](frontier.png)" in text
+    assert "![Reward or accuracy against the KL from the reference. Intervals that are wider" in text
 
 
 def test_the_command_contains_the_config_folder(sweep):

@@ -26,6 +26,11 @@ def style(number: int) -> dict[str, Any]:
     }
 
 
+def plotted(text: str) -> str:
+    """A label with its subscripts as math."""
+    return text.replace("π_ref", r"$\pi_\mathrm{ref}$")
+
+
 def limits(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
     """Limits of an axis that contain all values, and their errors unless these are much larger than the range.
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_dpo.labels import LABELS, panels
 from lightning_dpo.reports.intervals import Z
-from lightning_dpo.reports.plots import curve, grid, save_figure, style
+from lightning_dpo.reports.plots import curve, grid, plotted, save_figure, style
 from lightning_dpo.runs.history import read_history
 
 _ERRORS = {"val/kl": "val/kl_stderr"}
@@ -35,10 +35,10 @@ def draw_curves(metrics: Path, picture: Path) -> None:
                 width, front = (1.5, 3) if of_validation else (0.6, 2)
                 look = style(number) | ({} if of_validation else {"marker": ""})
                 axes.errorbar(
-                    steps, values, errors, label=LABELS[name].text, markersize=4, linewidth=width, zorder=front,
-                    capsize=3, **look,
+                    steps, values, errors, label=plotted(LABELS[name].text), markersize=4, linewidth=width,
+                    zorder=front, capsize=3, **look,
                 )  # fmt: skip
-        axes.set_title(title, fontsize="medium")
+        axes.set_title(plotted(title), fontsize="medium")
         axes.set_xlabel("optimizer step")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16))

@@ -1,7 +1,6 @@
 """The plots of a sweep: reward or accuracy against KL, and the curves of its runs, averaged over seeds."""
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_dpo.labels import LABELS
 from lightning_dpo.reports.intervals import interval
-from lightning_dpo.reports.plots import curve, grid, limits, save_figure, style
+from lightning_dpo.reports.plots import curve, grid, limits, plotted, save_figure, style
 from lightning_dpo.reports.runs import SEED, Run, differing, label, seed_groups
 from lightning_dpo.run_folder import RunFolder
 
@@ -73,7 +72,7 @@ def draw_frontier(runs: Sequence[Run], picture: Path) -> bool:
     for axes, ((x, y), found) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         frontier = _draw_frontier(axes, runs, max(point.x for point in found)) if (x, y) == _EXACT else []
         _draw_points(axes, found, frontier)
-        axes.set(xlabel=LABELS[x].text, ylabel=LABELS[y].text)
+        axes.set(xlabel=plotted(LABELS[x].text), ylabel=plotted(LABELS[y].text))
         left, right = axes.get_xlim()
         axes.set_xlim(max(left, -0.05 * right), right)  # an error bar may be negative, a KL not
         if y == _ACCURACY:
@@ -102,18 +101,24 @@ def points(runs: Sequence[Run], x: str, y: str) -> list[Point]:
 
 
 def _draw_points(axes: Axes, found: Sequence[Point], others: Sequence[tuple[float, float]]) -> None:
-    """Draw the points with their intervals, and set the limits of the axes so that they contain `others` too."""
-    for point in found:
+    """Draw the points with those of their intervals that fit; the axes also contain `others`."""
+    seeds = [seed for point in found for seed in point.seeds]
+    x, y = zip(*[(point.x, point.y) for point in found], *seeds, *others, strict=True)
+    x_limits = limits(x, [point.x_error for point in found])
+    y_limits = limits(y, [point.y_error for point in found])
+    for point in sorted(found, key=lambda point: point.number):
         look = style(point.number) | {"linestyle": "none"}
-        x_error, y_error = (None if math.isnan(error) else error for error in (point.x_error, point.y_error))
+        x_error, y_error = _fitting(point.x, point.x_error, x_limits), _fitting(point.y, point.y_error, y_limits)
         axes.errorbar(point.x, point.y, xerr=x_error, yerr=y_error, capsize=3, elinewidth=1, zorder=3, **look)
         axes.plot(point.x, point.y, markersize=7, zorder=4, label=point.label, **look)
         if point.seeds:
             axes.plot(*zip(*point.seeds, strict=True), markersize=3, alpha=0.5, zorder=2, **look)
-    seeds = [seed for point in found for seed in point.seeds]
-    x, y = zip(*[(point.x, point.y) for point in found], *seeds, *others, strict=True)
-    axes.set_xlim(*limits(x, [point.x_error for point in found]))
-    axes.set_ylim(*limits(y, [point.y_error for point in found]))
+    axes.set(xlim=x_limits, ylim=y_limits)
+
+
+def _fitting(value: float, error: float, within: tuple[float, float]) -> float | None:
+    """The error if it is known, and if its interval is narrower than the axis."""
+    return error if 2 * error < within[1] - within[0] else None
 
 
 def _draw_legend(figure: Figure) -> None:
@@ -174,7 +179,7 @@ def draw_run_curves(runs: Sequence[Run], picture: Path) -> bool:
             if len(group) > 1:
                 low, high = ([limit(values) for values in line.values()] for limit in (min, max))
                 axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
-        axes.set(xlabel="optimizer step", ylabel=LABELS[name].text)
+        axes.set(xlabel="optimizer step", ylabel=plotted(LABELS[name].text))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     _draw_legend(figure)

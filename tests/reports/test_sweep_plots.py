@@ -28,7 +28,7 @@ def test_where_the_optimum_is_known_reward_against_kl_beside_the_frontier(tmp_pa
     assert draw_frontier(read_runs(tmp_path), tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
     (axes,) = figures[0].axes
-    assert labels(figures[0]) == [("exact KL(π‖π_ref), nats", "expected reward")]
+    assert labels(figures[0]) == [(r"exact KL(π‖$\pi_\mathrm{ref}$), nats", "expected reward")]
     limit = axes.lines[0]
     assert limit.get_label() == "best possible at this KL"
     assert limit.get_xydata().tolist() == [[0.0, -0.2], [1.0, 0.8], [4.0, 1.9]]  # no further than the runs
@@ -96,7 +96,7 @@ def test_a_metric_with_one_value_has_no_panel(tmp_path, figures):
     rows = [{"step": step, "val/kl": step} for step in (1, 2)]
     fake_run(tmp_path, "0", [], {"val/loss": 0.5}, history=[*rows, {"step": 2, "val/rewards/accuracies": 0.6}])
     assert draw_run_curves(read_runs(tmp_path), tmp_path / "curves.png")
-    assert [ylabel for _, ylabel in labels(figures[0])] == ["KL(π‖π_ref) on samples, nats"]
+    assert [ylabel for _, ylabel in labels(figures[0])] == [r"KL(π‖$\pi_\mathrm{ref}$) on samples, nats"]
 
 
 def test_a_wide_interval_does_not_set_the_axes(tmp_path, figures):
