@@ -66,7 +66,7 @@ def transformers_schedule(
     total_steps: int,
     name: NameInTransformers,
     warmup_steps: int = 0,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, float | str | None] | None = None,
 ) -> LRScheduler:
     """A schedule of `transformers.get_scheduler`, with the same learning rates as in the trainers that use it.
 

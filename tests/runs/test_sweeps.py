@@ -54,7 +54,7 @@ def test_two_ranks_of_torchrun_go_through_a_sweep_together(tmp_path):
         assert (sweep / name / "train_rank1.log").exists()
     report = (sweep / "report.md").read_text()
     assert "3 runs: 2 finished, 1 failed." in report
-    assert "| 0\\_beta--1 | -1 |" in report
+    assert "| 0\\_beta--1 | failed | -1 |" in report
 
 
 def test_a_rank_of_torchrun_that_fails_ends_the_sweep(tmp_path):
