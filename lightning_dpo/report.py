@@ -48,7 +48,7 @@ def report(folder: Path) -> list[Path]:
         The written files: `report.html`; for several runs, also `report.md`, `sweep.csv` and plots.
 
     Raises:
-        UserError: There are no runs, or the run is not finished.
+        UserError: The folder has no runs, or the run is not finished.
     """
     if RunFolder(folder).config.exists():
         return [report_of_run(folder)]

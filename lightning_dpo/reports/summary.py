@@ -22,7 +22,7 @@ from lightning_dpo.runs.settings_files import loaded
 from lightning_dpo.runs.state import final_metrics
 
 _ACCURACY = "val/rewards/accuracies"
-_NAME = "model.name"
+_NAME, _SEARCH_PATH = "model.name", "hydra.searchpath"
 # Groups that `evaluate` has too. It finds the rest of the settings in the export.
 _EVALUATED = ("model", "data")
 
@@ -133,18 +133,27 @@ def _best(run: Run) -> str:
 def _commands(run: Run) -> Iterator[tuple[str, str]]:
     folder, choices, overrides = RunFolder(run.folder), _choices(run.folder), _overrides(run.folder)
     if choices and (folder.path / "export").exists():
-        given = [f"{group}={choices[group]}" for group in _EVALUATED]
-        for key, override in overrides:
-            if key.partition("/")[0].partition(".")[0] in (*_EVALUATED, "hydra") and key not in (*_EVALUATED, _NAME):
-                given.append(override)
         # The model of the default run is created in code, so its export has no config option.
-        named = f"{_NAME}={folder.path / 'export'}" if choices["model"] != "tiny" else f"ckpt_path={folder.last}"
+        in_code = choices["model"] == "tiny"
+        groups = (*_EVALUATED, "adapter") if in_code and choices["adapter"] != "none" else _EVALUATED
+        given = [f"{group}={choices[group]}" for group in groups]
+        for key, override in overrides:
+            of_group = key.partition("/")[0].partition(".")[0] in groups
+            if key == _SEARCH_PATH or (of_group and key not in (*groups, _NAME)):
+                given.append(override)
+        named = f"ckpt_path={folder.last}" if in_code else f"{_NAME}={folder.path / 'export'}"
         yield "Evaluate the result", _shell("evaluate", *given, named)
     if folder.sweep is None and "loss.beta" in run.config:
-        kept = [override for key, override in overrides if key not in ("loss.beta", "ckpt_path", "sweep")]
+        left_out = ("loss.beta", "ckpt_path", "sweep")
+        kept = [override for key, override in overrides if key not in left_out and _is_of_run(key)]
         yield "Compare values of β", _shell("train", *kept, "sweep=beta")
     if folder.checkpoint("best").exists():
         yield "Export the best checkpoint", _shell("export", str(folder.path))
+
+
+def _is_of_run(key: str) -> bool:
+    """Whether an override applies to another run too. Most settings of Hydra, such as `hydra.run.dir`, do not."""
+    return key == _SEARCH_PATH or not key.startswith("hydra")
 
 
 def _overrides(folder: Path) -> list[tuple[str, str]]:

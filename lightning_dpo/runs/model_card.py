@@ -22,6 +22,40 @@ _IN_METADATA = {
     "val/rewards/accuracies": "accuracy", "val/rewards/margins": "reward_margin", "val/kl": "kl_divergence",
 }  # fmt: skip
 
+_CARD = """---
+{metadata}
+---
+# {name}
+
+Trained from {base} ({architecture}) on preference pairs with lightning_dpo.
+The weights are those of optimizer step {step}{validated}.
+
+## Use
+
+{usage}
+
+## Metrics
+
+| metric | value |
+|---|---|
+{rows}
+
+## Data
+
+{counts}
+
+Trained with:
+
+{identified}
+
+## Settings
+
+```yaml
+{settings}```
+
+{versions}. Command: `{command}`
+"""
+
 
 def model_card(
     config: DictConfig,
@@ -54,39 +88,21 @@ def model_card(
     versions = ", ".join(
         f"{name} {of}" for name, of in {"lightning-dpo": version("lightning-dpo"), **packages()}.items()
     )
-    return f"""---
-{_metadata(config, metrics, adapter).to_yaml()}
----
-# {config.run_name}
-
-Trained from {base or "a model that was created in code"} ({architecture}) on preference pairs with lightning_dpo.
-The weights are those of optimizer step {step}{validated}.
-
-## Use
-
-{_usage(base, adapter)}
-
-## Metrics
-
-| metric | value |
-|---|---|
-{rows}
-
-## Data
-
-{_listed({name_of(name).replace("_", " "): count for name, count in counts.items()})}
-
-Trained with:
-
-{_listed(identified)}
-
-## Settings
-
-```yaml
-{OmegaConf.to_yaml(OmegaConf.create(settings))}```
-
-{versions}. Command: `{_command(Path(config.run_folder))}`
-"""
+    return _CARD.format(
+        metadata=_metadata(config, metrics, adapter).to_yaml(),
+        name=config.run_name,
+        base=base or "a model that was created in code",
+        architecture=architecture,
+        step=step,
+        validated=validated,
+        usage=_usage(base, adapter),
+        rows=rows,
+        counts=_listed({name_of(name).replace("_", " "): count for name, count in counts.items()}),
+        identified=_listed(identified),
+        settings=OmegaConf.to_yaml(OmegaConf.create(settings)),
+        versions=versions,
+        command=_command(Path(config.run_folder)),
+    )
 
 
 def base_model_name(config: DictConfig) -> str | None:

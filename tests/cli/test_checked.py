@@ -220,7 +220,8 @@ def test_a_data_set_with_a_validation_split_needs_no_fraction(tmp_path):
 @pytest.mark.parametrize("name", ["Adagrad", "Adam", "LBFGS", "Muon", "SparseAdam"])
 def test_every_optimizer_of_torch_is_allowed(tmp_path, name):
     override = f"optimizer={{_target_: torch.optim.{name}, _partial_: true}}"
-    CheckedConfig(composed(tmp_path, f"+{override}", "~optimizer"), KEYS)
+    checked = CheckedConfig(composed(tmp_path, f"+{override}", "~optimizer"), KEYS)
+    assert checked.build("optimizer").func is getattr(torch.optim, name)
 
 
 def test_optimizers_of_bitsandbytes_are_allowed_and_nothing_else_of_it(tmp_path, monkeypatch):

@@ -15,12 +15,15 @@ METRICS = {
 }  # fmt: skip
 
 
+OVERRIDES = ["model=llama", "data=hh", "data.path=a b.jsonl", "loss.beta=0.2", "hydra.run.dir=x"]
+
+
 @pytest.fixture
 def run(tmp_path):
     """A finished run on HH, as files."""
-    folder = fake_run(tmp_path, "run", ["model=llama", "data=hh", "data.path=a b.jsonl", "loss.beta=0.2"], METRICS)
+    folder = fake_run(tmp_path, "run", OVERRIDES, METRICS)
     (folder / ".hydra").mkdir()
-    choices = {"model": "llama", "data": "hh", "loss": "dpo"}
+    choices = {"model": "llama", "data": "hh", "loss": "dpo", "adapter": "lora"}
     (folder / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
     (folder / "export").mkdir()
     (folder / "checkpoints").mkdir()
@@ -52,6 +55,19 @@ def test_the_commands_that_follow(run):
         "lightning-dpo", "train", "model=llama", "data=hh", "data.path=a b.jsonl", "sweep=beta"
     ]  # fmt: skip
     assert commands["Export the best checkpoint"] == f"lightning-dpo export {run}"
+
+
+def test_the_default_model_is_evaluated_from_its_checkpoint(run):
+    choices = {"model": "tiny", "data": "reviews", "adapter": "lora"}
+    (run / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
+    (run / "command.txt").write_text(
+        "python -m lightning_dpo.train 'hydra.searchpath=[\"/c\"]' adapter=lora adapter.r=2"
+    )
+    command = dict(summarize(read_run(run)).commands)["Evaluate the result"]
+    assert shlex.split(command) == [
+        "lightning-dpo", "evaluate", "model=tiny", "data=reviews", "adapter=lora", 'hydra.searchpath=["/c"]',
+        "adapter.r=2", f"ckpt_path={run}/checkpoints/last.ckpt",
+    ]  # fmt: skip
 
 
 def test_warnings_are_repeated_once(run):
