@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from lightning_dpo.printable import printable
+
 
 class UserError(ValueError):
     """An error in the data, the config or the environment. Its message states what is wrong and how to correct it.
@@ -32,7 +34,7 @@ def recorded_warnings() -> Iterator[list[LoggedWarning]]:
 
     class Recorder(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(LoggedWarning(record.name, record.levelno, record.getMessage()))
+            found.append(LoggedWarning(record.name, record.levelno, printable(record.getMessage())))
 
     handler, logger = Recorder(logging.WARNING), logging.getLogger("lightning_dpo")
     logger.addHandler(handler)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.cli.config import register_resolvers
 from lightning_dpo.errors import UserError
-from lightning_dpo.printable import one_line
+from lightning_dpo.printable import escape_unencodable, one_line
 from lightning_dpo.run_folder import RunFolder
 from lightning_dpo.runs.history import read_history
 from lightning_dpo.runs.settings_files import loaded, resolved_settings
@@ -127,8 +127,11 @@ def main() -> None:
     )
     parser.add_argument("--merge", action="store_true", help="also export the model with the adapter merged into it")
     parser.add_argument("--trust-remote-code", action="store_true", help="execute the code that comes with the model")
-    parser.add_argument("--push", metavar="ORG/NAME", help="upload the export to this model repository on the hub")
+    parser.add_argument(
+        "--push", metavar="ORG/NAME", help="upload the export to this model repository on the hub; a new one is public"
+    )
     arguments = parser.parse_args()
+    escape_unencodable()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         from lightning_dpo.runs.upload import Upload

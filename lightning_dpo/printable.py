@@ -1,8 +1,10 @@
 """Text from data, models and other people's files, without characters that control a terminal or a page."""
 
+import io
 import logging
 import os
 import re
+import sys
 
 # C0 and C1 control characters except tab and newline, and those that change the direction of text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -21,6 +23,15 @@ def printable(text: str) -> str:
     for value, name in _hidden.items():
         text = text.replace(value, name)
     return _escaped(text)
+
+
+def escape_unencodable() -> None:
+    """From now on, standard output shows characters that its encoding lacks as escape sequences.
+
+    Otherwise, a terminal or pipe that is not UTF-8 would end a run with an exception when an answer is printed.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def hide_environment(config: str) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from filelock import FileLock
 
 from lightning_dpo.errors import UserError
+from lightning_dpo.printable import escape_unencodable
 from lightning_dpo.reports.pages import page
 from lightning_dpo.reports.runs import Run, read_run, read_runs
 from lightning_dpo.reports.samples import samples_beside, samples_of
@@ -156,6 +157,7 @@ def main() -> None:
         help="folder of a run or of a sweep, such as outputs/NAME/TIME, or a folder with runs",
     )
     arguments = parser.parse_args()
+    escape_unencodable()
     try:
         print("\n".join(map(str, report(arguments.folder))))
     except UserError as error:

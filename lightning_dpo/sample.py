@@ -1,7 +1,6 @@
 """`python -m lightning_dpo.sample RUN`: answers of a run's policy and its reference side by side, and rewards."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.export import config_of
-from lightning_dpo.printable import printable
+from lightning_dpo.printable import escape_unencodable, printable
 from lightning_dpo.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -24,8 +23,11 @@ def opened_conversation(run: Path, arguments: argparse.Namespace) -> "Conversati
     Raises:
         UserError: The folder is not a run, or does not have this checkpoint.
     """
+    import torch
+
     from lightning_dpo import DPOModule
     from lightning_dpo.checkpoints.reading import opened
+    from lightning_dpo.data.tokens.chat_template import ChatTemplate
     from lightning_dpo.evaluation.conversation import Conversation
 
     config, checked = config_of(run, arguments.trust_remote_code, _BUILT)
@@ -41,32 +43,36 @@ def opened_conversation(run: Path, arguments: argparse.Namespace) -> "Conversati
     saved = opened(path)
     module.on_load_checkpoint(saved)
     module.load_state_dict(saved["state_dict"])
-    module.eval()
+    module.eval().to(torch.accelerator.current_accelerator() or "cpu")
+    template = ChatTemplate(tokenizer, config.data.chat_template_kwargs or {}) if arguments.chat else None
     return Conversation(
-        module, tokenizer, config.data.max_length, arguments.max_new_tokens, arguments.chat, arguments.greedy,
-        arguments.seed,
-    )  # fmt: skip
+        module, tokenizer, config.data.max_length, arguments.max_new_tokens, template, arguments.greedy, arguments.seed
+    )
 
 
 def prompts_of(file: Path) -> Iterator[str]:
-    """The prompts in a file: a line each or, in a .jsonl file, the field `prompt` of each object.
+    """The prompts in a file: a line each or, in a file with rows of data, the field `prompt` of each.
 
     Raises:
-        UserError: The file does not exist, or a row has no prompt that is text.
+        UserError: The file does not exist or is not UTF-8, or a row has no prompt that is text.
     """
+    from lightning_dpo.data.sources.files import SUFFIXES, read_rows
+
     if not file.is_file():
         raise UserError(f"--prompts={file}: the file does not exist")
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if file.suffix != ".jsonl":
-            yield line
-            continue
-        try:
-            prompt = json.loads(line)["prompt"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}:{number}: each line must be an object with a prompt") from error
-        if not isinstance(prompt, str):
-            raise UserError(f"{file}:{number}: prompt must be text; with --chat, it is the message of a user")
-        yield prompt
+    if file.name.endswith(SUFFIXES):
+        for where, row in read_rows(file):
+            if isinstance(row, str):
+                raise UserError(f"{where}: {row}")
+            if not isinstance(row.get("prompt"), str):
+                raise UserError(f"{where}: the row must have a prompt that is text; with --chat, the message of a user")
+            yield row["prompt"]
+        return
+    try:
+        with file.open(encoding="utf-8") as lines:
+            yield from (line.removesuffix("\n") for line in lines if line.strip())
+    except UnicodeDecodeError as error:
+        raise UserError(f"--prompts={file}: the file is not UTF-8 ({error})") from error
 
 
 def show(conversation: "Conversation", prompt: str) -> None:
@@ -86,7 +92,7 @@ def show(conversation: "Conversation", prompt: str) -> None:
 def talk(conversation: "Conversation") -> None:
     """Read prompts from the terminal and print answers; score further answers to the same prompt.
 
-    An empty line ends the answers to a prompt; Ctrl-D ends the program.
+    An empty line ends the answers to a prompt; an empty prompt, Ctrl-D or Ctrl-C ends the program.
     """
     try:
         while prompt := input("prompt> ").replace("\\n", "\n"):
@@ -97,7 +103,7 @@ def talk(conversation: "Conversation") -> None:
                 continue
             while conversation.scores and (answer := input("score an answer> ")):
                 print(_reward(conversation, prompt, answer.replace("\\n", "\n")))
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         print()
 
 
@@ -117,7 +123,7 @@ def main() -> None:
         r"terminal, in which \n is a line break, and after each prompt further answers to score.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as outputs/NAME/TIME")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt per line, or a .jsonl file with prompt")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt per line, or rows with prompt (.jsonl)")
     parser.add_argument("--chat", action="store_true", help="a prompt is the message of a user, for a chat template")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="maximum tokens of an answer (default: 128)")
@@ -127,6 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
+    escape_unencodable()
     try:
         # Before the model is opened, which takes longer.
         prompts = None if arguments.prompts is None else list(prompts_of(arguments.prompts))

@@ -1,4 +1,6 @@
+import io
 import logging
+import sys
 
 import pytest
 
@@ -21,6 +23,14 @@ def test_a_name_is_text_of_one_line(text):
     assert len(name_of(text)) <= 80
     assert not set(name_of(text)) & set("<>|\n#\x1b[")
     assert name_of("hh/red-team v1.0") == "hh/red-team v1.0"
+
+
+def test_an_encoding_without_a_character_does_not_end_a_command(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    printable.escape_unencodable()
+    print("KL(π‖π_ref)", flush=True)
+    assert stdout.buffer.getvalue() == b"KL(\\u03c0\\u2016\\u03c0_ref)\n"
 
 
 def test_log_messages_are_printable():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lightning_dpo.sample import main
+from lightning_dpo.sample import main, prompts_of
 from lightning_dpo.train import train
 from tests.support.compose import composed
 from tests.support.training import small
@@ -79,8 +79,30 @@ def test_a_user_error_is_one_sentence(run, monkeypatch, capsys, arguments, reaso
     assert capsys.readouterr().err == f"Error: {reason}\n"
 
 
-def test_a_prompt_that_is_too_long_is_one_sentence(run, tmp_path, monkeypatch, capsys):
-    (tmp_path / "prompts.txt").write_text("word " * 2000)
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("long.txt", b"word " * 2000, "tokens, and data.max_length is"),
+        ("latin.txt", "caf\xe9".encode("latin-1"), "latin.txt: the file is not UTF-8"),
+        ("rows.jsonl", b'{"prompt": "a"}\n{"question": "b"}\n', "rows.jsonl:2: the row must have a prompt"),
+        ("rows.jsonl", b"{", "rows.jsonl:1: "),
+    ],
+)
+def test_an_invalid_prompt_is_one_sentence(run, tmp_path, monkeypatch, capsys, name, content, reason):
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(SystemExit):
-        sampled(monkeypatch, capsys, str(run), f"--prompts={tmp_path / 'prompts.txt'}")
-    assert "tokens, and data.max_length is" in capsys.readouterr().err
+        sampled(monkeypatch, capsys, str(run), f"--prompts={tmp_path / name}")
+    assert reason in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_lines_without_text_are_not_prompts(tmp_path):
+    (tmp_path / "prompts.txt").write_text("one\u2028line\n\n two\n", encoding="utf-8")
+    assert list(prompts_of(tmp_path / "prompts.txt")) == ["one\u2028line", " two"]
+
+
+def test_ctrl_c_ends_the_conversation(run, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    assert sampled(monkeypatch, capsys, str(run)) == "\n"

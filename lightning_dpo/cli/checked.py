@@ -90,8 +90,9 @@ def call(key: str, target: Callable[..., Any], *args: Any, **arguments: Any) -> 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
     try:
-        # First: a value that refers to a missing one could not be resolved either.
-        if missing := sorted(OmegaConf.missing_keys(config)):
+        # First: a value that refers to a missing one could not be resolved either. `OmegaConf.missing_keys` follows
+        # references, so it raises for such a value.
+        if missing := sorted(key for key, value in flat(as_dict(config)).items() if value == "???"):
             raise UserError(f"{missing[0]} has no default: set it")
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except (InterpolationKeyError, InterpolationResolutionError) as error:

@@ -21,7 +21,7 @@ from lightning_dpo.cli.explain import explain
 from lightning_dpo.cli.hydra_checks import check_composed_configs
 from lightning_dpo.cli.shell import ordered
 from lightning_dpo.errors import UserError
-from lightning_dpo.printable import Printable, hide_environment, printable
+from lightning_dpo.printable import Printable, escape_unencodable, hide_environment, printable
 from lightning_dpo.runs import slurm
 from lightning_dpo.runs.ranks import process_rank
 from lightning_dpo.settings import secret_in
@@ -47,6 +47,7 @@ def run(job: Callable[[], Any], config_name: str) -> None:
     """
     # Hydra warns that configs of ours have the name of a plugin's schema. They are meant to replace it.
     warnings.filterwarnings("ignore", message=r"[\s\S]*is validated against ConfigStore schema")
+    escape_unencodable()
     register_folders(names_only="--help" in sys.argv)
     register_resolvers()
     # The user's value in another variable, because the next line overwrites it and child processes inherit that.

@@ -38,7 +38,8 @@ def copy(name: str, target: Path) -> list[str]:
         raise UserError(f"{name} is not a config{suggestion(name, known)}; `lightning-dpo cp` lists them")
     group = name.rpartition("/")[0]
     better = Path("my_conf", group, "mine.yaml")
-    if target.suffix != ".yaml" or not target.parent.as_posix().endswith(group):
+    parts = Path(group).parts
+    if target.suffix != ".yaml" or target.parent.parts[-len(parts) :] != parts:
         raise UserError(f"{target}: the copy must be in a folder {group}/ and end in .yaml, for example {better}")
     if f"{group}/{target.stem}" in known:
         raise UserError(
@@ -46,7 +47,7 @@ def copy(name: str, target: Path) -> list[str]:
         )
     if target.exists():
         raise UserError(f"{target} exists already, and is not replaced")
-    folder = target.parents[len(Path(group).parts)]
+    folder = target.parents[len(parts)]
     # The first comment shows how the original is used.
     lines = known[name].read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith("# python -m lightning_dpo.train")]

@@ -57,7 +57,7 @@ def without_effect(arguments: Mapping[str, Any]) -> dict[str, str]:
     if "name" in arguments and rows.get("name") != arguments["name"]:
         found["name"] = "only data=hub reads it; for another dataset, set data.rows.name"
     if isinstance(path, str):
-        found |= dict.fromkeys(("name", "rows"), "data.path is read instead; set only one of the two")
+        found["rows"] = "data.path is read instead; set only one of the two"
     if arguments.get("on_invalid") == "error":
         found["max_invalid_fraction"] = (
             "data.on_invalid=error allows no invalid rows; to allow some, set data.on_invalid=drop"

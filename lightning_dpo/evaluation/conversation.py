@@ -8,7 +8,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lightning_dpo.batch import MicroBatch, TokenizedPair
-from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS
+from lightning_dpo.data.rows.pairs import Message
+from lightning_dpo.data.rows.reasons import IDENTICAL_ANSWERS, InvalidRow
+from lightning_dpo.data.tokens.chat_template import ChatTemplate
 from lightning_dpo.data.tokens.special_tokens import special_tokens
 from lightning_dpo.data.tokens.tokenization import Tokenization
 from lightning_dpo.errors import UserError
@@ -38,7 +40,7 @@ class Conversation:
         tokenizer: Its tokenizer.
         max_length: Maximum number of tokens of prompt and answer together.
         max_new_tokens: Maximum number of tokens of an answer.
-        chat: Whether a prompt is the message of a user, which the chat template renders.
+        template: The chat template for prompts that are messages of a user; None if prompts are text.
         greedy: Always take the most likely token.
         seed: Random seed of the samples.
     """
@@ -47,7 +49,7 @@ class Conversation:
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     max_new_tokens: int
-    chat: bool = False
+    template: ChatTemplate | None = None
     greedy: bool = False
     seed: int = 0
 
@@ -55,9 +57,11 @@ class Conversation:
         """An answer of the policy and, if it can generate, of the reference.
 
         Raises:
-            UserError: The prompt is too long.
+            UserError: The prompt is empty or too long, or the chat template rejects it.
         """
         ids = self._prompt_ids(prompt)
+        if not ids:
+            raise UserError("the prompt is empty, and the tokenizer has no BOS token that could start an answer")
         if (room := self.max_length - len(ids)) < 1:
             raise UserError(f"the prompt has {len(ids)} tokens, and data.max_length is {self.max_length}")
         pad = self.tokenizer.eos_token_id
@@ -101,31 +105,34 @@ class Conversation:
         return checked_rewards(loss, policy, of_reference)[0].item()
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        if not self.chat:
+        if self.template is None:
             return self.tokenizer(prompt).input_ids
-        text = self.tokenizer.apply_chat_template(
-            [_message("user", prompt)], add_generation_prompt=True, tokenize=False
-        )
-        return self.tokenizer(str(text), add_special_tokens=False).input_ids
+        try:
+            text = self.template.render([_message("user", prompt)], {}, introduce=True)
+        except InvalidRow as reason:
+            raise UserError(str(reason)) from reason
+        return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def _ends(self) -> frozenset[int]:
         """Tokens that end an answer: EOS and, in a chat, the last special token of a turn."""
         special = special_tokens(self.tokenizer)
-        turn = self._encoded("a", "a")["chosen_ids"] if self.chat else []
+        turn = self._encoded("a", "a")["chosen_ids"] if self.template else []
         last = next((token for token in reversed(turn) if token in special), None)
         return frozenset({self.tokenizer.eos_token_id, last} - {None})
 
     def _encoded(self, prompt: str, answer: str) -> dict[str, Any]:
         """The token ids of a prompt and an answer, as in training, which expects pairs: the answer is on both sides."""
-        row: dict[str, Any] = {"prompt": prompt, "chosen": answer, "rejected": answer, "chat": self.chat}
-        if self.chat:
+        row: dict[str, Any] = {"prompt": prompt, "chosen": answer, "rejected": answer, "chat": bool(self.template)}
+        if self.template:
             messages = json.dumps([_message("assistant", answer)])
             row |= {"prompt": json.dumps([_message("user", prompt)]), "chosen": messages, "rejected": messages}
-        (encoded,) = Tokenization(self.tokenizer, self.max_length, "drop").encoded([row])
+        options = self.template.options if self.template else {}
+        tokenization = Tokenization(self.tokenizer, self.max_length, "drop", chat_template_kwargs=options)
+        (encoded,) = tokenization.encoded([row])
         if encoded["invalid"] not in ("", IDENTICAL_ANSWERS):
             raise UserError(encoded["invalid"])
         return encoded
 
 
-def _message(role: str, text: str) -> dict[str, str]:
+def _message(role: str, text: str) -> Message:
     return {"role": role, "content": text}

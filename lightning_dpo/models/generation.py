@@ -63,13 +63,12 @@ class Writer:
         rows = [[self.pad_token_id] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
         input_ids = torch.tensor(rows, device=model.device)
         mask = torch.arange(width, device=model.device) >= torch.tensor(pads, device=model.device)[:, None]
+        # No top-k or top-p: samples must come from the distribution that is trained. 0 and not None: `generate` would
+        # replace None with its default of 50, and val/kl would be biased.
+        sampling = {} if self.greedy else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         config = GenerationConfig(
             do_sample=not self.greedy,
-            # No top-k or top-p: samples must come from the distribution that is trained.
-            temperature=1.0,
-            # 0 and not None: `generate` would replace None with its default of 50, and val/kl would be biased.
-            top_k=0,
-            top_p=1.0,
+            **sampling,
             max_new_tokens=self.max_new_tokens,
             eos_token_id=sorted(self.ends),
             pad_token_id=self.pad_token_id,

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from lightning_dpo.checkpoints.reading import opened
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import printable
 from lightning_dpo.reports.intervals import Z, wilson
-from lightning_dpo.reports.runs import Run, read_run
+from lightning_dpo.reports.runs import SEED, Run, read_run
 from lightning_dpo.reports.tables import Table, plain
 from lightning_dpo.run_folder import RunFolder, write_atomically
 from lightning_dpo.runs.settings_files import loaded
@@ -23,8 +23,9 @@ from lightning_dpo.runs.state import final_metrics
 
 _ACCURACY = "val/rewards/accuracies"
 _NAME, _SEARCH_PATH = "model.name", "hydra.searchpath"
-# Groups that `evaluate` has too. It finds the rest of the settings in the export.
-_EVALUATED = ("model", "data")
+# Groups of `evaluate` whose settings it does not find in an export, and in a checkpoint.
+_OF_EXPORT = ("model", "data")
+_OF_CHECKPOINT = (*_OF_EXPORT, "adapter", "loss")
 
 
 @dataclass(frozen=True)
@@ -132,23 +133,33 @@ def _best(run: Run) -> str:
 
 def _commands(run: Run) -> Iterator[tuple[str, str]]:
     folder, choices, overrides = RunFolder(run.folder), _choices(run.folder), _overrides(run.folder)
-    if choices and (folder.path / "export").exists():
-        # The model of the default run is created in code, so its export has no config option.
-        in_code = choices["model"] == "tiny"
-        groups = (*_EVALUATED, "adapter") if in_code and choices["adapter"] != "none" else _EVALUATED
-        given = [f"{group}={choices[group]}" for group in groups]
-        for key, override in overrides:
-            of_group = key.partition("/")[0].partition(".")[0] in groups
-            if key == _SEARCH_PATH or (of_group and key not in (*groups, _NAME)):
-                given.append(override)
-        named = f"ckpt_path={folder.last}" if in_code else f"{_NAME}={folder.path / 'export'}"
-        yield "Evaluate the result", _shell("evaluate", *given, named)
+    # The settings of an experiment's file are not overrides that could be repeated.
+    if choices and "experiment" not in dict(overrides):
+        yield "Evaluate the result", _shell("evaluate", *_evaluated(run, choices, overrides))
     if folder.sweep is None and "loss.beta" in run.config:
         left_out = ("loss.beta", "ckpt_path", "sweep")
         kept = [override for key, override in overrides if key not in left_out and _is_of_run(key)]
         yield "Compare values of β", _shell("train", *kept, "sweep=beta")
     if folder.checkpoint("best").exists():
         yield "Export the best checkpoint", _shell("export", str(folder.path))
+
+
+def _evaluated(run: Run, choices: Mapping[str, str], overrides: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Arguments with which `evaluate` evaluates the run's validation pairs.
+
+    An export contains its loss and its adapter. A model that was created in code is evaluated from its checkpoint, and
+    then all settings of its training are repeated.
+    """
+    in_code = not run.config.get(_NAME) or run.config.get("model.pretrained") is False
+    groups = _OF_CHECKPOINT if in_code else _OF_EXPORT
+    yield from (f"{group}={choices[group]}" for group in groups)
+    for key, override in overrides:
+        of_group = key.partition("/")[0].partition(".")[0] in groups
+        # The seed determines the split and the weights of a new model.
+        if key in (SEED, _SEARCH_PATH) or (of_group and key not in groups and (in_code or key != _NAME)):
+            yield override
+    folder = RunFolder(run.folder)
+    yield f"ckpt_path={folder.last}" if in_code else f"{_NAME}={folder.path / 'export'}"
 
 
 def _is_of_run(key: str) -> bool:

@@ -128,8 +128,10 @@ def wandb_logger(
 def _key_in_netrc(url: str) -> str | None:
     """The key that `wandb login` has written for a server; None without one, or if the file cannot be read."""
     try:
-        found = netrc(os.environ.get("NETRC")).authenticators(urlsplit(url).hostname or "")
-    except (OSError, NetrcParseError):
+        # By name: without one, a file that others can read is rejected.
+        file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+        found = netrc(file).authenticators(urlsplit(url).hostname or "")
+    except (OSError, RuntimeError, NetrcParseError):
         return None
     return found[2] if found else None
 

@@ -1,5 +1,7 @@
 """The model card of an export: metadata for the hub, code that loads the model, metrics, data and settings."""
 
+import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -13,9 +15,12 @@ from lightning_dpo.checkpoints.identity import Facts, packages
 from lightning_dpo.labels import LABELS
 from lightning_dpo.printable import name_of, one_line
 from lightning_dpo.run_folder import RunFolder
-from lightning_dpo.runs.settings_files import as_dict, resolved_settings
+from lightning_dpo.runs.settings_files import resolved_settings
 from lightning_dpo.settings import without_secrets
 
+# Also of files that were on another machine, or have been moved.
+_PATH_STARTS = ("/", "~", "./", "../")
+_PATH = re.compile(r"(?<![\w:/])(?:~|\.{1,2})?/[^\s,'\"}\]]+")
 _SHOWN = ("val/", "closed_form/")
 # Metrics in the metadata, and their types there.
 _IN_METADATA = {
@@ -119,8 +124,8 @@ def base_model_name(config: DictConfig) -> str | None:
 
 
 def _metadata(config: DictConfig, metrics: Mapping[str, float], adapter: bool) -> ModelCardData:
-    base, datasets = base_model_name(config), list(_datasets(as_dict(config.data, resolve=True)))
-    on_hub = base is not None and not Path(base).is_dir()
+    base, datasets = base_model_name(config), list(_datasets(resolved_settings(config)["data"]))
+    on_hub = base is not None and _without_path(base) == base
     results = [
         EvalResult(
             task_type="text-generation",
@@ -154,7 +159,10 @@ def _datasets(data: Mapping[str, Any]) -> Iterator[str]:
         replaced = path.get(name) if isinstance(path, Mapping) else path
         used = not name or not data.get("sources") or name in data["sources"]
         if used and not replaced and isinstance(one, Mapping) and str(one.get("_target_", "")).endswith("HubRows"):
-            yield one_line(str(one["name"]))
+            identity = str(one["name"])
+            # A local folder is not on the hub. The value of an environment variable is not written to files.
+            if "${" not in identity and _without_path(identity) == identity:
+                yield one_line(identity)
 
 
 def _license(base: str) -> str | None:
@@ -210,12 +218,20 @@ def _command(folder: Path) -> str:
 def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_paths(one) for key, one in value.items() if key != "folder"}
+    if isinstance(value, list):
+        return [_without_paths(one) for one in value]
     return _without_path(value) if isinstance(value, str) else value
 
 
 def _without_path(value: str) -> str:
-    """The last part of the path of a local file or folder; any other text is unchanged."""
-    return Path(value).name if "/" in value and Path(value).exists() else value
+    """A text with the last parts of paths instead of the paths of local files and folders.
+
+    >>> _without_path("/home/me/pairs.jsonl"), _without_path("{hh: /home/me/hh.jsonl}"), _without_path("org/name")
+    ('pairs.jsonl', '{hh: hh.jsonl}', 'org/name')
+    """
+    if value.startswith(_PATH_STARTS) or ("/" in value and os.path.exists(value)):
+        return Path(value).name
+    return _PATH.sub(lambda match: Path(match[0]).name, value)
 
 
 def _listed(values: Mapping[str, object]) -> str:

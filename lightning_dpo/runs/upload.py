@@ -7,6 +7,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import one_line
+from lightning_dpo.runs.exports import RECORD
 
 
 class Upload:
@@ -37,7 +38,12 @@ class Upload:
         """
         try:
             url = self.api.create_repo(self.name, exist_ok=True)
-            self.api.upload_folder(repo_id=self.name, folder_path=folder, commit_message="Export of lightning_dpo")
+            self.api.upload_folder(
+                repo_id=self.name,
+                folder_path=folder,
+                commit_message="Export of lightning_dpo",
+                ignore_patterns=[RECORD],  # it has local paths, and is only read from a folder
+            )
         except Exception as error:
             raise UserError(f"--push={self.name}: {one_line(str(error))[:200]}; the export is in {folder}") from error
         return str(url)

@@ -1,5 +1,6 @@
 """Learning-rate schedules: functions of `(optimizer, total_steps)` that return a PyTorch scheduler."""
 
+import logging
 import math
 import sys
 import warnings
@@ -13,6 +14,8 @@ from transformers import get_scheduler
 
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import one_line
+
+log = logging.getLogger(__name__)
 
 Schedule = Callable[[Optimizer, int], LRScheduler]
 
@@ -31,14 +34,7 @@ def warmup_constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 
         total_steps: Number of optimizer steps of the run.
         warmup_steps: Number of warm-up steps. A run that ends before them logs a warning.
     """
-    if warmup_steps < 0:
-        raise UserError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
-    if warmup_steps >= total_steps:
-        warnings.warn(
-            f"scheduler.warmup_steps={warmup_steps}: the run has only {total_steps} steps, so the learning rate never "
-            "reaches optimizer.lr",
-            stacklevel=2,
-        )
+    _check_warmup(warmup_steps, total_steps)
     return LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
 
 
@@ -79,16 +75,26 @@ def transformers_schedule(
         warmup_steps: Number of warm-up steps.
         options: Further arguments of this schedule, such as `{min_lr: 1e-7}`; `lr_scheduler_kwargs` in TRL.
     """
-    if warmup_steps < 0:
-        raise UserError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
+    _check_warmup(warmup_steps, total_steps)
     if name == "constant" and (warmup_steps or options):
         raise UserError("scheduler.name=constant has neither warm-up nor options; choose constant_with_warmup")
     if name == "constant_with_warmup" and options:
         raise UserError(f"scheduler.options={dict(options)} has no effect: scheduler.name={name} has no options")
     try:
         return get_scheduler(name, optimizer, warmup_steps, total_steps, dict(options or {}))
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(f"scheduler.name={name}: {one_line(str(error))}") from error
+
+
+def _check_warmup(warmup_steps: int, total_steps: int) -> None:
+    if warmup_steps < 0:
+        raise UserError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
+    if warmup_steps >= total_steps:
+        log.warning(
+            "scheduler.warmup_steps=%d: the run has only %d steps, so the learning rate never reaches optimizer.lr",
+            warmup_steps,
+            total_steps,
+        )
 
 
 _ANY_LENGTH = (warmup_constant,)

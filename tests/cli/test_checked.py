@@ -125,7 +125,8 @@ def test_ones_own_package_is_allowed_by_the_environment_only(tmp_path, monkeypat
         ("~scheduler", r"scheduler is missing: choose an option with scheduler="),
         ("loss._target_=lightning_dpo.losses.dpo", r"not allowed: it is not a public class or function"),
         ("+speed=1", r"speed is not a key of this command"),
-        ("reference=model", r"reference\.name has no default: set it"),
+        ("reference=model", r"^reference\.name has no default: set it"),
+        ("data=hub", r"^data\.name has no default: set it"),
         ("~callbacks.last.folder", r"callbacks\.last\.folder: this argument of .* is required"),
     ],
 )
@@ -184,6 +185,12 @@ def test_a_target_is_a_public_name_of_a_folder(tmp_path, target):
     """A file below it may move, and names of earlier versions are refused in one sentence."""
     with pytest.raises(UserError, match=rf"adapter\._target_={target} is not allowed"):
         CheckedConfig(composed(tmp_path, "adapter=lora", f"adapter._target_={target}"), KEYS)
+
+
+def test_a_hub_dataset_may_be_read_from_a_file(tmp_path):
+    overrides = ["data=hub", "data.name=org/name", "data.path=rows.jsonl"]
+    checked = CheckedConfig(composed(tmp_path, *overrides), KEYS, overrides)
+    assert checked.values["data"]["path"] == "rows.jsonl"
 
 
 BASE = ["model=llama", "data=hh", "data.path=hh.jsonl", "data.val_path=val.jsonl", "data.on_invalid=error"]

@@ -35,6 +35,7 @@ def test_every_option_can_be_copied_and_hydras_own_files_cannot():
     [
         ("experiment/hh_lama", "experiment/mine.yaml", "is not a config; did you mean experiment/hh_llama?"),
         ("loss/dpo", "mine.yaml", "must be in a folder loss/ and end in .yaml, for example my_conf/loss/mine.yaml"),
+        ("loss/dpo", "my_loss/mine.yaml", "must be in a folder loss/"),
         ("loss/dpo", "loss/mine", "must be in a folder loss/ and end in .yaml"),
         ("loss/dpo", "loss/ipo.yaml", "loss=ipo exists already"),
     ],

@@ -15,22 +15,26 @@ METRICS = {
 }  # fmt: skip
 
 
-OVERRIDES = ["model=llama", "data=hh", "data.path=a b.jsonl", "loss.beta=0.2", "hydra.run.dir=x"]
+OVERRIDES = ["model.name=org/llama", "data=hh", "data.path=a b.jsonl", "loss.beta=0.2", "seed=3", "hydra.run.dir=x"]
+CHOICES = {"model": "llama", "data": "hh", "loss": "dpo", "adapter": "lora"}
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A finished run on HH, as files."""
-    folder = fake_run(tmp_path, "run", OVERRIDES, METRICS)
+def finished_run(tmp_path, overrides: list[str], choices: dict[str, str]):
+    """A finished run with checkpoints, as files."""
+    folder = fake_run(tmp_path, "run", overrides, METRICS)
     (folder / ".hydra").mkdir()
-    choices = {"model": "llama", "data": "hh", "loss": "dpo", "adapter": "lora"}
     (folder / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
-    (folder / "export").mkdir()
     (folder / "checkpoints").mkdir()
     names = ("trained_with", "has_rewards", "tensors", "packages", "validated_step")
     saved = {"global_step": 15, "state_dict": {}, "lightning_dpo": {"format": FORMAT} | dict.fromkeys(names)}
     torch.save(saved, folder / "checkpoints" / "best.ckpt")
     return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run on HH."""
+    return finished_run(tmp_path, OVERRIDES, CHOICES)
 
 
 def test_the_results_of_a_run(run):
@@ -49,25 +53,37 @@ def test_the_results_of_a_run(run):
 def test_the_commands_that_follow(run):
     commands = dict(summarize(read_run(run)).commands)
     assert shlex.split(commands["Evaluate the result"]) == [
-        "lightning-dpo", "evaluate", "model=llama", "data=hh", "data.path=a b.jsonl", f"model.name={run}/export"
+        "lightning-dpo", "evaluate", "model=llama", "data=hh", "data.path=a b.jsonl", "seed=3",
+        f"model.name={run}/export",
     ]  # fmt: skip
     assert shlex.split(commands["Compare values of β"]) == [
-        "lightning-dpo", "train", "model=llama", "data=hh", "data.path=a b.jsonl", "sweep=beta"
+        "lightning-dpo", "train", "model.name=org/llama", "data=hh", "data.path=a b.jsonl", "seed=3", "sweep=beta"
     ]  # fmt: skip
     assert commands["Export the best checkpoint"] == f"lightning-dpo export {run}"
 
 
-def test_the_default_model_is_evaluated_from_its_checkpoint(run):
-    choices = {"model": "tiny", "data": "reviews", "adapter": "lora"}
-    (run / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
-    (run / "command.txt").write_text(
-        "python -m lightning_dpo.train 'hydra.searchpath=[\"/c\"]' adapter=lora adapter.r=2"
-    )
+def test_a_model_that_was_created_in_code_is_evaluated_from_its_checkpoint(tmp_path):
+    overrides = [
+        'hydra.searchpath=["/c"]',
+        "adapter=lora",
+        "adapter.r=2",
+        "loss=ipo",
+        "loss.beta=0.3",
+        "optimizer.lr=1",
+    ]
+    run = finished_run(tmp_path, overrides, {"model": "my_tiny", "data": "reviews", "adapter": "lora", "loss": "ipo"})
     command = dict(summarize(read_run(run)).commands)["Evaluate the result"]
     assert shlex.split(command) == [
-        "lightning-dpo", "evaluate", "model=tiny", "data=reviews", "adapter=lora", 'hydra.searchpath=["/c"]',
-        "adapter.r=2", f"ckpt_path={run}/checkpoints/last.ckpt",
+        "lightning-dpo", "evaluate", "model=my_tiny", "data=reviews", "adapter=lora", "loss=ipo",
+        'hydra.searchpath=["/c"]', "adapter.r=2", "loss.beta=0.3", f"ckpt_path={run}/checkpoints/last.ckpt",
     ]  # fmt: skip
+
+
+def test_no_command_leaves_out_the_settings_of_an_experiment(tmp_path):
+    run = finished_run(tmp_path, ["experiment=hh_llama", "model.name=org/llama", "loss.beta=0.2"], CHOICES)
+    commands = dict(summarize(read_run(run)).commands)
+    assert "Evaluate the result" not in commands
+    assert "experiment=hh_llama" in shlex.split(commands["Compare values of β"])
 
 
 def test_warnings_are_repeated_once(run):

@@ -67,7 +67,8 @@ def test_wandb_is_online_where_a_key_is_at_hand(tmp_path, monkeypatch, caplog, e
 )
 def test_the_key_that_wandb_login_writes_is_found(tmp_path, monkeypatch, content, mode):
     (tmp_path / "netrc").write_text(content.replace("HOST", urlsplit(wandb.Settings().base_url).hostname))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", "~/netrc")
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     assert wandb_logger(str(tmp_path), project="p", name="n")._wandb_init["mode"] == mode

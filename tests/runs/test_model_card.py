@@ -1,4 +1,5 @@
 import re
+import shlex
 
 import pytest
 from huggingface_hub import ModelCard
@@ -62,6 +63,24 @@ def test_a_local_base_gives_its_license_and_no_path(tmp_path):
     assert (data.license, data.base_model, data.datasets) == ("apache-2.0", None, None)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data=hub", "data.name=/nas/me/pairs"],
+        ["data=mixture", "data.path={hh: /nas/me/hh.jsonl}", "data.sources={hh: 1, ultrafeedback: 1}"],
+        ["data=jsonl", "data.path=../me/pairs.jsonl"],
+        ["data=jsonl", "data.path='~/me/pairs.jsonl'", "data.val_path=./me/val.jsonl"],
+    ],
+)
+def test_paths_that_no_longer_exist_do_not_reach_a_card(tmp_path, overrides):
+    (tmp_path / "command.txt").write_text(f"python -m lightning_dpo.train {shlex.join(overrides)}")
+    card = card_of(composed(tmp_path, "model=llama", "model.name=/nas/me/base", *overrides))
+    assert "me/" not in card
+    assert {"/nas/me/base", "/nas/me/pairs"}.isdisjoint(
+        {ModelCard(card).data.base_model, *(ModelCard(card).data.datasets or ())}
+    )
+
+
 def test_control_characters_and_html_do_not_reach_a_card(tmp_path):
     config = composed(tmp_path, "model=llama", "data=hh")
     config.model.name = "org/\x1b[2Jname"
@@ -73,7 +92,10 @@ def test_control_characters_and_html_do_not_reach_a_card(tmp_path):
 
 def test_values_of_the_environment_do_not_reach_an_export(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "SENTINEL")
-    config = composed(tmp_path, "model=llama", "data=hh", "model.name=${oc.env:SECRET}", "loss.beta=${oc.env:SECRET}")
+    secret = "${oc.env:SECRET}"
+    config = composed(
+        tmp_path, "model=llama", "data=hub", *(f"{key}={secret}" for key in ("model.name", "data.name", "loss.beta"))
+    )
     assert "SENTINEL" not in str(record(config, FACTS)) + card_of(config)
 
 

@@ -50,10 +50,15 @@ def test_without_warmup():
     assert rates(warmup_cosine, 2) == pytest.approx([2.0, 1.0])
 
 
-def test_warns_of_a_warmup_that_never_ends():
-    for schedule in (warmup_constant, warmup_cosine):
-        with pytest.warns(UserWarning, match="warmup_steps=5: the run has only 3 steps"):
-            assert rates(schedule, 3, warmup_steps=5) == pytest.approx([2 / 6, 4 / 6, 6 / 6])
+@pytest.mark.parametrize("schedule", [warmup_constant, warmup_cosine])
+def test_warns_of_a_warmup_that_never_ends(schedule, caplog):
+    assert rates(schedule, 3, warmup_steps=5) == pytest.approx([2 / 6, 4 / 6, 6 / 6])
+    assert "warmup_steps=5: the run has only 3 steps" in caplog.text
+
+
+def test_warns_of_a_warmup_of_transformers_that_never_ends(caplog):
+    rates(transformers_schedule, 3, name="linear", warmup_steps=5)
+    assert "warmup_steps=5: the run has only 3 steps" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,7 @@ def test_warns_of_a_warmup_that_never_ends():
         (transformers_schedule, {"name": "linear", "warmup_steps": -1}, "must not be negative, got -1"),
         (transformers_schedule, {"name": "linear", "options": {"power": 2}}, "name=linear: .* argument 'power'"),
         (transformers_schedule, {"name": "warmup_stable_decay"}, "name=warmup_stable_decay: .*num_decay_steps"),
+        (transformers_schedule, {"name": "inverse_sqrt", "options": {"timescale": 0}}, "name=inverse_sqrt: .*division"),
         (transformers_schedule, {"name": "constant", "warmup_steps": 2}, "constant has neither warm-up nor options"),
         (transformers_schedule, {"name": "constant_with_warmup", "options": {"a": 1}}, "options=.* has no effect"),
     ],

@@ -16,6 +16,9 @@ from lightning_dpo.data.rows.pairs import Row
 from lightning_dpo.data.rows.reasons import InvalidRow, excerpt, found
 from lightning_dpo.errors import UserError
 
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+"""The formats of files with rows."""
+
 _LONGEST_ROW = 64 << 20  # bytes
 _NOT_AN_OBJECT = "the row must be a JSON object, not {}"
 
@@ -35,7 +38,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     if not path.is_file():
         raise UserError(f"{path}: the file does not exist; data.path and data.val_path name files of pairs")
     suffixes = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-    readers = {".jsonl": _lines, ".jsonl.gz": _lines, ".json": _list, ".parquet": _table}
+    readers = dict(zip(SUFFIXES, (_lines, _lines, _list, _table), strict=True))
     if suffixes not in readers:
         raise UserError(f"{path}: a file of pairs must end in {', '.join(readers)}")
     return readers[suffixes](path)
