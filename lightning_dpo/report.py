@@ -9,12 +9,15 @@ from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
+from lightning_dpo.cli.changed_settings import Changed, changed_settings
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import escape_unencodable
 from lightning_dpo.reports.pages import page
 from lightning_dpo.reports.runs import Run, read_run, read_runs
-from lightning_dpo.reports.samples import samples_beside, samples_of
+from lightning_dpo.reports.samples import full_color, samples_beside, samples_of
 from lightning_dpo.reports.summary import summarize, title_of
 from lightning_dpo.reports.sweep_plots import draw_frontier, draw_run_curves
 from lightning_dpo.reports.tables import plain, runs_table, seeds_table, write_csv
@@ -79,10 +82,33 @@ def report_of_run(folder: Path) -> Path:
     if not run.finished:
         raise UserError(f"{folder}: the run is {run.state.value}; a report needs a finished run")
     summary = summarize(run)
-    facts = {"title": title_of(folder), "settings": run.settings.items(), "samples": samples_of(run), **vars(summary)}
+    samples = samples_of(run)
+    facts = {
+        "title": title_of(folder),
+        "wandb": _wandb(run),
+        "changed": _changed(run),
+        "given": run.settings.items(),
+        "samples": samples,
+        "full": full_color(samples),
+        **vars(summary),
+    }
     pictures = {files.curves: "Curves by optimizer step."} if files.curves.exists() else {}
     write_atomically(files.report, page("run.html", facts, pictures))
     return files.report
+
+
+def _changed(run: Run) -> list[Changed]:
+    """The settings that differ from the defaults; empty if the configs of the run are not on this machine."""
+    try:
+        return changed_settings(run.folder)
+    except (HydraException, OSError, OmegaConfBaseException):
+        return []
+
+
+def _wandb(run: Run) -> str:
+    """The address of a run in wandb; empty without one."""
+    url = str(final_metrics(run.folder).get("wandb", "")) if run.finished else ""
+    return url if url.startswith(("https://", "http://")) else ""  # a folder may come from somebody else
 
 
 def _facts(folder: Path, runs: list[Run]) -> dict[str, Any]:
@@ -93,6 +119,7 @@ def _facts(folder: Path, runs: list[Run]) -> dict[str, Any]:
         "summary": f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in RunState if counts[state])}.",
         "command": _command(folder),
         "about": _about(runs),
+        "wandb": {run.folder.name: _wandb(run) for run in runs},
         "links": {run.folder.name: f"{quote(run.folder.name)}/" for run in runs},
         "samples": samples_beside(runs, _PROMPTS),
         "tables": [

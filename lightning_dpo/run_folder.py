@@ -32,6 +32,7 @@ class RunFolder:
         self.lock = self.path / ".lock"
         self.history = self.path / "metrics.csv"
         self.samples = self.path / "samples.jsonl"
+        self.log_ratios = self.path / "log_ratios.jsonl"
         self.frontier = self.path / "frontier.csv"
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoint("last")

@@ -108,6 +108,33 @@ def test_the_report_of_one_run(sweep):
     assert page.find("input")["data-filter"] == ".sample"
 
 
+def test_tokens_are_highlighted_by_their_log_ratio(sweep):
+    run = sweep / "0_beta-0.1"
+    (run / "samples.jsonl").write_text(
+        json.dumps({"step": 2, "prompt": "p", "chosen": "<i>no", "policy": "yes"}) + "\n"
+    )
+    ratios = {"prompt": "p", "chosen": [["<i>", -0.5], ["no", 0.125]], "policy": [["yes", 0.25]]}
+    (run / "log_ratios.jsonl").write_text(json.dumps(ratios) + "\n")
+    report(run)
+    page = BeautifulSoup((run / "report.html").read_text(), "html.parser")
+    (sample,) = page.find_all(class_="sample")
+    assert [(one.text, one["class"], one["title"]) for one in sample.find_all("span")] == [
+        ("<i>", ["less"], "-0.500"), ("no", ["more"], "+0.125"), ("yes", ["more"], "+0.250")
+    ]  # fmt: skip
+    assert [heading.text for heading in sample.find_all("h3")] == ["prompt", "chosen -0.38", "policy +0.25"]
+    # The size is the opacity, at most 60 %.
+    assert [one["style"].rpartition("/ ")[2] for one in sample.find_all("span")] == ["60%)", "15%)", "30%)"]
+
+
+@pytest.mark.parametrize(("url", "links"), [("https://wandb.ai/me/x", 1), ("javascript:alert(1)", 0)])
+def test_a_run_is_linked_to_wandb(sweep, url, links):
+    run = fake_run(sweep, "2_beta-0.9", ["loss.beta=0.9"], {"val/loss": 0.5, "wandb": url})
+    for folder in (sweep, run):
+        report(folder)
+        page = BeautifulSoup((folder / "report.html").read_text(), "html.parser")
+        assert len([link for link in page.find_all("a") if link["href"] == url]) == links
+
+
 def test_the_report_of_a_run_needs_a_finished_run(sweep):
     folder = fake_run(sweep, "2_beta-0.9", ["loss.beta=0.9"])
     with pytest.raises(UserError, match="the run is interrupted; a report needs a finished run"):

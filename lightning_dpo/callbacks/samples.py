@@ -1,27 +1,22 @@
 """Sampled answers of policy and reference, and the KL divergence between the two."""
 
-import json
 import logging
 import math
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-import rich
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
+from lightning_dpo.callbacks import token_log_ratios
 from lightning_dpo.callbacks.reference_answers import ReferenceAnswers
+from lightning_dpo.callbacks.sample_output import Row, SampleOutput
 from lightning_dpo.data.datamodule import PreferenceDataModule
-from lightning_dpo.data.tokens.prompts import answer_ends, sample_prompts
+from lightning_dpo.data.tokens.prompts import Answer, answer_ends, answers_in, sample_prompts
 from lightning_dpo.data.tokens.special_tokens import special_tokens
 from lightning_dpo.models.generation import Ids, Writer
 from lightning_dpo.models.reference import Reference
-from lightning_dpo.printable import ending, printable
-from lightning_dpo.run_folder import RunFolder, write_atomically
+from lightning_dpo.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lightning_dpo.module import DPOModule
@@ -29,8 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FACTS = ("length", "ended", "repetition")
-_COLUMNS = ("step", "prompt", "policy", "reference")
-_SHOWN = 400  # characters of a prompt
+_COMPARED = 8  # prompts for which log-ratios of tokens are computed
 
 
 class Samples(Callback):
@@ -38,11 +32,12 @@ class Samples(Callback):
 
     Logs `val/kl` (nats per answer) and `val/kl_stderr`, its standard error over the answers;
     `val/samples/{length,length_stderr,ended,repetition}` of the policy's answers and `val/samples/reference/...` of the
-    reference's. Some answers are printed. All are written to `samples.jsonl` and to a table in wandb. Each device
-    samples the answers to its share of the prompts.
+    reference's. Some answers are printed. All are written to `samples.jsonl` and to a table in wandb. For the first
+    prompts, `log_ratios.jsonl` has log π − log π_ref of each token of these answers and of those in the data. Each
+    device samples the answers to its share of the prompts.
 
     Args:
-        folder: Folder of `samples.jsonl`.
+        folder: Folder of these files.
         answers: Maximum number of answers.
         per_prompt: Maximum number of answers to a prompt.
         shown: Number of answers to print.
@@ -71,12 +66,13 @@ class Samples(Callback):
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
-        self.path, self.answers, self.shown, self.greedy = RunFolder(folder).samples, answers, shown, greedy
+        self.folder, self.answers, self.greedy = RunFolder(folder), answers, greedy
         self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
         self.per_prompt = per_prompt
         self._prompts: list[Ids] = []
+        self._in_data: list[dict[str, Answer]] = []
         self._reference: list[Ids] | None = None
-        self._table: Any = None
+        self._output = SampleOutput(self.folder.samples, shown)
 
     def metric_names(self, pl_module: LightningModule) -> set[str]:
         """The metrics that this callback logs."""
@@ -101,6 +97,7 @@ class Samples(Callback):
             if tokens < self.max_new_tokens:
                 log.info("Sampled answers have at most %d tokens, because of data.max_length.", tokens)
             self.max_new_tokens = tokens
+            self._in_data = answers_in(data.val_pairs, self._prompts)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample, compute the metrics, log them, and print some answers."""
@@ -130,11 +127,11 @@ class Samples(Callback):
         # The values are equal on all devices, so the mean changes nothing; without sync_dist, Lightning warns.
         on_device = {name: value.to(pl_module.device, torch.float32) for name, value in metrics.items()}
         pl_module.log_dict(on_device, batch_size=1, sync_dist=True)
-        rows = self._rows(trainer, policy)
+        answers = self._answers(trainer, policy)
         if trainer.is_global_zero:
-            self._write(rows)
-            self._show(rows, special_tokens(data.tokenizer).values())
-            self._to_wandb(rows, trainer)
+            self._output(self._rows(trainer, answers), special_tokens(data.tokenizer).values(), trainer)
+        if reference is not None and not same:
+            self._compare(module, reference, answers[:_COMPARED], data)
 
     def _of_reference(self, module: "DPOModule", reference: Reference, writer: Writer, prompts: list[Ids]) -> list[Ids]:
         """The answers of the reference, which another run may have sampled."""
@@ -161,52 +158,40 @@ class Samples(Callback):
         gathered = trainer.strategy.all_gather(values.to(trainer.strategy.root_device)).cpu()
         return in_order(gathered, len(self._prompts))
 
-    def _rows(self, trainer: Trainer, policy: list[Ids]) -> list[dict[str, Any]]:
+    def _answers(self, trainer: Trainer, policy: list[Ids]) -> list[dict[str, Answer]]:
+        """The answers to each prompt: those in the data, the policy's, and the reference's. A collective call."""
+        sampled = {"policy": policy} | ({"reference": self._reference} if self._reference else {})
+        whole = {side: self._all(answers, trainer) for side, answers in sampled.items()}
+        return [
+            in_data | {side: Answer(answers[index]) for side, answers in whole.items()}
+            for index, in_data in enumerate(self._in_data)
+        ]
+
+    def _rows(self, trainer: Trainer, answers: list[dict[str, Answer]]) -> list[Row]:
         """Prompts and answers as text."""
         decode = PreferenceDataModule.of(trainer, self).tokenizer.decode
-        sides = {"policy": policy} | ({"reference": self._reference} if self._reference else {})
-        texts = {side: [decode(ids) for ids in self._all(answers, trainer)] for side, answers in sides.items()}
         return [
             {"step": trainer.global_step, "prompt": decode(prompt)}
-            | {side: answers[index] for side, answers in texts.items()}
-            for index, prompt in enumerate(self._prompts)
+            | {side: decode(answer.ids) for side, answer in sides.items()}
+            for prompt, sides in zip(self._prompts, answers, strict=True)
         ]
+
+    def _compare(
+        self, module: "DPOModule", reference: Reference, answers: list[dict[str, Answer]], data: PreferenceDataModule
+    ) -> None:
+        """Write the log-ratios of tokens. All devices compute the same, because sharded weights need all of them."""
+        pad, rows = data.tokenizer.eos_token_id, []
+        with module.trainer.precision_plugin.val_step_context():
+            for prompt, sides in zip(self._prompts, answers, strict=False):
+                values = token_log_ratios.log_ratios(module, reference, prompt, sides.values(), pad)
+                rows.append((prompt, sides, values))
+        if module.trainer.is_global_zero:
+            token_log_ratios.write(self.folder.log_ratios, data.tokenizer, rows)
 
     def _all(self, answers: list[Ids], trainer: Trainer) -> list[Ids]:
         # Devices can gather only tensors of equal shape: -1, which is not a token id, fills them up.
         rows = [ids + [-1] * (self.max_new_tokens - len(ids)) for ids in answers]
         return [[token for token in row if token >= 0] for row in self._gathered(torch.tensor(rows), trainer).tolist()]
-
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        """Append the answers. A resumed run replaces the answers of steps that it repeats."""
-        old = [json.loads(line) for line in self.path.open(encoding="utf-8")] if self.path.exists() else []
-        # A resumed run repeats the validations after its checkpoint.
-        kept = [row for row in old if row["step"] < rows[0]["step"]]
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows))
-        write_atomically(self.path, "".join(lines))
-
-    def _show(self, rows: list[dict[str, Any]], markers: Collection[str]) -> None:
-        columns = [name for name in _COLUMNS[1:] if name in rows[0]]
-        table = Table(*columns, title=f"Answers at step {rows[0]['step']}", title_justify="left", show_lines=True)
-        for row in rows[: self.shown]:
-            texts = (ending(row[name], _SHOWN) if name == "prompt" else row[name] for name in columns)
-            # `Text`, because rich would interpret brackets in an answer as markup.
-            cells = [Text(printable(text)) for text in texts]
-            for cell in cells:
-                cell.highlight_words(list(markers), "dim")
-            table.add_row(*cells)
-        if self.shown:
-            rich.get_console().print(table)
-
-    def _to_wandb(self, rows: list[dict[str, Any]], trainer: Trainer) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                import wandb
-
-                self._table = self._table or wandb.Table(list(rows[0]), log_mode="INCREMENTAL")
-                for row in rows:
-                    self._table.add_data(*row.values())
-                logger.experiment.log({"samples": self._table, "trainer/global_step": trainer.global_step})
 
 
 def device_share(prompts: list[Ids], rank: int, devices: int) -> list[Ids]:

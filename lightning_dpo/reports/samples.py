@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from lightning_dpo.reports.runs import Run, differing, label
 from lightning_dpo.run_folder import RunFolder
@@ -9,12 +10,46 @@ from lightning_dpo.run_folder import RunFolder
 Answers = list[tuple[str, str]]
 """Who wrote an answer, and its text."""
 
+_SIDES = ("chosen", "rejected", "policy", "reference")
+_LEAST = 0.01  # nats: smaller log-ratios are not shown in full color
 
-def samples_of(run: Run) -> list[tuple[str, Answers]]:
-    """Prompts of a run with the answers of policy and reference. Repeated prompts are listed as often."""
-    return [
-        (row["prompt"], [(side, row[side]) for side in ("policy", "reference") if side in row]) for row in _last(run)
-    ]
+
+class Piece(NamedTuple):
+    """A part of an answer."""
+
+    text: str
+    log_ratio: float | None = None
+    """log π − log π_ref, in nats; None if unknown."""
+
+
+class Sample(NamedTuple):
+    """Answers to a prompt, in parts."""
+
+    prompt: str
+    answers: list[tuple[str, list[Piece]]]
+
+
+def samples_of(run: Run) -> list[Sample]:
+    """The prompts of a run with the answers in the data, of the policy, and of the reference."""
+    path, found = RunFolder(run.folder).log_ratios, []
+    compared = [json.loads(line) for line in path.open(encoding="utf-8")] if path.exists() else []
+    for index, row in enumerate(_last(run)):
+        parts = compared[index] if index < len(compared) and compared[index]["prompt"] == row["prompt"] else {}
+        answers = [(side, [Piece(*part) for part in parts.get(side, [[row[side]]])]) for side in _SIDES if side in row]
+        found.append(Sample(row["prompt"], answers))
+    return found
+
+
+def full_color(samples: Sequence[Sample]) -> float | None:
+    """The size of a log-ratio that is shown in full color: 95 % are smaller. None if all are unknown."""
+    ratios = sorted(
+        abs(piece.log_ratio)
+        for sample in samples
+        for _, pieces in sample.answers
+        for piece in pieces
+        if piece.log_ratio is not None
+    )
+    return max(ratios[int(0.95 * len(ratios))], _LEAST) if ratios else None
 
 
 def samples_beside(runs: Sequence[Run], count: int) -> list[tuple[str, Answers]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -134,6 +135,11 @@ def _key_in_netrc(url: str) -> str | None:
     except (OSError, RuntimeError, NetrcParseError):
         return None
     return found[2] if found else None
+
+
+def wandb_url(trainer: Trainer) -> str | None:
+    """The address of the run in wandb; None without wandb, or offline."""
+    return next((one.experiment.url for one in trainer.loggers if isinstance(one, WandbLogger)), None)
 
 
 def end_wandb() -> None:

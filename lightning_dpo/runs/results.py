@@ -16,6 +16,7 @@ from lightning_dpo.models.sharding import is_sharded, make_whole
 from lightning_dpo.module import DPOModule
 from lightning_dpo.run_folder import RunFolder, write_atomically
 from lightning_dpo.runs.exports import architecture, export_run, record
+from lightning_dpo.runs.loggers import wandb_url
 from lightning_dpo.runs.model_card import model_card
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ def write(
             draw(folder.history, folder.curves)
         run: dict[str, Any] = {"steps": trainer.global_step, "epochs": trainer.current_epoch}
         run |= {"seconds": round(seconds, 1), "architecture": trained}
+        if url := wandb_url(trainer):
+            run |= {"wandb": url}
         run |= {"warnings": [warning.text for warning in warnings]}
         # Written last, because a folder with metrics.json counts as a finished run.
         write_atomically(folder.metrics, json.dumps(metrics | run | {"data": data.counts}, indent=2) + "\n")

@@ -48,6 +48,29 @@ def test_the_same_prompts_and_the_same_answers_of_the_reference_after_every_vali
     assert "Answers at step" in capsys.readouterr().out
 
 
+def test_the_log_ratio_of_each_token_of_the_answers(tmp_path, pairs_file, tokenizer):
+    policy = run(tmp_path, pairs_file, tokenizer).lightning_module.policy.eval()
+    lines = [json.loads(line) for line in (tmp_path / "log_ratios.jsonl").open()]
+    last = rows_of(tmp_path)[-len(lines) :]
+    assert len(lines) == 6
+    for line, row in zip(lines, last, strict=True):
+        prompt = tokenizer(row["prompt"]).input_ids
+        for side in ("chosen", "rejected", "policy", "reference"):
+            assert "".join(text for text, _ in line[side]) == row[side]
+            ids = tokenizer(row["prompt"] + row[side]).input_ids
+            if side in ("chosen", "rejected"):  # sampled tokens need not be those that encode their text
+                expected = logps(policy, ids)[len(prompt) - 1 :] - logps(make_llama(), ids)[len(prompt) - 1 :]
+                assert sum(value for _, value in line[side]) == pytest.approx(float(expected.sum()), abs=2e-3)
+                assert expected.abs().max() > 0.01
+
+
+def logps(model, ids) -> torch.Tensor:
+    """log p of each token but the first, from a plain forward pass."""
+    with torch.no_grad():
+        logps = model(torch.tensor([ids])).logits.log_softmax(-1)[0, :-1]
+    return logps.gather(1, torch.tensor(ids)[1:, None])[:, 0]
+
+
 def test_a_step_that_is_done_again_replaces_its_rows(tmp_path, pairs_file, tokenizer):
     """A run that resumes from an earlier step writes its rows again; those of steps before it stay."""
     (tmp_path / "samples.jsonl").write_text('{"step": 1, "policy": "kept"}\n{"step": 99, "policy": "done again"}\n')

@@ -1,7 +1,7 @@
 import json
 
 from lightning_dpo.reports.runs import read_run, read_runs
-from lightning_dpo.reports.samples import samples_beside, samples_of
+from lightning_dpo.reports.samples import full_color, samples_beside, samples_of
 from tests.support.fake_runs import fake_run
 
 
@@ -13,7 +13,20 @@ def test_the_answers_of_the_last_validation(tmp_path):
     run = fake_run(tmp_path, "0", [], {"val/loss": 0.5})
     assert samples_of(read_run(run)) == []
     write(run, {"step": 1, "prompt": "p", "policy": "old"}, {"step": 2, "prompt": "p", "policy": "a", "reference": "r"})
-    assert samples_of(read_run(run)) == [("p", [("policy", "a"), ("reference", "r")])]
+    assert samples_of(read_run(run)) == [("p", [("policy", [("a", None)]), ("reference", [("r", None)])])]
+
+
+def test_the_log_ratios_of_tokens(tmp_path):
+    run = fake_run(tmp_path, "0", [], {"val/loss": 0.5})
+    write(run, *({"step": 2, "prompt": prompt, "chosen": "a b", "policy": "c"} for prompt in "pq"))
+    (run / "log_ratios.jsonl").write_text(
+        json.dumps({"prompt": "p", "chosen": [["a", 0.5], [" b", -1.5]], "policy": [["c", 0.0]]}) + "\n"
+    )
+    first, second = samples_of(read_run(run))
+    assert first == ("p", [("chosen", [("a", 0.5), (" b", -1.5)]), ("policy", [("c", 0.0)])])
+    assert second == ("q", [("chosen", [("a b", None)]), ("policy", [("c", None)])])
+    assert full_color([first, second]) == 1.5
+    assert full_color([second]) is None
 
 
 def test_the_same_prompts_of_several_runs(tmp_path):

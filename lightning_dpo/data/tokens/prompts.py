@@ -1,4 +1,7 @@
-"""Validation prompts for sampling, and the tokens that end an answer."""
+"""Validation prompts for sampling, the answers in the data, and the tokens that end an answer."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -29,6 +32,40 @@ def sample_prompts(
     few = min(count, len(short))
     spread = [short[index * len(short) // few] for index in range(few)]
     return [spread[index % few] for index in range(min(count, few * per_prompt))], following
+
+
+class Answer(NamedTuple):
+    """The tokens of an answer."""
+
+    ids: list[int]
+    scored: list[bool] | None = None
+    """Which tokens are scored. None: all."""
+
+    @property
+    def scored_ids(self) -> list[int]:
+        """The scored tokens."""
+        return [token for index, token in enumerate(self.ids) if self.scored is None or self.scored[index]]
+
+
+def answers_in(tokens: Dataset, prompts: Sequence[list[int]]) -> list[dict[str, Answer]]:
+    """For each prompt, the `chosen` and the `rejected` answer of its first pair.
+
+    Args:
+        tokens: Tokenized pairs.
+        prompts: Prompts of these pairs.
+    """
+    first: dict[tuple[int, ...], int] = {}
+    for row, prompt in enumerate(tokens["prompt_ids"][:]):
+        first.setdefault(tuple(prompt), row)
+    rows = (tokens[first[tuple(prompt)]] for prompt in prompts)
+    return [
+        {
+            side: Answer(row[f"{side}_ids"], row[f"{side}_scored"])
+            for side in ("chosen", "rejected")
+            if row[f"{side}_ids"]
+        }
+        for row in rows
+    ]
 
 
 def answer_ends(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -1,0 +1,19 @@
+import pytest
+
+from lightning_dpo.callbacks.token_log_ratios import pieces
+
+
+def test_the_tokens_of_one_character_are_one_piece(tokenizer):
+    text = " é was good 😀!"
+    ids = tokenizer(text).input_ids
+    found = pieces(tokenizer, ids, [1.0] * len(ids))
+    assert "".join(piece for piece, _ in found) == text
+    assert len(found) < len(ids)
+    assert sum(value for _, value in found) == len(ids)
+    # Four bytes, and no merges in this vocabulary.
+    assert dict(found)["😀"] == pytest.approx(len(tokenizer("😀").input_ids))
+
+
+def test_an_answer_that_ends_within_a_character(tokenizer):
+    ids = tokenizer("good 😀").input_ids[:-1]
+    assert sum(value for _, value in pieces(tokenizer, ids, [0.5] * len(ids))) == 0.5 * len(ids)
