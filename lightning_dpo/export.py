@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,7 +15,7 @@ from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.cli.config import register_resolvers
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import escape_unencodable, one_line
-from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.run_folder import RunFolder, started_runs
 from lightning_dpo.runs.history import read_history
 from lightning_dpo.runs.settings_files import loaded, resolved_settings
 
@@ -65,9 +66,10 @@ def export_checkpoint(run: Path, checkpoint: str, merge: bool, trust_remote_code
     module.policy = policy
     module.load_state_dict(saved["state_dict"])
     check_finite(policy)
-    metrics, counts = metrics_at(run, saved["global_step"]), counts_of(run)
+    metrics, data = metrics_at(run, saved["global_step"]), results_of(run)
     facts = entry_of(saved)["trained_with"]
-    card = partial(model_card, config, metrics, counts, saved["global_step"], architecture(policy), facts)
+    counts, messages = data.get("data", {}), data.get("messages", False)
+    card = partial(model_card, config, metrics, counts, saved["global_step"], architecture(policy), facts, messages)
     name = f"export_{checkpoint}"
     export_run(policy, model.tokenizer(), run, card, record(config, facts), merge, name)
     return run / name
@@ -79,7 +81,9 @@ def config_of(
     """The config of a run, and the parts that are built, checked because the folder may come from somebody else."""
     path = RunFolder(run).config
     if not path.is_file():
-        raise UserError(f"{run} is not the folder of a run: {path} does not exist")
+        runs = started_runs(run)
+        instead = f"; the last run in it is {runs[-1].path}" if runs else ""
+        raise UserError(f"{run} is not the folder of a run: {path} does not exist{instead}")
     register_resolvers()
     try:
         config = loaded(path)
@@ -104,10 +108,10 @@ def metrics_at(run: Path, step: int) -> dict[str, float]:
     return {name: float(value) for name, value in here[0].items() if value and name != "step"} if here else {}
 
 
-def counts_of(run: Path) -> dict[str, int]:
-    """The numbers of pairs of a finished run."""
+def results_of(run: Path) -> dict[str, Any]:
+    """The content of `metrics.json`; empty if the run is not finished."""
     path = RunFolder(run).metrics
-    return json.loads(path.read_text())["data"] if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _checkpoints(run: Path) -> str:

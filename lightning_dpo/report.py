@@ -80,7 +80,8 @@ def report_of_run(folder: Path) -> Path:
     """
     run, files = read_run(folder), RunFolder(folder)
     if not run.finished:
-        raise UserError(f"{folder}: the run is {run.state.value}; a report needs a finished run")
+        reason = f" ({run.error})" if run.error else ""
+        raise UserError(f"{folder}: the run is {run.state.value}{reason}; a report needs a finished run")
     summary = summarize(run)
     samples = samples_of(run)
     facts = {
@@ -114,9 +115,10 @@ def _wandb(run: Run) -> str:
 def _facts(folder: Path, runs: list[Run]) -> dict[str, Any]:
     counts = Counter(run.state for run in runs)
     seeds = seeds_table(runs)
+    states = ", ".join(f"{counts[state]} {state}" for state in RunState if counts[state])
     return {
         "title": title_of(folder),
-        "summary": f"{len(runs)} runs: {', '.join(f'{counts[state]} {state}' for state in RunState if counts[state])}.",
+        "summary": f"{len(runs)} run{'s' if len(runs) != 1 else ''}: {states}.",
         "command": _command(folder),
         "about": _about(runs),
         "wandb": {run.folder.name: _wandb(run) for run in runs},

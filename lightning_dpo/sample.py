@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.export import config_of
+from lightning_dpo.export import config_of, results_of
 from lightning_dpo.printable import escape_unencodable, printable
 from lightning_dpo.run_folder import RunFolder
 
@@ -36,7 +36,8 @@ def opened_conversation(run: Path, arguments: argparse.Namespace) -> "Conversati
         raise UserError(f"{path} does not exist; choose another one with --checkpoint")
     model, loss, reference, adapter = (checked.build(key) for key in ("model", "loss", "reference", "adapter"))
     tokenizer = model.tokenizer()
-    if arguments.chat and not tokenizer.chat_template:
+    chat = results_of(run).get("messages", False) if arguments.chat is None else arguments.chat
+    if chat and not tokenizer.chat_template:
         raise UserError("--chat needs a tokenizer with a chat template")
     module = DPOModule(model, loss, reference, adapter)
     module.configure_model()
@@ -44,7 +45,7 @@ def opened_conversation(run: Path, arguments: argparse.Namespace) -> "Conversati
     module.on_load_checkpoint(saved)
     module.load_state_dict(saved["state_dict"])
     module.eval().to(torch.accelerator.current_accelerator() or "cpu")
-    template = ChatTemplate(tokenizer, config.data.chat_template_kwargs or {}) if arguments.chat else None
+    template = ChatTemplate(tokenizer, config.data.chat_template_kwargs or {}) if chat else None
     return Conversation(
         module, tokenizer, config.data.max_length, arguments.max_new_tokens, template, arguments.greedy, arguments.seed
     )
@@ -120,11 +121,16 @@ def main() -> None:
         prog="lightning-dpo sample",
         description="Samples answers of a run's policy and of its reference to your prompts, and prints the reward of "
         "each answer: how much more likely the training has made it. Without --prompts, it reads prompts from the "
-        r"terminal, in which \n is a line break, and after each prompt further answers to score.",
+        r"terminal, in which \n is a line break, and after each prompt further answers to score. An answer follows the "
+        "prompt as it is typed: text often begins with a space.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as outputs/NAME/TIME")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt per line, or rows with prompt (.jsonl)")
-    parser.add_argument("--chat", action="store_true", help="a prompt is the message of a user, for a chat template")
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="a prompt is the message of a user, for the chat template (default: if the run was trained on messages)",
+    )
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="maximum tokens of an answer (default: 128)")
     parser.add_argument("--greedy", action="store_true", help="always take the most likely token")

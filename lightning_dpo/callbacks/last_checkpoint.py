@@ -37,9 +37,9 @@ class LastCheckpoint(Checkpoint):
     and the state of the random number generators of every rank. In the list of callbacks it must come after
     `BestCheckpoint`, because it saves the best score too.
 
-    SIGTERM, SIGINT and SIGUSR1 let the optimizer step finish, save, and raise `Stopped`. It is sufficient that one rank
-    receives the signal: all ranks stop after the same step. A second signal, more than two seconds later, raises at
-    once. On one device, an exception saves the last finished step.
+    SIGTERM, SIGINT, SIGUSR1 and SIGHUP let the optimizer step finish, save, and raise `Stopped`. It is sufficient that
+    one rank receives the signal: all ranks stop after the same step. A second signal, more than two seconds later,
+    raises at once. On one device, an exception saves the last finished step.
 
     Args:
         folder: Folder of `last.ckpt`.

@@ -34,7 +34,7 @@ def check_arguments(key: str, node: dict[str, Any], own: Mapping[str, Any], inte
     for name in arguments:
         if name not in parameters and name not in of_program:
             instead = instead_of(f"{key}.{name}", ())
-            advice = f": {instead}" if instead else nearest(name, set(parameters))
+            advice = f": {instead}" if instead else nearest(name, set(parameters), f"{key}.")
             raise UserError(f"{key}.{name}: {node['_target_']} has no argument {name!r}{advice}")
     # A partial gets its remaining arguments from the program.
     if not node.get("_partial_"):
@@ -77,16 +77,16 @@ def checked_value(key: str, value: Any, hint: Any, interpolated: bool) -> Any:
     return value
 
 
-def suggestion(name: str, names: Collection[str]) -> str:
+def suggestion(name: str, names: Collection[str], prefix: str = "") -> str:
     """The closest name as a suggestion; empty if there is none.
 
-    >>> suggestion("bta", {"beta", "label_smoothing"})
-    '; did you mean beta?'
+    >>> suggestion("bta", {"beta", "label_smoothing"}, "loss.")
+    '; did you mean loss.beta?'
     """
     match = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {match[0]}?" if match else ""
+    return f"; did you mean {prefix}{match[0]}?" if match else ""
 
 
-def nearest(name: str, names: Collection[str]) -> str:
+def nearest(name: str, names: Collection[str], prefix: str = "") -> str:
     """The closest name as a suggestion or, if there is none, all names."""
-    return suggestion(name, names) or (f"; there are {', '.join(sorted(names))}" if names else "; it has none")
+    return suggestion(name, names, prefix) or (f"; there are {', '.join(sorted(names))}" if names else "; it has none")

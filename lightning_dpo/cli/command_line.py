@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event
 from typing import Any, NoReturn
 
@@ -92,7 +93,9 @@ def run(job: Callable[[], Any], config_name: str) -> None:
 def _end(number: int, stop: BaseException) -> NoReturn:
     """Exit with the status of a program that a signal ended, and print what the run has saved."""
     facts = "; ".join(getattr(stop, "__notes__", ()))
-    print(f"Stopped by {signal.Signals(number).name}{facts and f': {facts}'}.", file=sys.stderr)
+    if process_rank() == 0:
+        with suppress(OSError):  # the terminal may be closed
+            print(f"Stopped by {signal.Signals(number).name}{facts and f': {facts}'}.", file=sys.stderr, flush=True)
     sys.exit(128 + number)
 
 

@@ -58,13 +58,14 @@ def _missing_option(file: str, options: Sequence[str]) -> str:
     if not group or not options:
         return f"the config {file} does not exist in {CONFIG_DIR}, nor in a folder of --config-dir"
     hint = f"; {_ANY[group]}" if group in _ANY else ""
-    return f"{group}={name} is not an option{suggestion(name, options)}; there are {', '.join(options)}{hint}"
+    close = suggestion(name, options)
+    return f"{group}={name} is not an option{f'{close} There' if close else '; there'} are {', '.join(options)}{hint}"
 
 
 def _unknown_key(key: str, parent: DictConfig, config_name: str) -> str:
     root, (path, _, name) = parent._get_root(), key.rpartition(".")
-    instead = instead_of(key, [one for one in flat(as_dict(cast(DictConfig, root))) if not one.startswith("hydra.")])
-    if instead:
+    known = [one for one in flat(as_dict(cast(DictConfig, root))) if not one.startswith("hydra.")]
+    if instead := instead_of(key, known):
         return f"{key} is not a key of the config: {instead}"
     names = [str(one) for one in parent if str(one) != "hydra" and not str(one).startswith("_")]
     if options := _options_with(key, config_name):
@@ -72,9 +73,12 @@ def _unknown_key(key: str, parent: DictConfig, config_name: str) -> str:
         return f"{key} is not a key of the chosen {key.partition('.')[0]}: it belongs to {listed}"
     listed = f"; {path or 'the config'} has {', '.join(names)}" if names else ""
     accepted = _accepts(parent, path, name)
-    close = suggestion(name, names)
+    # A key of another group, such as model.max_length.
+    if not accepted and (elsewhere := instead_of(name, known)):
+        return f"{key} is not a key of the config: {elsewhere}"
+    close = suggestion(name, names, f"{path}." if path else "")
     if close and not accepted:
-        return f"{key} is not a key of the config{close}{listed}"
+        return f"{key} is not a key of the config{close}"
     if path == "callbacks" or path.startswith("logger"):
         return f"{key} is not a key of the config{listed}; to add one, use +{path}.{name}._target_=..."
     advice = f"; to pass an argument that is not listed, use +{key}=..." if accepted else ""

@@ -1,13 +1,16 @@
 """The arguments of a command as the shell passes them, brought into the form that Hydra expects."""
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
+from lightning_dpo.cli.other_names import instead_of
 from lightning_dpo.errors import UserError
 from lightning_dpo.runs.settings_files import quoted
 
@@ -58,10 +61,11 @@ def _explain_dashes(argument: str, following: Sequence[str]) -> None:
     key, value = match[1], match[2]
     if value is None:
         value = following[0] if following and not following[0].startswith("-") and "=" not in following[0] else "VALUE"
-    raise UserError(
-        f"{argument}: settings have no dashes, write {key}={value}; in the command of a wandb sweep, use "
-        "${args_no_hyphens}"
-    )
+    instead = instead_of(key, ())
+    advice = instead or f"write {key}={value}"
+    if "WANDB_SWEEP_ID" in os.environ:  # an agent of a wandb sweep wrote the argument
+        advice = "in the command of a wandb sweep, use ${args_no_hyphens}"
+    raise UserError(f"{argument}: settings have no dashes, {advice}")
 
 
 def explain_override(error: OverrideParseException, arguments: Sequence[str]) -> str:
@@ -73,8 +77,11 @@ def explain_override(error: OverrideParseException, arguments: Sequence[str]) ->
     """
     override = str(error.override) if error.override else next(filter(_fails, arguments), "")
     key, equals, value = override.partition("=")
+    if not equals:
+        example = f"data=jsonl data.path={override}" if Path(override).suffix else "loss.beta=0.2"
+        return f"{override} is not a setting: write KEY=VALUE, such as {example}"
     better = f"{key}={quoted(value)}"
-    if equals and not _fails(better):
+    if not _fails(better):
         return (
             f"{override} cannot be parsed because of special characters: quote the value for Hydra, and the whole for "
             f"the shell: {shlex.quote(better)}"

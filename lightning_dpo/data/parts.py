@@ -75,7 +75,10 @@ class Part:
         if rows is None:
             if split == "train":
                 key = f"data.path.{name}" if name else "data.path"
-                raise UserError(f"{key} is not set: set it to a .jsonl, .jsonl.gz, .json or .parquet file")
+                raise UserError(
+                    f"{key} is not set: set it to a .jsonl, .jsonl.gz, .json or .parquet file; in Python, rows= takes "
+                    "data in memory"
+                )
             return None
         location = self.rows.location(split) if isinstance(self.rows, HubRows) else f"{name} {split}".lstrip()
         if isinstance(rows, Dataset | IterableDataset):
@@ -114,6 +117,8 @@ def _rows(rows: RowsOfSource) -> Rows | None:
     by_split = dict(rows) if isinstance(rows, Mapping) else {"train": rows}
     if "train" not in by_split:
         raise UserError(f"rows has no split train; it has {', '.join(map(str, by_split))}")
+    if "test" in by_split and "validation" not in by_split:
+        raise UserError("rows has a split test that would not be read: name it validation, or leave it out")
     for split, given in by_split.items():
         if not isinstance(given, Dataset | IterableDataset):
             by_split[split] = _listed(given)
@@ -123,10 +128,12 @@ def _rows(rows: RowsOfSource) -> Rows | None:
 def _listed(rows: Any) -> list[Mapping[str, Any]]:
     """Rows as a list: an iterator could be read only once."""
     listed = list(rows) if isinstance(rows, Iterable) and not isinstance(rows, str | bytes) else None
-    if listed is None or not all(isinstance(row, Mapping) for row in listed):
+    other = next((row for row in listed or () if not isinstance(row, Mapping)), None)
+    if listed is None or other is not None:
+        given = f"{type(rows).__name__}{'' if other is None else f' of {type(other).__name__}'}"
         raise UserError(
-            f"rows={type(rows).__name__} must be a list of dicts, a datasets.Dataset (Dataset.from_pandas(...)), a "
-            "dict of these by split, or a function of the split; the name of a file is passed as path="
+            f"rows is a {given}, and must be a list of dicts, a datasets.Dataset (Dataset.from_pandas(...)), a dict of "
+            "these by split, or a function of the split; the name of a file is passed as path="
         )
     return listed
 
@@ -146,6 +153,8 @@ def parts_of(
     for key, value in {"path": path, "val_path": val_path}.items():
         if value is not None and not isinstance(value, str | os.PathLike | Mapping):
             raise UserError(f"data.{key} must be the name of a file: pass rows that are in memory as rows=")
+    if path is not None and rows is not None and not callable(rows) and not _is_mixture(rows):
+        raise UserError("path and rows are both given, and only one of them is read: pass one")
     rows = {name: _rows(one) for name, one in rows.items()} if _is_mixture(rows) else _rows(rows)
     if isinstance(rows, Mapping) and not isinstance(source, Mapping):
         source = dict.fromkeys(rows, source)

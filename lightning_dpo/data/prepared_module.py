@@ -64,6 +64,11 @@ class PreparedDataModule(LightningDataModule):
         return self.preparation.columns if self.prepared is None else self.prepared.columns
 
     @property
+    def messages(self) -> bool:
+        """Whether the validation pairs are messages, and not text, after `setup`."""
+        return "chat" in self.val_pairs.column_names and any(self.val_pairs["chat"][:])
+
+    @property
     def counts(self) -> dict[str, int]:
         """Numbers of pairs that were kept, removed and truncated."""
         return self.pairs.counts

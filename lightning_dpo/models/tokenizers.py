@@ -3,7 +3,7 @@
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_dpo.errors import UserError
-from lightning_dpo.models.failures import failure
+from lightning_dpo.models.failures import failure, not_found
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -15,7 +15,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise UserError(f"the tokenizer of {name} {failure(name, error)}") from error
+        subject = f"model {name}" if not_found(name, error) else f"the tokenizer of {name}"
+        raise UserError(f"{subject} {failure(name, error)}") from error
     return ready_tokenizer(tokenizer)
 
 

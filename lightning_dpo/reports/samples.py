@@ -53,7 +53,7 @@ def full_color(samples: Sequence[Sample]) -> float | None:
 
 
 def samples_beside(runs: Sequence[Run], count: int) -> list[tuple[str, Answers]]:
-    """The first prompts that all finished runs have, with the answers of each run and of the first run's reference.
+    """The first prompts that all finished runs have, with the answers of each run and of its reference.
 
     Args:
         runs: The runs.
@@ -64,13 +64,19 @@ def samples_beside(runs: Sequence[Run], count: int) -> list[tuple[str, Answers]]
     written = [(name, rows) for name, rows in written if rows]
     if not written:
         return []
-    first = written[0][1]
-    shared = [prompt for prompt in first if all(prompt in rows for _, rows in written)][:count]
-    found = []
-    for prompt in shared:
-        answers = [(name, rows[prompt]["policy"]) for name, rows in written]
-        reference = [("reference", first[prompt]["reference"])] if "reference" in first[prompt] else []
-        found.append((prompt, [*reference, *answers]))
+    shared = [prompt for prompt in written[0][1] if all(prompt in rows for _, rows in written)][:count]
+    return [(prompt, _beside([(name, rows[prompt]) for name, rows in written])) for prompt in shared]
+
+
+def _beside(written: Sequence[tuple[str, dict[str, str]]]) -> Answers:
+    """The answers of runs to a prompt, after that of the reference. Runs may have different references."""
+    references = {row.get("reference") for _, row in written} - {None}
+    one_for_all = [("reference", text) for text in references if text and len(references) == 1]
+    found: Answers = [*one_for_all]
+    for name, row in written:
+        if "reference" in row and not one_for_all:
+            found.append((f"reference of {name}", row["reference"]))
+        found.append((name, row["policy"]))
     return found
 
 

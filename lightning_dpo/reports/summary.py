@@ -33,18 +33,24 @@ class Summary:
     """What a run ends with.
 
     Attributes:
+        command: The command that started the run; empty for a run in a notebook.
         results: Names and values.
         warnings: Each warning that was logged, with the number of times if there are several.
         commands: What each does, and the command.
     """
 
+    command: str
     results: list[tuple[str, str]]
     warnings: list[str]
     commands: list[tuple[str, str]]
 
     def markdown(self, title: str) -> str:
         """The content of `summary.md`."""
-        parts = [f"# {title}", Table(["result", "value"], [list(row) for row in self.results]).markdown().rstrip()]
+        parts = [
+            f"# {title}",
+            *([f"    {self.command}"] if self.command else []),
+            Table(["result", "value"], [list(row) for row in self.results]).markdown().rstrip(),
+        ]
         if self.warnings:
             parts += ["## Warnings", "\n".join(f"- {plain(warning)}" for warning in self.warnings)]
         parts += ["## Next", *(f"{purpose}:\n\n    {command}" for purpose, command in self.commands)]
@@ -71,16 +77,19 @@ def conclude(folder: str) -> None:
 
 
 def title_of(folder: Path) -> str:
-    """Name and time of the run or sweep in a folder."""
+    """Name and time of the run or sweep in a folder; for a job, those of its sweep and its own name."""
     absolute = folder.resolve()
-    return f"{absolute.parent.name} {absolute.name}"
+    names = [absolute.parent.name, absolute.name]
+    return " ".join([absolute.parents[1].name, *names] if RunFolder(absolute).sweep else names)
 
 
 def summarize(run: Run) -> Summary:
     """The summary of a finished run, from its files."""
     counted = Counter(final_metrics(run.folder).get("warnings", ()))
     warnings = [f"{text} ({count} times)" if count > 1 else text for text, count in counted.items()]
-    return Summary(list(_results(run)), warnings, list(_commands(run)))
+    overrides = [override for _, override in _overrides(run.folder)]
+    command = _shell("train", *overrides) if RunFolder(run.folder).command.exists() else ""
+    return Summary(command, list(_results(run)), warnings, list(_commands(run)))
 
 
 def _results(run: Run) -> Iterator[tuple[str, str]]:
@@ -128,7 +137,11 @@ def _best(run: Run) -> str:
         step = opened(path, verify=False)["global_step"]
     except UserError:  # damaged since
         return ""
-    return f"step {step}" + (f" of {run.metrics['steps']:.0f}" if "steps" in run.metrics else "")
+    # A validation after step n is logged at n - 1 or, after training, at n.
+    there = [row[_ACCURACY] for row in run.history if row.get(_ACCURACY) and int(row["step"]) in (step - 1, step)]
+    accuracy = f", accuracy {float(there[-1]):.3f}" if there else ""
+    total = f" of {run.metrics['steps']:.0f}" if "steps" in run.metrics else ""
+    return f"step {step}{total}{accuracy}"
 
 
 def _commands(run: Run) -> Iterator[tuple[str, str]]:
@@ -141,7 +154,9 @@ def _commands(run: Run) -> Iterator[tuple[str, str]]:
         kept = [override for key, override in overrides if key not in left_out and _is_of_run(key)]
         yield "Compare values of β", _shell("train", *kept, "sweep=beta")
     if folder.checkpoint("best").exists():
-        yield "Export the best checkpoint", _shell("export", str(folder.path))
+        yield "Export the best checkpoint; export/ has the last step", _shell("export", str(folder.path))
+        yield "Sample answers to your prompts", _shell("sample", str(folder.path))
+    yield "Write a page with the results, samples and settings", _shell("report", str(folder.path))
 
 
 def _evaluated(run: Run, choices: Mapping[str, str], overrides: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -36,7 +36,9 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown. Markup in cells is escaped."""
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        best = [mark == "best" for mark in self.marks] or [False] * len(self.rows)
+        rows = ([f"★ {row[0]}", *row[1:]] if is_best else row for row, is_best in zip(self.rows, best, strict=True))
+        lines = [self.columns, ["---"] * len(self.columns), *rows]
         return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)
 
 

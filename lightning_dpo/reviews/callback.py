@@ -141,7 +141,10 @@ def sample_reviews(
 
 
 def _table(values: dict[str, float], accuracy: float | None, accuracy_before: str) -> Table:
-    table = Table("", "reference", "policy", "optimum", title="Comparison with the closed form", title_justify="left")
+    table = Table(
+        "", "reference", "policy", "optimum", title="Comparison with the closed form", title_justify="left",
+        caption="Rewards and KLs are conditioned on the output being a review.", caption_justify="left",
+    )  # fmt: skip
     for column in table.columns[1:]:
         column.justify = "right"
     # Without β the optimum is not defined, so the rows that need it are left out.

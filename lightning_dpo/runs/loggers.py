@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -107,7 +108,10 @@ def wandb_logger(
     if mode == "offline":
         # wandb would print this again at start and end.
         wandb.setup(wandb.Settings(silent=True))
-        log.info("wandb is offline, in %s. Run `wandb login` to log online, or `wandb sync` to upload the run.", folder)
+        log.info(
+            "wandb is offline. Run `wandb login` to log online, or upload the run: wandb sync %s/wandb/offline-run-*",
+            shlex.quote(folder),
+        )
     path, environment = Path(folder).resolve(), os.environ
     project = project or environment.get("WANDB_PROJECT") or "lightning-dpo"
     name = name or environment.get("WANDB_NAME")

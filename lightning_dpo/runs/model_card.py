@@ -69,6 +69,7 @@ def model_card(
     step: int,
     architecture: str,
     trained_with: Mapping[str, Facts],
+    messages: bool,
     adapter: bool,
 ) -> str:
     """The README.md of an export. It contains no local paths and no secrets.
@@ -80,6 +81,7 @@ def model_card(
         step: Optimizer step of the weights.
         architecture: Class of the model and its number of parameters.
         trained_with: The facts of the module's identity. The card contains its digests.
+        messages: Whether the pairs are messages, so that the code uses the chat template.
         adapter: Whether the export contains only an adapter.
     """
     base = one_line(_without_path(without_secrets(name))) if (name := base_model_name(config)) else ""
@@ -100,7 +102,7 @@ def model_card(
         architecture=architecture,
         step=step,
         validated=validated,
-        usage=_usage(base, adapter),
+        usage=_usage(base, messages, adapter),
         rows=rows,
         counts=_listed({name_of(name).replace("_", " "): count for name, count in counts.items()}),
         identified=_listed(identified),
@@ -180,14 +182,20 @@ _CODE = """```python
 folder = "."  # this folder, or its id on the hub
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = {kind}.from_pretrained(folder)
-inputs = tokenizer("Hello", return_tensors="pt")
+inputs = {inputs}
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0]))
 ```
 
 {served}"""
 
 
-def _usage(base: str, adapter: bool) -> str:
+_OF_TEXT = 'tokenizer("Hello", return_tensors="pt")'
+_OF_MESSAGES = """tokenizer.apply_chat_template(
+    [{"role": "user", "content": "Hello"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+)"""
+
+
+def _usage(base: str, messages: bool, adapter: bool) -> str:
     """Code that loads the export, and commands for vLLM and llama.cpp."""
     if adapter:
         kind, served = (
@@ -200,7 +208,7 @@ def _usage(base: str, adapter: bool) -> str:
         kind = "AutoModelForCausalLM"
         imports = f"from transformers import {kind}, AutoTokenizer"
         text = "vLLM: `vllm serve FOLDER`. GGUF, with llama.cpp: `python convert_hf_to_gguf.py FOLDER`."
-    return _CODE.format(imports=imports, kind=kind, served=text)
+    return _CODE.format(imports=imports, kind=kind, served=text, inputs=_OF_MESSAGES if messages else _OF_TEXT)
 
 
 def _command(folder: Path) -> str:

@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_dpo.errors import UserError
 from lightning_dpo.runs import slurm
 
 if TYPE_CHECKING:
@@ -52,13 +53,17 @@ def new_folder(parent: Path) -> Path:
 
 def _created(parent: Path, name: str) -> str:
     """The name of a new folder: `name`, or with a number if another run in the same second or SLURM job has it."""
-    parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         numbered = name if number == 1 else f"{name}_{number}"
         try:
-            (parent / numbered).mkdir()
+            (parent / numbered).mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise UserError(
+                f"{parent} cannot be created here ({error.strerror}): start the command in another folder, or set "
+                "hydra.run.dir=FOLDER, and in a sweep hydra.sweep.dir=FOLDER"
+            ) from error
         return numbered
     raise AssertionError  # `count` does not end
 

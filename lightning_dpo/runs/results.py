@@ -54,7 +54,7 @@ def write(
         folder = RunFolder(config.run_folder)
         facts = module.identity.facts
         trained = architecture(module.policy)
-        card = partial(model_card, config, metrics, data.counts, trainer.global_step, trained, facts)
+        card = partial(model_card, config, metrics, data.counts, trainer.global_step, trained, facts, data.messages)
         merge = bool(module.make_adapter and module.make_adapter.merge)
         export_run(module.policy, data.tokenizer, folder.path, card, record(config, facts), merge)
         for logger in trainer.loggers:
@@ -62,7 +62,7 @@ def write(
         if folder.history.exists():
             draw(folder.history, folder.curves)
         run: dict[str, Any] = {"steps": trainer.global_step, "epochs": trainer.current_epoch}
-        run |= {"seconds": round(seconds, 1), "architecture": trained}
+        run |= {"seconds": round(seconds, 1), "architecture": trained, "messages": data.messages}
         if url := wandb_url(trainer):
             run |= {"wandb": url}
         run |= {"warnings": [warning.text for warning in warnings]}

@@ -1,5 +1,6 @@
 """The settings files of a run, and their comparison with the settings of another run."""
 
+import logging
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from lightning_dpo.runs.ranks import process_rank
 from lightning_dpo.runs.state import RunState, run_state
 from lightning_dpo.settings import compared, flat, without_secrets
 
+log = logging.getLogger(__name__)
+
 # These affect only memory and speed. An unfinished run depends on the first, which determines its micro-batches.
 _NO_RESULT = ("data.batch_size", "data.max_tokens", "data.num_workers")
 
@@ -27,7 +30,10 @@ def note_settings(config: DictConfig) -> None:
         folder = RunFolder(config.run_folder)
         folder.path.mkdir(parents=True, exist_ok=True)
         if HydraConfig.initialized():  # not in a notebook
-            command = ["python", "-m", "lightning_dpo.train", *search_path(), *task_overrides()]
+            overrides = task_overrides()
+            # The option of a sweep may contain settings, and would start another sweep.
+            single = ["hydra.mode=RUN"] if any(one.startswith("sweep=") for one in overrides) else []
+            command = ["python", "-m", "lightning_dpo.train", *search_path(), *single, *overrides]
             write_atomically(folder.command, shlex.join(command) + "\n")
         settings = without_secrets(as_dict(config))
         write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create(settings)))
@@ -128,6 +134,8 @@ def check_sweep(config: DictConfig, swept: Sequence[str]) -> None:
     if config.sweep_folder is None:
         return
     folder = Path(config.sweep_folder)
+    if not folder.exists():
+        log.warning("sweep_folder=%s does not exist, so a new sweep starts there.", folder)
     if RunFolder(folder).config.exists():
         raise UserError(f"sweep_folder={folder} is the folder of a single run: to resume it, set ckpt_path=last")
     foreign = folder.is_dir() and any(folder.iterdir()) and not sweep_config(folder).exists()

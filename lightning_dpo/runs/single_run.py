@@ -53,7 +53,9 @@ def single_run(train: Callable[[DictConfig], float], config: DictConfig) -> floa
                     record_failure(folder.path, error)
             now = earlier_checkpoints(folder.checkpoints)
             if now and (not failed or written != [path.stat().st_mtime_ns for path in now]):
-                error.add_note(f"{saved(folder.path)}; resume with ckpt_path=last")
+                # A job of a sweep is resumed with the sweep, which prints how.
+                hint = "" if folder.sweep else "; resume with ckpt_path=last"
+                error.add_note(f"{saved(folder.path)}{hint}")
             elif not failed:
                 error.add_note(saved(folder.path))
             raise

@@ -56,7 +56,7 @@ def job_folder(sweep: str, number: int, overrides: Sequence[str]) -> str:
     whole = [(key.rpartition(".")[2], value) for key, _, value in parts if key in swept]
     # Only the last component of a path or hub id.
     short = "_".join(f"{key}-{value.rpartition('/')[2]}" for key, value in whole)
-    short = re.sub(r"[^A-Za-z0-9._-]+", "-", short).strip("-")[:_LONGEST_NAME]
+    short = re.sub(r"[^A-Za-z0-9._+-]+", "-", short).strip("-")[:_LONGEST_NAME]
     if short != "_".join(map("-".join, whole)):
         # Two jobs may differ only in the removed parts.
         short += f"-{hashlib.sha256(repr(whole).encode()).hexdigest()[:6]}"
@@ -82,22 +82,29 @@ def run_in_sweep(train: Callable[[DictConfig], float], report: Report, config: D
         UserError: It failed; the reason is in its `error.txt`.
         SystemExit: It failed only on this device, so the sweep cannot continue with the others.
     """
-    folder, first = Path(config.run_folder), process_rank() == 0
+    folder, first, skipped = Path(config.run_folder), process_rank() == 0, False
     if first:
         _note_sweep(folder.parent)
-    with claimed(folder) if first else nullcontext():
-        if _is_finished(config, folder):
-            return objective(config)
-        # The first rank may move files of an earlier attempt away, so the others must wait before they write any.
-        after_the_first(f"ready {folder}")
-        try:
-            _ready(config, folder)
-        finally:  # if the first rank rejects the job, the others must reject it too, instead of waiting
-            report_done(f"ready {folder}")
-        value = None if needs_processes(config) else _attempted(train, config, folder, report)
-    # Outside the lock, because the separate program locks the folder itself.
-    if needs_processes(config):
-        value = _attempted(run_separately, config, folder, report)
+    try:
+        with claimed(folder) if first else nullcontext():
+            if skipped := _is_finished(config, folder):
+                return objective(config)
+            # The first rank may move files of an earlier attempt away, so the others must wait before they write any.
+            after_the_first(f"ready {folder}")
+            try:
+                _ready(config, folder)
+            finally:  # if the first rank rejects the job, the others must reject it too, instead of waiting
+                report_done(f"ready {folder}")
+            value = None if needs_processes(config) else _attempted(train, config, folder)
+        # Outside the lock, because the separate program locks the folder itself.
+        if needs_processes(config):
+            value = _attempted(run_separately, config, folder)
+    finally:
+        # Outside the lock, with which a job counts as running.
+        # A skipped job changes nothing, unless the sweep was killed before it could write a report.
+        sweep = RunFolder(folder).sweep if first else None
+        if sweep and not (skipped and RunFolder(sweep).report.exists()):
+            _report(sweep, report)
     if value is not None:
         return value
     if not done_by_all(str(folder), _PATIENCE):
@@ -144,7 +151,7 @@ def _ready(config: DictConfig, folder: Path) -> None:
     note_settings(config)
 
 
-def _attempted(run: Callable[[DictConfig], float], config: DictConfig, folder: Path, report: Report) -> float | None:
+def _attempted(run: Callable[[DictConfig], float], config: DictConfig, folder: Path) -> float | None:
     """Run the job; None if it failed. The error is recorded and not kept, because its frames reference the model."""
     try:
         value = run(config)
@@ -159,8 +166,6 @@ def _attempted(run: Callable[[DictConfig], float], config: DictConfig, folder: P
         raise
     finally:
         _free_memory()
-        if process_rank() == 0 and (sweep := RunFolder(folder).sweep):
-            _report(sweep, report)
 
 
 def _report(sweep: Path, report: Report) -> None:

@@ -1,5 +1,6 @@
 """The Trainer of a run: its loggers, callbacks, precision and gradient accumulation."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from lightning import Callback, Trainer
@@ -48,6 +49,9 @@ def make_trainer(config: DictConfig, checked: "CheckedConfig", data: "Preference
     steps, barebones = settings.get("val_check_steps"), bool(settings.get("barebones"))
     for name in _NOT_BAREBONES if barebones else ():
         settings.pop(name, None)
+    if settings["devices"] == "auto" and "LOCAL_WORLD_SIZE" in os.environ and started_by_others():
+        # Those of torchrun, because Lightning's `auto` is a single device on CPUs.
+        settings["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
     precision = config.trainer.precision or default_precision(config.trainer.accelerator)
     loggers = [] if barebones else list(checked.build("logger").values())
     callbacks = _without_conflicts(list(checked.build("callbacks").values()), settings)

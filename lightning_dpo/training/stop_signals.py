@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# SLURM sends SIGUSR1 before the time limit if it is asked to: `--signal=USR1@90`. Windows does not have it.
+# SLURM sends SIGUSR1 before the time limit if it is asked to: `--signal=USR1@90`. A terminal sends SIGHUP when it is
+# closed, or its connection is lost. Windows has neither.
 SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
 )  # fmt: skip
 
 
@@ -18,7 +19,7 @@ handled = threading.Event()
 
 
 class Stopped(SystemExit):
-    """A signal ended the program: exit status 143 for SIGTERM, 130 for SIGINT, 138 for SIGUSR1.
+    """A signal ended the program: exit status 143 for SIGTERM, 130 for SIGINT, 138 for SIGUSR1, 129 for SIGHUP.
 
     Attributes:
         signal: The signal.
@@ -34,7 +35,8 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
     """Context in which `handle(signal number)` is called for `SIGNALS`. It restores the previous handlers.
 
     `handle` is not called in forked processes, such as DataLoader workers. SIGTERM ends them, and they ignore the
-    others: a terminal sends SIGINT, and SLURM SIGUSR1, to all processes, and the main process ends its workers.
+    others: a terminal sends SIGINT and SIGHUP, and SLURM SIGUSR1, to all processes, and the main process ends its
+    workers. A SIGHUP that is ignored, as with `nohup`, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers only there
         yield
@@ -50,7 +52,9 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    before = {number: signal.signal(number, received) for number in SIGNALS}
+    hangup = getattr(signal, "SIGHUP", None)
+    kept = {hangup} if hangup and signal.getsignal(hangup) == signal.SIG_IGN else set()
+    before = {number: signal.signal(number, received) for number in SIGNALS if number not in kept}
     try:
         yield
     finally:

@@ -110,16 +110,16 @@ def test_ones_own_package_is_allowed_by_the_environment_only(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+loss.bta=1", r"loss\.bta: lightning_dpo\.losses\.DPO has no argument 'bta'; did you mean beta\?"),
+        ("+loss.bta=1", r"loss\.bta: lightning_dpo\.losses\.DPO has no argument 'bta'; did you mean loss\.beta\?"),
         ("loss.beta=abc", r"loss\.beta=abc: Input should be a valid number"),
         ("loss.beta='0.1'", r"loss\.beta='0\.1' is text and should be a number"),
-        ("+trainer.max_epoch=1", r"trainer\.max_epoch: .* did you mean max_epochs\?"),
+        ("+trainer.max_epoch=1", r"trainer\.max_epoch: .* did you mean trainer\.max_epochs\?"),
         ("trainer.max_epochs=many", r"trainer\.max_epochs=many: Input should be a valid integer"),
         (
             "+optimizer.learning_rate=1",
             r"optimizer\.learning_rate: torch\.optim\.AdamW has no argument 'learning_rate'",
         ),
-        ("+data.rows.pair=1", r"data\.rows\.pair: .* did you mean pairs\?"),
+        ("+data.rows.pair=1", r"data\.rows\.pair: .* did you mean data\.rows\.pairs\?"),
         ("data.batch_size=8.0", r"data\.batch_size=8\.0 should be an integer: 8"),
         ("data.batch_size=true", r"data\.batch_size=True should be a number"),
         ("~scheduler", r"scheduler is missing: choose an option with scheduler="),

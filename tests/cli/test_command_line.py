@@ -20,12 +20,12 @@ def run(folder, *arguments: str, **environment: str) -> subprocess.CompletedProc
 
 
 MISTAKES = {
-    "loss.bta=1": "loss.bta is not a key of the config; did you mean beta?",
-    "+loss.bta=1": "loss.bta: lightning_dpo.losses.DPO has no argument 'bta'; did you mean beta?",
-    "model=lama": "model=lama is not an option; did you mean llama?; there are gpt2, llama",
+    "loss.bta=1": "loss.bta is not a key of the config; did you mean loss.beta?",
+    "+loss.bta=1": "loss.bta: lightning_dpo.losses.DPO has no argument 'bta'; did you mean loss.beta?",
+    "model=lama": "model=lama is not an option; did you mean llama? There are gpt2, llama",
     "loss.beta=abc": "loss.beta=abc: Input should be a valid number",
     "loss.beta=-1": "loss: beta must be a positive number, got -1",
-    "+trainer.max_epoch=1": "lightning.Trainer has no argument 'max_epoch'; did you mean max_epochs?",
+    "+trainer.max_epoch=1": "lightning.Trainer has no argument 'max_epoch'; did you mean trainer.max_epochs?",
     "loss._target_=torch.hub.load": "loss._target_=torch.hub.load is not allowed",
     "+x.api_key=SENTINEL": "x.api_key: Hydra would write this secret to the run's folder",
     "+suggested={api_key: SENTINEL}": "api_key: Hydra would write this secret to the run's folder",

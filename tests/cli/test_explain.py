@@ -12,11 +12,12 @@ from lightning_dpo.train import KEYS
 from tests.support.compose import composed
 
 SENTENCES = {
-    ("train", "loss.bta=1"): "loss.bta is not a key of the config; did you mean beta?; loss has beta, label_smoothing",
-    ("train", "speed=1"): "speed is not a key of the config; did you mean seed?; the config has model, ",
+    ("train", "loss.bta=1"): "loss.bta is not a key of the config; did you mean loss.beta?",
+    ("train", "speed=1"): "speed is not a key of the config; did you mean seed?",
     ("train", "data.rows.subset=x"): (
         "data.rows.subset is not a key of the config; data.rows has pairs, val_pairs, seed"
     ),
+    ("train", "model.max_length=256"): "model.max_length is not a key of the config: did you mean data.max_length?",
     ("train", "beta=0.2"): "beta is not a key of the config: did you mean loss.beta?",
     ("train", "learning_rate=1e-5"): "learning_rate is not a key of the config: set optimizer.lr",
     (
@@ -32,7 +33,7 @@ SENTENCES = {
     ("train", "adapter.r=8"): "adapter.r is not a key of the chosen adapter: it belongs to adapter=lora",
     ("train", "trainer.profiler=simple"): "trainer.profiler is not a key of the config; trainer has",
     ("train", "model=mistral"): "model=mistral is not an option; there are gpt2, llama",
-    ("train", "model=lama"): "model=lama is not an option; did you mean llama?; there are gpt2, llama",
+    ("train", "model=lama"): "model=lama is not an option; did you mean llama? There are gpt2, llama",
     ("train", "loss=zzz"): "loss=zzz is not an option; there are alpha_divergence, aot, ",
     ("evaluate", "reference=none"): "reference is not a group of this command: set its keys, reference.name",
 }

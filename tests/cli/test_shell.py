@@ -30,16 +30,23 @@ def test_flags_come_first_and_no_logger_is_an_option(given, expected):
 @pytest.mark.parametrize(
     ("argument", "advice"),
     [
-        ("--loss.beta=0.2", "write loss.beta=0.2; in the command of a wandb sweep, use ${args_no_hyphens}"),
-        ("--loss.beta 0.2", "write loss.beta=0.2;"),
-        ("--seed -m", "write seed=VALUE;"),
-        ("-loss.beta=0.2", "write loss.beta=0.2;"),
+        ("--loss.beta=0.2", "settings have no dashes, write loss.beta=0.2"),
+        ("--loss.beta 0.2", "write loss.beta=0.2"),
+        ("--seed -m", "write seed=VALUE"),
+        ("-loss.beta=0.2", "write loss.beta=0.2"),
+        ("--learning_rate 1e-5", "settings have no dashes, set optimizer.lr"),
     ],
 )
 def test_dashes_are_explained(argument, advice):
     with pytest.raises(UserError) as error:
         ordered(argument.split())
     assert advice in str(error.value)
+
+
+def test_an_agent_of_a_wandb_sweep_needs_another_command(monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "x")
+    with pytest.raises(UserError, match=r"in the command of a wandb sweep, use \$\{args_no_hyphens\}"):
+        ordered(["--loss.beta=0.2"])
 
 
 def test_a_flag_has_no_value():

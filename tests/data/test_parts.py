@@ -28,11 +28,17 @@ def test_rows_in_memory(tokenizer, given):
     assert len(data.sources) == (2 if isinstance(given, dict) and "a" in given else 1)
 
 
+def test_rows_and_a_file_are_not_both_read(tokenizer):
+    with pytest.raises(UserError, match="path and rows are both given, and only one of them is read"):
+        PreferenceDataModule("pairs.jsonl", rows=rows(9), tokenizer=tokenizer)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("pairs.jsonl", "rows=str must be a list of dicts.* the name of a file is passed as path="),
-        ([1, 2], "rows=list must be a list of dicts"),
+        ("pairs.jsonl", "rows is a str, and must be a list of dicts.* the name of a file is passed as path="),
+        ({"train": [], "test": []}, "rows has a split test that would not be read: name it validation"),
+        ([1, 2], "rows is a list of int, and must be a list of dicts"),
         ({"validation": rows(1)}, "rows has no split train; it has validation"),
         (lambda: rows(1), "must be a function of the split, train or validation"),
     ],

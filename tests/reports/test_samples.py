@@ -38,3 +38,12 @@ def test_the_same_prompts_of_several_runs(tmp_path):
     found = samples_beside(read_runs(tmp_path), 5)
     assert found == [(prompt, [("reference", "r"), ("β 1", f"{prompt}0"), ("β 2", f"{prompt}1")]) for prompt in "qs"]
     assert samples_beside(read_runs(tmp_path), 1) == found[:1]
+
+
+def test_runs_with_different_references(tmp_path):
+    for number in range(2):
+        run = fake_run(tmp_path, str(number), [f"seed={number}"], {"val/loss": 0.5})
+        write(run, {"step": 1, "prompt": "p", "policy": "a", "reference": f"r{number}"})
+    assert samples_beside(read_runs(tmp_path), 1) == [
+        ("p", [("reference of seed 0", "r0"), ("seed 0", "a"), ("reference of seed 1", "r1"), ("seed 1", "a")])
+    ]

@@ -21,7 +21,8 @@ CHOICES = {"model": "llama", "data": "hh", "loss": "dpo", "adapter": "lora"}
 
 def finished_run(tmp_path, overrides: list[str], choices: dict[str, str]):
     """A finished run with checkpoints, as files."""
-    folder = fake_run(tmp_path, "run", overrides, METRICS)
+    history = [{"step": 14, "val/rewards/accuracies": 0.58}, {"step": 20, "val/rewards/accuracies": 0.6}]
+    folder = fake_run(tmp_path, "run", overrides, METRICS, history)
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
     (folder / "checkpoints").mkdir()
@@ -45,7 +46,7 @@ def test_the_results_of_a_run(run):
         "validation loss": "0.6100",
         "KL(π‖π_ref) on sampled answers": "2 ± 0.98 nats per answer",
         "length of sampled answers": "55.0 tokens, +10% of the reference's 50.0",
-        "best checkpoint": "step 15 of 20",
+        "best checkpoint": "step 15 of 20, accuracy 0.580",
         "training": "20 steps in 1 min 30 s",
     }
 
@@ -59,7 +60,7 @@ def test_the_commands_that_follow(run):
     assert shlex.split(commands["Compare values of β"]) == [
         "lightning-dpo", "train", "model.name=org/llama", "data=hh", "data.path=a b.jsonl", "seed=3", "sweep=beta"
     ]  # fmt: skip
-    assert commands["Export the best checkpoint"] == f"lightning-dpo export {run}"
+    assert list(commands.values())[2:] == [f"lightning-dpo {name} {run}" for name in ("export", "sample", "report")]
 
 
 def test_a_model_that_was_created_in_code_is_evaluated_from_its_checkpoint(tmp_path):
@@ -96,7 +97,8 @@ def test_a_run_writes_its_summary_and_prints_it(run, capsys):
     conclude(str(run))
     text = (run / "summary.md").read_text()
     assert "| reward margin | 0.250 |" in text
-    assert f"Export the best checkpoint:\n\n    lightning-dpo export {run}" in text
+    assert f"export/ has the last step:\n\n    lightning-dpo export {run}" in text
+    assert "\n\n    lightning-dpo train model.name=org/llama data=hh 'data.path=a b.jsonl'" in text
     printed = capsys.readouterr().out
     assert "0.600, 95 % interval 0.551 to 0.647" in printed
     assert f"lightning-dpo export {run}\n" in printed
@@ -105,4 +107,5 @@ def test_a_run_writes_its_summary_and_prints_it(run, capsys):
 def test_a_run_without_rewards_and_samples(tmp_path):
     folder = fake_run(tmp_path, "run", ["loss=sft"], {"val/loss": 1.0})
     summary = summarize(read_run(folder))
-    assert (summary.results, summary.commands) == ([("validation loss", "1.0000")], [])
+    assert summary.results == [("validation loss", "1.0000")]
+    assert [command for _, command in summary.commands] == [f"lightning-dpo report {folder}"]

@@ -7,14 +7,15 @@ from huggingface_hub import ModelCard
 from lightning_dpo.models.lora import LoRA
 from lightning_dpo.runs.exports import export, merged, record
 from lightning_dpo.runs.model_card import model_card
+from tests.support.chat import chat_tokenizer
 from tests.support.compose import composed
-from tests.support.models import make_llama
+from tests.support.models import VOCABULARY, make_llama
 
 FACTS = {"weights": {"starting weights (sha256)": "12ab"}, "data": {"training pairs": "10"}, "tokenizer": {}}
 
 
-def card_of(config, metrics=(), counts=(), adapter: bool = False) -> str:
-    return model_card(config, dict(metrics), dict(counts), 7, "Llama", FACTS, adapter)
+def card_of(config, metrics=(), counts=(), messages: bool = False, adapter: bool = False) -> str:
+    return model_card(config, dict(metrics), dict(counts), 7, "Llama", FACTS, messages, adapter)
 
 
 def test_a_model_card_says_what_was_done(tmp_path):
@@ -99,16 +100,24 @@ def test_values_of_the_environment_do_not_reach_an_export(tmp_path, monkeypatch)
     assert "SENTINEL" not in str(record(config, FACTS)) + card_of(config)
 
 
-@pytest.mark.parametrize("adapter", [True, False])
-def test_the_code_in_the_card_loads_the_export(tmp_path, model_folder, tokenizer, monkeypatch, capsys, adapter):
+@pytest.mark.parametrize(("adapter", "messages"), [(True, False), (False, False), (False, True)])
+def test_the_code_in_the_card_loads_the_export(
+    tmp_path, model_folder, tokenizer, monkeypatch, capsys, adapter, messages
+):
     config = composed(tmp_path, "model=llama", "adapter=lora", "data=hh", f"model.name={model_folder}")
-    policy = LoRA(r=2)(make_llama())
+    tokenizer = chat_tokenizer(tokenizer) if messages else tokenizer
+    policy = LoRA(r=2)(make_llama(vocab_size=VOCABULARY + 2))
     policy.get_base_model().save_pretrained(tmp_path / "base")
     policy.name_or_path = policy.get_base_model().name_or_path = str(tmp_path / "base")
-    export(policy if adapter else merged(policy), tokenizer, tmp_path / "export", card_of(config, adapter=adapter))
+    export(
+        policy if adapter else merged(policy),
+        tokenizer,
+        tmp_path / "export",
+        card_of(config, (), (), messages, adapter),
+    )
     monkeypatch.chdir(tmp_path / "export")
     card = (tmp_path / "export" / "README.md").read_text()
     assert ModelCard(card).data.library_name == ("peft" if adapter else "transformers")
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     exec(code, {})
-    assert capsys.readouterr().out.strip()
+    assert capsys.readouterr().out.startswith("<|im_start|>user\nHello<|im_end|>" if messages else "Hello")

@@ -1,6 +1,7 @@
 """Which pairs are kept; those that are invalid are listed by location and reason."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Literal
@@ -11,6 +12,12 @@ from datasets import Dataset
 from lightning_dpo.data.rows.reasons import without_excerpts
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import printable
+
+_LISTED = 10  # rows in a message; a file lists all
+_CHECK = (
+    "Check that the columns (data.source) and the tokenizer are the right ones; model=tiny, the default, knows only "
+    "the words of data=reviews"
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +44,23 @@ def valid_rows(
     if not bad:
         return np.arange(len(pairs))
     found = [{"where": pairs[row]["where"], "reason": printable(reasons[row])} for row in bad]
-    first = "; ".join(f"{row['where']}: {row['reason']}" for row in found[:10])
+    first = "; ".join(f"{row['where']}: {row['reason']}" for row in found[:_LISTED])
     reasons_of = Counter(without_excerpts(row["reason"]) for row in found)
     counts = "; ".join(f"{count}: {reason}" for reason, count in reasons_of.most_common(5))
     share = f"{len(bad)} of {len(pairs)} rows are invalid ({counts})"
     list_invalid(found)
-    if on_invalid == "error":
-        raise UserError(f"{first}. {share}; correct them, or remove them with data.on_invalid=drop")
-    if len(bad) > max_invalid_fraction * len(pairs):
-        raise UserError(
-            f"{share}, more than data.max_invalid_fraction={max_invalid_fraction}. The first: {first}. Check that the "
-            "columns and the tokenizer are the right ones"
-        )
     if len(bad) == len(pairs):
-        raise UserError(f"{share}, so no pair is left. The first: {first}")
+        raise UserError(f"{share}. The first: {found[0]['where']}: {found[0]['reason']}. {_CHECK}")
+    # Rounded up to a number that is easy to read.
+    allowed = math.ceil(100 * len(bad) / len(pairs)) / 100
+    too_many = len(bad) > max_invalid_fraction * len(pairs)
+    if on_invalid == "error":
+        options = f"data.on_invalid=drop{f' data.max_invalid_fraction={allowed}' if too_many else ''}"
+        raise UserError(f"{first}. {share}; correct them, or remove them with {options}")
+    if too_many:
+        raise UserError(
+            f"{share}, more than data.max_invalid_fraction={max_invalid_fraction}. The first: {first}. {_CHECK}; to "
+            f"remove these rows, set data.max_invalid_fraction={allowed}"
+        )
     log.warning("Dropped: %s. The first: %s.", share, first)
     return np.array([row for row, reason in enumerate(reasons) if not reason])

@@ -36,7 +36,10 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     if path.is_dir():
         raise UserError(f"{path} is a folder; data.path and data.val_path name files of pairs")
     if not path.is_file():
-        raise UserError(f"{path}: the file does not exist; data.path and data.val_path name files of pairs")
+        raise UserError(
+            f"{path}: the file does not exist; data.path and data.val_path name files of pairs, and data=hub data.name "
+            "(in Python: rows=HubRows(...)) a dataset on the hub"
+        )
     suffixes = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     readers = dict(zip(SUFFIXES, (_lines, _lines, _list, _table), strict=True))
     if suffixes not in readers:

@@ -49,15 +49,14 @@ def jsonl_pair(
         source: Column of a subset's name; validation metrics are logged for each; None: no such column.
 
     Raises:
-        InvalidRow: The columns do not form a pair.
-        KeyError: A column is missing.
+        InvalidRow: A column is missing, or the columns do not form a pair.
     """
-    answers = value_of(row, chosen), value_of(row, rejected)
+    answers = _needed(row, chosen, "chosen"), _needed(row, rejected, "rejected")
     question = _question(row, prompt, query, answers[0])
     pair = explicit_pair(question, *answers, names=(prompt or "prompt", chosen, rejected), roles=roles)
     numbers = {"weight": weight, "offset": offset, "label_noise": label_noise}
     masks = {"chosen_mask": chosen_mask, "rejected_mask": rejected_mask}
-    pair |= {name: value_of(row, column) for name, column in (numbers | masks).items() if column}
+    pair |= {name: _needed(row, column, name) for name, column in (numbers | masks).items() if column}
     pair |= {"source": optional(row, source)} if source else {}
     if chat or isinstance(pair["prompt"], list):
         pair = as_chat(pair, _text(row, system))
@@ -70,7 +69,7 @@ def _question(row: dict[str, Any], prompt: str | None, query: str | None, answer
     """The prompt and, below it, the query. None if the prompt is part of the answers."""
     # Texts may contain their prompt too, but only if prompt=None asks for it: a missing column is likely an error.
     needs_prompt = isinstance(answer, str) and prompt is not None
-    question = value_of(row, prompt) if prompt is not None and needs_prompt else optional(row, prompt)
+    question = _needed(row, prompt, "prompt") if prompt is not None and needs_prompt else optional(row, prompt)
     if needs_prompt and question is None:
         raise InvalidRow(f"{prompt} is null")
     if more := _text(row, query):
@@ -78,6 +77,16 @@ def _question(row: dict[str, Any], prompt: str | None, query: str | None, answer
             raise InvalidRow(f"{query} can be appended only to a prompt that is text, not {found(question)}")
         question = f"{question}\n{more}"
     return question
+
+
+def _needed(row: dict[str, Any], column: str, argument: str) -> Any:
+    try:
+        return value_of(row, column)
+    except KeyError as error:
+        there = ", ".join(map(str, row))
+        raise InvalidRow(
+            f"column {column!r} is missing; there are {there}: set data.source.{argument} to one of them"
+        ) from error
 
 
 def _text(row: dict[str, Any], column: str | None) -> str | None:

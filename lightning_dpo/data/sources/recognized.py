@@ -48,8 +48,7 @@ def recognized_pair(
         source: Column of a subset's name; None: no such column.
 
     Raises:
-        InvalidRow: No column is known as one of the answers, or the columns do not form a pair.
-        KeyError: A column that is named is missing.
+        InvalidRow: A column is missing or not known, or the columns do not form a pair.
     """
     prompt = prompt or _first(row, _PROMPTS)
     if query is None and prompt == "instruction":

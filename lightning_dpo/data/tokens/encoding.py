@@ -15,6 +15,8 @@ from lightning_dpo.data.tokens.chat_pair import ChatPair, ChatRenderer
 from lightning_dpo.data.tokens.prompt_once import Ids, encoded, encodes_words
 from lightning_dpo.data.tokens.special_tokens import special_tokens
 
+UNKNOWN = "the tokenizer does not know words or characters of the text"
+
 _TEXTS = ("prompt", "chosen", "rejected")
 
 Mask = list[bool] | None
@@ -50,7 +52,7 @@ class TextEncoder:
             elif not prompt:
                 reason = "the prompt is empty"
             elif unknown_id(self.tokenizer) in text:
-                reason = "the text contains characters that the tokenizer does not know"
+                reason = UNKNOWN
             yield EncodedPair(prompt, (chosen, None), (rejected, None), reason)
 
     def split(self, prompt: Ids, chosen: Ids, rejected: Ids) -> tuple[Ids, Ids, Ids]:
@@ -139,7 +141,7 @@ class ChatEncoder:
         if any(twice in itertools.pairwise([*prompt, *ids]) for ids in (chosen, rejected)):
             reason = "the chat template writes two BOS tokens in a row"
         elif unknown_id(tokenizer) in {*prompt, *chosen, *rejected}:
-            reason = "the text contains characters that the tokenizer does not know"
+            reason = UNKNOWN
         ignored = tuple(sorted(sides[0].ignored | sides[1].ignored))
         return EncodedPair(prompt, (chosen, masks[0]), (rejected, masks[1]), reason, ignored)
 

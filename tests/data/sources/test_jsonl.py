@@ -33,14 +33,16 @@ def test_a_column_without_effect_makes_a_row_invalid(row, columns, reason):
 
 
 @pytest.mark.parametrize("columns", [{"chosen": "good"}, {"prompt": "instruction"}, {"weight": "w"}])
-def test_a_missing_column_is_a_key_error(columns):
-    with pytest.raises(KeyError, match=next(iter(columns.values()))):
+def test_a_missing_column_names_the_others_and_the_setting(columns):
+    ((argument, column),) = columns.items()
+    expected = f"column '{column}' is missing; there are prompt, chosen, rejected: set data.source.{argument}"
+    with pytest.raises(InvalidRow, match=expected):
         jsonl_pair({"prompt": "q", "chosen": "a", "rejected": "b"}, **columns)
 
 
 def test_whole_texts_contain_their_prompt_only_if_asked():
     row = {"chosen": "Q: yes", "rejected": "Q: no"}
-    with pytest.raises(KeyError, match="prompt"):
+    with pytest.raises(InvalidRow, match="column 'prompt' is missing"):
         jsonl_pair(row)
     assert jsonl_pair(row, prompt=None) == {"prompt": "Q:", "chosen": " yes", "rejected": " no"}
 

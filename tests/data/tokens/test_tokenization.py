@@ -72,7 +72,7 @@ def test_an_unknown_word_is_noticed():
     from lightning_dpo.reviews.policy import TinyReviewer
 
     (row,) = tokenize(TinyReviewer().tokenizer(), ("A review of Alien :", " gripping", " soothing"))
-    assert row["invalid"] == "the text contains characters that the tokenizer does not know"
+    assert row["invalid"] == "the tokenizer does not know words or characters of the text"
 
 
 def test_an_unknown_token_that_is_the_end_of_sequence_gives_no_information(tokenizer):
