@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
 )  # fmt: skip
 
+
+_HANGUP = getattr(signal, "SIGHUP", None)
 
 handled = threading.Event()
 """Set when a signal has been handled by Python code."""
@@ -47,19 +50,29 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
         """Handle a signal in this process. In its children, SIGTERM has its default effect, and others have none."""
         if os.getpid() == process:
             handled.set()
+            if number == _HANGUP:
+                _discard_output()
             handle(number)
         elif number == signal.SIGTERM:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    hangup = getattr(signal, "SIGHUP", None)
-    kept = {hangup} if hangup and signal.getsignal(hangup) == signal.SIG_IGN else set()
+    kept = {_HANGUP} if _HANGUP and signal.getsignal(_HANGUP) == signal.SIG_IGN else set()
     before = {number: signal.signal(number, received) for number in SIGNALS if number not in kept}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _discard_output() -> None:
+    """Discard what would be written to the terminal: if it is closed, that raises an error, before the run can save."""
+    with open(os.devnull, "w") as nothing:
+        for stream in (1, 2):
+            # `isatty` is false for a terminal that is closed.
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(nothing.fileno(), stream)
 
 
 def stop(number: int) -> None:

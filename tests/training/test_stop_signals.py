@@ -1,7 +1,10 @@
 """Runs that a signal stops: exit status, message, and how the resumed run ends, by the real command."""
 
 import csv
+import os
+import pty
 import signal
+import sys
 
 import pytest
 
@@ -71,6 +74,23 @@ def test_a_stopped_sweep_reports_how_it_resumes(tmp_path):
     last = output.splitlines()[-1]
     assert last.startswith("Stopped by SIGTERM: saved at step 2; resume the sweep with sweep_folder=")
     assert [path.name for path in sorted((tmp_path / "sweep").glob("[0-9]*"))] == ["0_beta-0.1"]
+    assert "1 run: 1 interrupted." in (tmp_path / "sweep" / "report.md").read_text()
+
+
+@pytest.mark.extended
+def test_a_run_whose_terminal_is_closed_saves(tmp_path):
+    """A terminal that is closed sends SIGHUP, and raises an error for whatever is written to it."""
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(tmp_path)
+        os.execv(sys.executable, [sys.executable, "-m", "lightning_dpo.train", *RUN, "trainer.max_epochs=99"])
+    output = b""
+    while b"Epoch 2/" not in output:
+        output += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 129
+    assert list(tmp_path.rglob("last.ckpt"))
+    assert not list(tmp_path.rglob("error.txt"))
 
 
 def test_a_crash_reports_what_was_saved(tmp_path):
