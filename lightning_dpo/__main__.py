@@ -6,6 +6,7 @@
 import importlib
 import os
 import runpy
+import signal
 import sys
 from typing import NamedTuple
 
@@ -60,8 +61,12 @@ def main() -> None:
         complete(arguments)
     elif name in COMMANDS:
         sys.argv[1:] = arguments
-        # As the main module, so that processes for other devices start the same command again.
-        runpy.run_module(f"lightning_dpo.{COMMANDS[name].module}", run_name="__main__", alter_sys=True)
+        try:
+            # As the main module, so that processes for other devices start the same command again.
+            runpy.run_module(f"lightning_dpo.{COMMANDS[name].module}", run_name="__main__", alter_sys=True)
+        except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest at its end
+            sys.exit(128 + signal.SIGPIPE)
     else:
         instead = f"; did you mean {PROGRAM} train {name}?" if "=" in name else suggestion(name, COMMANDS)
         print(f"Error: {name} is not a command{instead}; there are {', '.join(COMMANDS)}", file=sys.stderr)

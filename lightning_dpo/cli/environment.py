@@ -6,11 +6,16 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
 PACKAGE = "lightning-dpo"
-# Variables that change what a run does. Their values are not printed: some are secrets.
+# Variables that change what a run does. Only these values are printed: others can be secrets.
+_HARMLESS = (
+    "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "SLURM_NNODES", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID",
+    "WANDB_MODE",
+)  # fmt: skip
 _PREFIXES = ("CUDA_", "HF_", "HYDRA_", "LIGHTNING_", "MKL_", "NCCL_", "OMP_", "PL_", "SLURM_", "TORCH", "WANDB_")
 
 
@@ -30,7 +35,7 @@ def facts() -> Iterator[tuple[str, str]]:
     import psutil
     import torch
 
-    yield PACKAGE, version(PACKAGE)
+    yield PACKAGE, f"{version(PACKAGE)} ({Path(__file__).parents[1]})"
     yield "Python", f"{platform.python_version()} ({sys.executable})"
     yield "system", platform.platform()
     cores = f"{psutil.cpu_count(logical=False)} cores, {psutil.cpu_count()} threads"
@@ -43,13 +48,15 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "MPS", "available" if torch.backends.mps.is_available() else "not available"
     yield from packages().items()
     names = sorted(name for name in os.environ if name.startswith(_PREFIXES))
-    yield "environment variables", ", ".join(names) or "none"
+    shown = (f"{name}={os.environ[name]}" if name in _HARMLESS else name for name in names)
+    yield "environment variables", ", ".join(shown) or "none"
 
 
 def main() -> None:
     """The console script."""
     argparse.ArgumentParser(
-        prog="lightning-dpo env", description="Prints versions, devices and the names of environment variables."
+        prog="lightning-dpo env",
+        description="Prints versions, devices, and the names of environment variables and some of their values.",
     ).parse_args()
     for name, value in facts():
         print(f"{name}: {value}")

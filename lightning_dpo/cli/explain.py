@@ -27,6 +27,8 @@ _ANY = {
     "model": "for any other model, use model=llama model.name=ORG/NAME, or the folder of a model",
     "data": "for your own file, use data=jsonl data.path=FILE",
     "sweep": "wandb reads sweeps/wandb.yaml: wandb sweep sweeps/wandb.yaml",
+    "hydra/sweeper": "others are plugins: pip install 'lightning-dpo[sweep]'",
+    "hydra/launcher": "others are plugins: pip install 'lightning-dpo[sweep]'",
     "loss": "docs/extending.md explains how to add one",
 }
 

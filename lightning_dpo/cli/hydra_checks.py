@@ -180,13 +180,20 @@ def _check_targets(raw: dict[str, Any], config: DictConfig) -> None:
             raise UserError(f"{key}._target_={target} is not allowed: it does not belong to Hydra or a Hydra plugin")
         if target.endswith("SlurmLauncher"):
             _check_slurm(key, config)
-        if find_spec(".".join(target.split(".")[:2])) is None:
+        if not _is_installed(".".join(target.split(".")[:2])):
             raise UserError(f"{key} needs a plugin that is not installed: pip install 'lightning-dpo[sweep]'")
         path = target.rpartition(".")[0]
         value = _imported(target)
         # A module also contains what it imports, such as `Path`.
         if not isinstance(value, type) or value.__module__ != path or not issubclass(value, kind):
             raise UserError(f"{key}._target_={target} is not allowed: it is not a {kind.__name__.lower()} of {path}")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even the package above it, if there is no plugin at all
+        return False
 
 
 def _check_sweeper_part(key: str, target: str) -> None:

@@ -143,7 +143,8 @@ def _draw_frontier(axes: Axes, runs: Sequence[Run], furthest: float) -> list[tup
         rows = [(float(row["kl"]), float(row["reward"])) for row in csv.DictReader(path.open(newline=""))]
         # Only slightly beyond the points.
         near = [row for row in rows if row[0] <= 1.15 * furthest] or rows
-        names = (None, None) if number else ("best possible at this KL", "reference")
+        best = "best possible at this KL" + (", for each seed" if len(limits) > 1 else "")
+        names = (None, None) if number else (best, "reference")
         axes.plot(*zip(*near, strict=True), label=names[0], color="0.5", linewidth=1.5, zorder=1)
         axes.plot(
             0, rows[0][1], label=names[1], marker="o", markerfacecolor="white", color="0.5", linestyle="none", zorder=2

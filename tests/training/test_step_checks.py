@@ -20,6 +20,6 @@ def test_a_loss_that_is_not_finite_names_its_rows():
 def test_a_gradient_that_is_not_finite_names_the_steps_rows():
     record = StepRecord()
     record.add(BATCH, PreferenceLoss(torch.ones(4)))
-    with pytest.raises(UserError, match="the gradient of file:0, file:1, file:2, file:3 is not finite"):
+    with pytest.raises(UserError, match=r"the gradient of the step \(file:0, file:1, file:2, file:3\) is not finite"):
         check_finite(torch.tensor(float("inf")), record, "file:{}".format)
     check_finite(torch.tensor(1.0), record, "file:{}".format)
