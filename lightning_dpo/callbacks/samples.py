@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_dpo.callbacks import token_log_ratios
@@ -15,6 +16,7 @@ from lightning_dpo.data.datamodule import PreferenceDataModule
 from lightning_dpo.data.tokens.prompts import Answer, answer_ends, answers_in, sample_prompts
 from lightning_dpo.data.tokens.special_tokens import special_tokens
 from lightning_dpo.models.generation import Ids, Writer
+from lightning_dpo.models.preparation import evaluating
 from lightning_dpo.models.reference import Reference
 from lightning_dpo.run_folder import RunFolder
 
@@ -33,8 +35,8 @@ class Samples(Callback):
     Logs `val/kl` (nats per answer) and `val/kl_stderr`, its standard error over the answers;
     `val/samples/{length,length_stderr,ended,repetition}` of the policy's answers and `val/samples/reference/...` of the
     reference's. Some answers are printed. All are written to `samples.jsonl` and to a table in wandb. For the first
-    prompts, `log_ratios.jsonl` has log π − log π_ref of each token of these answers and of those in the data. Each
-    device samples the answers to its share of the prompts.
+    prompts, `log_ratios.jsonl` has log π − log π_ref of each token of these answers and of those in the data, at the
+    end of training. Each device samples the answers to its share of the prompts.
 
     Args:
         folder: Folder of these files.
@@ -70,6 +72,7 @@ class Samples(Callback):
         self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
         self.per_prompt = per_prompt
         self._prompts: list[Ids] = []
+        self._last: list[dict[str, Answer]] = []
         self._in_data: list[dict[str, Answer]] = []
         self._reference: list[Ids] | None = None
         self._output = SampleOutput(self.folder.samples, shown)
@@ -127,11 +130,15 @@ class Samples(Callback):
         # The values are equal on all devices, so the mean changes nothing; without sync_dist, Lightning warns.
         on_device = {name: value.to(pl_module.device, torch.float32) for name, value in metrics.items()}
         pl_module.log_dict(on_device, batch_size=1, sync_dist=True)
-        answers = self._answers(trainer, policy)
+        self._last = self._answers(trainer, policy)
         if trainer.is_global_zero:
-            self._output(self._rows(trainer, answers), special_tokens(data.tokenizer).values(), trainer)
-        if reference is not None and not same:
-            self._compare(module, reference, answers[:_COMPARED], data)
+            self._output(self._rows(trainer, self._last), special_tokens(data.tokenizer).values(), trainer)
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._compare(module, data)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute the log-ratios of tokens, once: for a large model on a CPU, that takes longer than sampling."""
+        self._compare(cast("DPOModule", pl_module), PreferenceDataModule.of(trainer, self))
 
     def _of_reference(self, module: "DPOModule", reference: Reference, writer: Writer, prompts: list[Ids]) -> list[Ids]:
         """The answers of the reference, which another run may have sampled."""
@@ -176,13 +183,13 @@ class Samples(Callback):
             for prompt, sides in zip(self._prompts, answers, strict=True)
         ]
 
-    def _compare(
-        self, module: "DPOModule", reference: Reference, answers: list[dict[str, Answer]], data: PreferenceDataModule
-    ) -> None:
+    def _compare(self, module: "DPOModule", data: PreferenceDataModule) -> None:
         """Write the log-ratios of tokens. All devices compute the same, because sharded weights need all of them."""
-        pad, rows = data.tokenizer.eos_token_id, []
-        with module.trainer.precision_plugin.val_step_context():
-            for prompt, sides in zip(self._prompts, answers, strict=False):
+        reference, pad, rows = module.reference, data.tokenizer.eos_token_id, []
+        if not self._last or reference is None or not reference.answers or module.policy_is_reference:
+            return
+        with evaluating(module.policy), module.trainer.precision_plugin.val_step_context():
+            for prompt, sides in zip(self._prompts, self._last[:_COMPARED], strict=False):
                 values = token_log_ratios.log_ratios(module, reference, prompt, sides.values(), pad)
                 rows.append((prompt, sides, values))
         if module.trainer.is_global_zero:
