@@ -16,7 +16,7 @@ from lightning_dpo.cli.config import register_resolvers
 from lightning_dpo.errors import UserError
 from lightning_dpo.printable import escape_unencodable, one_line
 from lightning_dpo.run_folder import RunFolder, started_runs
-from lightning_dpo.runs.history import read_history
+from lightning_dpo.runs.history import read_history, validation_after
 from lightning_dpo.runs.settings_files import loaded, resolved_settings
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def config_of(
     path = RunFolder(run).config
     if not path.is_file():
         runs = started_runs(run)
-        instead = f"; the last run in it is {runs[-1].path}" if runs else ""
+        instead = f"; choose a run in it, such as {runs[0].path}" if runs else ""
         raise UserError(f"{run} is not the folder of a run: {path} does not exist{instead}")
     register_resolvers()
     try:
@@ -100,12 +100,8 @@ def config_of(
 def metrics_at(run: Path, step: int) -> dict[str, float]:
     """The validation metrics after `step` optimizer steps, according to `metrics.csv`."""
     path = RunFolder(run).history
-    rows = [row for row in read_history(path) if row.get("val/loss")]
-    # A run logs its validation before the first step at 0. Training logs steps from 0, so a validation after step n is
-    # logged at n - 1 or, after training, at n.
-    rows = rows[1:] if rows and int(rows[0]["step"]) == 0 else rows
-    here = [row for row in rows if int(row["step"]) in (step - 1, step)]
-    return {name: float(value) for name, value in here[0].items() if value and name != "step"} if here else {}
+    row = validation_after(step, read_history(path))
+    return {name: float(value) for name, value in row.items() if value and name != "step"}
 
 
 def results_of(run: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from filelock import FileLock
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lightning_dpo.cli.changed_settings import Changed, changed_settings
 from lightning_dpo.errors import UserError
@@ -102,7 +103,7 @@ def _changed(run: Run) -> list[Changed]:
     """The settings that differ from the defaults; empty if the configs of the run are not on this machine."""
     try:
         return changed_settings(run.folder)
-    except (HydraException, OSError, OmegaConfBaseException):
+    except (HydraException, OSError, OmegaConfBaseException, YAMLError):
         return []
 
 

@@ -10,6 +10,7 @@ from lightning_dpo.errors import UserError
 from lightning_dpo.export import config_of, results_of
 from lightning_dpo.printable import escape_unencodable, printable
 from lightning_dpo.run_folder import RunFolder
+from lightning_dpo.runs.settings_files import as_dict
 
 if TYPE_CHECKING:
     from lightning_dpo.evaluation.conversation import Conversation
@@ -44,8 +45,9 @@ def opened_conversation(run: Path, arguments: argparse.Namespace) -> "Conversati
     saved = opened(path)
     module.on_load_checkpoint(saved)
     module.load_state_dict(saved["state_dict"])
-    module.eval().to(torch.accelerator.current_accelerator() or "cpu")
-    template = ChatTemplate(tokenizer, config.data.chat_template_kwargs or {}) if chat else None
+    module.eval().to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    options = as_dict(config.data, resolve=True).get("chat_template_kwargs")
+    template = ChatTemplate(tokenizer, options or {}) if chat else None
     return Conversation(
         module, tokenizer, config.data.max_length, arguments.max_new_tokens, template, arguments.greedy, arguments.seed
     )
@@ -129,7 +131,7 @@ def main() -> None:
     parser.add_argument(
         "--chat",
         action=argparse.BooleanOptionalAction,
-        help="a prompt is the message of a user, for the chat template (default: if the run was trained on messages)",
+        help="a prompt is a user's message, for the chat template (default: if the run's data are messages)",
     )
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="default: best")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="maximum tokens of an answer (default: 128)")

@@ -70,7 +70,8 @@ class SampleOutput:
             if isinstance(logger, WandbLogger):
                 import wandb
 
-                self._table = self._table or wandb.Table(list(rows[0]), log_mode="INCREMENTAL")
+                columns: list[str | int] = [*dict.fromkeys(name for row in rows for name in row)]
+                self._table = self._table or wandb.Table(columns, log_mode="INCREMENTAL")
                 for row in rows:
-                    self._table.add_data(*row.values())
+                    self._table.add_data(*(row.get(name) for name in self._table.columns))
                 logger.experiment.log({"samples": self._table, "trainer/global_step": trainer.global_step})

@@ -19,6 +19,9 @@ from lightning_dpo.run_folder import write_atomically
 if TYPE_CHECKING:
     from lightning_dpo.module import DPOModule
 
+Piece = tuple[str, float | None]
+"""A part of a text, and its value."""
+
 _PARTIAL = "\N{REPLACEMENT CHARACTER}"  # of a character whose other bytes are in the next token
 
 
@@ -31,36 +34,43 @@ def log_ratios(
     Their sum over an answer is its log-ratio; the reward of DPO is β times this sum (Rafailov et al. 2023, section 5.1;
     as a reward per token: https://arxiv.org/abs/2404.12358). A collective call if weights are sharded.
     """
-    pairs = [TokenizedPair(0, prompt, answer.ids, [], answer.scored) for answer in answers]
-    layout = PaddedLayout(pad_token_id, chosen_only=True)
-    batch = layout(MicroBatch(pairs, [True] * len(pairs), len(pairs), 1)).to(module.device)
-    policy = completion_logps(module.policy, batch, tokens=True)
-    ratios = policy.tokens - reference.logps(batch, tokens=True).tokens
-    return [row[: int(count)].tolist() for row, count in zip(ratios, policy.lengths, strict=True)]
+    layout, found = PaddedLayout(pad_token_id, chosen_only=True), []
+    for answer in answers:  # one by one, because two long ones may not fit in memory
+        pair = TokenizedPair(0, prompt, answer.ids, [], answer.scored)
+        batch = layout(MicroBatch([pair], [True], 1, 1)).to(module.device)
+        policy = completion_logps(module.policy, batch, tokens=True)
+        found.append((policy.tokens - reference.logps(batch, tokens=True).tokens)[0].tolist())
+    return found
 
 
-def pieces(tokenizer: PreTrainedTokenizerBase, ids: Ids, values: Sequence[float]) -> list[tuple[str, float]]:
+def pieces(tokenizer: PreTrainedTokenizerBase, ids: Ids, values: Sequence[float | None]) -> list[Piece]:
     """The text of each token with its value. Tokens that are parts of one character are one piece, with their sum."""
-    found, shown, total = [], "", 0.0
-    for end, value in enumerate(values, 1):
-        total += value
-        # Decoded together with what precedes it: a tokenizer may remove the space at the start of a text.
-        text = str(tokenizer.decode(ids[:end]))
-        if text.endswith(_PARTIAL) and end < len(values):
+    found: list[Piece] = []
+    # Decoded after the previous piece: a tokenizer may remove the space at the start of a text.
+    previous, start = 0, 0
+    for end in range(1, len(ids) + 1):
+        before, text = (str(tokenizer.decode(ids[previous:stop])) for stop in (start, end))
+        if text.endswith(_PARTIAL) and end < len(ids):
             continue
-        found.append((text[len(shown) :], total))
-        shown, total = text, 0.0
+        known = [value for value in values[start:end] if value is not None]
+        found.append((text[len(before) :], round(sum(known), 4) if known else None))
+        previous, start = start, end
     return found
 
 
 def write(
     path: Path, tokenizer: PreTrainedTokenizerBase, rows: Iterable[tuple[Ids, Mapping[str, Answer], list[list[float]]]]
 ) -> None:
-    """Write a JSON line per prompt: `prompt`, and for each answer a list of `[text, log-ratio]`."""
+    """Write a JSON line per prompt: `prompt`, and for each answer a list of `[text, log-ratio]`.
+
+    The log-ratio of a token that is not scored is null.
+    """
     lines = []
     for prompt, answers, values in rows:
         line: dict[str, object] = {"prompt": tokenizer.decode(prompt)}
         for (side, answer), ratios in zip(answers.items(), values, strict=True):
-            line[side] = [(text, round(value, 4)) for text, value in pieces(tokenizer, answer.scored_ids, ratios)]
+            scored = iter(ratios)
+            flags = answer.scored or [True] * len(answer.ids)
+            line[side] = pieces(tokenizer, answer.ids, [next(scored) if flag else None for flag in flags])
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_atomically(path, "".join(lines))

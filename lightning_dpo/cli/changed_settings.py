@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from lightning_dpo.cli.config import CONFIG_DIR, register_folders, register_resolvers
 from lightning_dpo.run_folder import RunFolder
 from lightning_dpo.runs.settings_files import as_dict, loaded, search_path, shown
-from lightning_dpo.settings import compared, flat
+from lightning_dpo.settings import compared, flat, without_secrets
 
 # What their files set is compared setting by setting.
 _FILES_OF_SETTINGS = ("experiment", "sweep")
@@ -38,13 +38,18 @@ def changed_settings(run: Path) -> list[Changed]:
         usual = dict(_options(compose("train", return_hydra_config=True).hydra))
         chosen = {group: option for group, option in _options(hydra) if option != usual.get(group, option)}
         default = compose("train", [*search_path(hydra), *(f"{group}={option}" for group, option in chosen.items())])
-    config = loaded(RunFolder(run).config)
-    before, now = (flat(compared(as_dict(one))) for one in (default, config))
+    # The files of options may contain secrets, and `config.yaml` does not.
+    configs = loaded(RunFolder(run).config), DictConfig(without_secrets(as_dict(default)))
+    now, before = (flat(compared(as_dict(one))) for one in configs)
     names = (name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name))
     return [
         *(Changed(group, option, usual[group]) for group, option in chosen.items()),
-        *(Changed(name, *(str(shown(one, name)) for one in (config, default))) for name in names),
+        *(Changed(name, *(_text(one, name) for one in configs)) for name in names),
     ]
+
+
+def _text(config: DictConfig, name: str) -> str:
+    return str(shown(config, name)) if name in flat(as_dict(config)) else "(not set)"
 
 
 def _options(hydra: DictConfig) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,6 +15,8 @@ from lightning_dpo.runs.settings_files import quoted
 
 # Hydra does not accept these values for a group.
 _NO_LOGGER = re.compile(r"(?:\+{0,2}trainer\.)?logger=(?:null|none|false|\[\])|~logger", re.IGNORECASE)
+# As in data/sources/files.py, whose imports take long.
+_FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 _VALUE = re.compile(r"-+([A-Za-z_][\w./@]*)(?:=(.*))?", re.DOTALL)
 
 
@@ -78,7 +79,7 @@ def explain_override(error: OverrideParseException, arguments: Sequence[str]) ->
     override = str(error.override) if error.override else next(filter(_fails, arguments), "")
     key, equals, value = override.partition("=")
     if not equals:
-        example = f"data=jsonl data.path={override}" if Path(override).suffix else "loss.beta=0.2"
+        example = f"data=jsonl data.path={override}" if override.endswith(_FILES) else "loss.beta=0.2"
         return f"{override} is not a setting: write KEY=VALUE, such as {example}"
     better = f"{key}={quoted(value)}"
     if not _fails(better):

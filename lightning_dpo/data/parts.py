@@ -128,9 +128,9 @@ def _rows(rows: RowsOfSource) -> Rows | None:
 def _listed(rows: Any) -> list[Mapping[str, Any]]:
     """Rows as a list: an iterator could be read only once."""
     listed = list(rows) if isinstance(rows, Iterable) and not isinstance(rows, str | bytes) else None
-    other = next((row for row in listed or () if not isinstance(row, Mapping)), None)
-    if listed is None or other is not None:
-        given = f"{type(rows).__name__}{'' if other is None else f' of {type(other).__name__}'}"
+    others = [type(row).__name__ for row in listed or () if not isinstance(row, Mapping)]
+    if listed is None or others:
+        given = f"{type(rows).__name__}{f' of {others[0]}' if others else ''}"
         raise UserError(
             f"rows is a {given}, and must be a list of dicts, a datasets.Dataset (Dataset.from_pandas(...)), a dict of "
             "these by split, or a function of the split; the name of a file is passed as path="

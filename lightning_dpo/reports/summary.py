@@ -18,6 +18,7 @@ from lightning_dpo.reports.intervals import Z, wilson
 from lightning_dpo.reports.runs import SEED, Run, read_run
 from lightning_dpo.reports.tables import Table, plain
 from lightning_dpo.run_folder import RunFolder, write_atomically
+from lightning_dpo.runs.history import validation_after
 from lightning_dpo.runs.settings_files import loaded
 from lightning_dpo.runs.state import final_metrics
 
@@ -137,9 +138,8 @@ def _best(run: Run) -> str:
         step = opened(path, verify=False)["global_step"]
     except UserError:  # damaged since
         return ""
-    # A validation after step n is logged at n - 1 or, after training, at n.
-    there = [row[_ACCURACY] for row in run.history if row.get(_ACCURACY) and int(row["step"]) in (step - 1, step)]
-    accuracy = f", accuracy {float(there[-1]):.3f}" if there else ""
+    known = validation_after(step, run.history).get(_ACCURACY)
+    accuracy = f", accuracy {float(known):.3f}" if known else ""
     total = f" of {run.metrics['steps']:.0f}" if "steps" in run.metrics else ""
     return f"step {step}{total}{accuracy}"
 

@@ -78,3 +78,17 @@ class History:
         text = io.StringIO()
         csv.DictWriter(text, self.columns).writerows(rows)
         return text.getvalue()
+
+
+def validation_after(step: int, rows: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The row of the validation after an optimizer step; empty if there is none.
+
+    Args:
+        step: Number of optimizer steps.
+        rows: The rows of `metrics.csv`.
+    """
+    validated = [row for row in rows if row.get("val/loss")]
+    # A run logs its validation before the first step at 0. Training logs steps from 0, so a validation after step n is
+    # logged at n - 1 or, after training, at n.
+    after = validated[1:] if validated and int(validated[0]["step"]) == 0 else validated
+    return next((row for row in after if int(row["step"]) in (step - 1, step)), {})

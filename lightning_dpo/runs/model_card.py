@@ -20,7 +20,7 @@ from lightning_dpo.settings import without_secrets
 
 # Also of files that were on another machine, or have been moved.
 _PATH_STARTS = ("/", "~", "./", "../")
-_PATH = re.compile(r"(?<![\w:/])(?:~|\.{1,2})?/[^\s,'\"}\]]+")
+_PATH = re.compile(r"file://[^\s,'\"}\]]+|(?<![\w:/}])(?:(?:~|\.{1,2})/[^\s,'\"}\]]+|/[^\s/,'\"}\]]+/[^\s,'\"}\]]+)")
 _SHOWN = ("val/", "closed_form/")
 # Metrics in the metadata, and their types there.
 _IN_METADATA = {
@@ -236,9 +236,11 @@ def _without_path(value: str) -> str:
 
     >>> _without_path("/home/me/pairs.jsonl"), _without_path("{hh: /home/me/hh.jsonl}"), _without_path("org/name")
     ('pairs.jsonl', '{hh: hh.jsonl}', 'org/name')
+    >>> _without_path("[file:///home/me/conf]"), _without_path("${oc.env:HOME}/a.jsonl"), _without_path("Use /think")
+    ('[conf]', '${oc.env:HOME}/a.jsonl', 'Use /think')
     """
     if value.startswith(_PATH_STARTS) or ("/" in value and os.path.exists(value)):
-        return Path(value).name
+        return Path(value).name or value
     return _PATH.sub(lambda match: Path(match[0]).name, value)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
@@ -53,18 +54,18 @@ def new_folder(parent: Path) -> Path:
 
 def _created(parent: Path, name: str) -> str:
     """The name of a new folder: `name`, or with a number if another run in the same second or SLURM job has it."""
-    for number in count(1):
-        numbered = name if number == 1 else f"{name}_{number}"
-        try:
-            (parent / numbered).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(
-                f"{parent} cannot be created here ({error.strerror}): start the command in another folder, or set "
-                "hydra.run.dir=FOLDER, and in a sweep hydra.sweep.dir=FOLDER"
-            ) from error
-        return numbered
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            numbered = name if number == 1 else f"{name}_{number}"
+            with suppress(FileExistsError):
+                (parent / numbered).mkdir()
+                return numbered
+    except OSError as error:
+        raise UserError(
+            f"{parent} cannot be created here ({error.strerror}): start the command in another folder, or set "
+            "hydra.run.dir=FOLDER, and in a sweep hydra.sweep.dir=FOLDER"
+        ) from error
     raise AssertionError  # `count` does not end
 
 

@@ -49,7 +49,7 @@ def make_trainer(config: DictConfig, checked: "CheckedConfig", data: "Preference
     steps, barebones = settings.get("val_check_steps"), bool(settings.get("barebones"))
     for name in _NOT_BAREBONES if barebones else ():
         settings.pop(name, None)
-    if settings["devices"] == "auto" and "LOCAL_WORLD_SIZE" in os.environ and started_by_others():
+    if settings.get("devices") == "auto" and "LOCAL_WORLD_SIZE" in os.environ and started_by_others():
         # Those of torchrun, because Lightning's `auto` is a single device on CPUs.
         settings["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
     precision = config.trainer.precision or default_precision(config.trainer.accelerator)

@@ -5,7 +5,7 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # SLURM sends SIGUSR1 before the time limit if it is asked to: `--signal=USR1@90`. A terminal sends SIGHUP when it is
@@ -67,12 +67,16 @@ def handling(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 def _discard_output() -> None:
-    """Discard what would be written to the terminal: if it is closed, that raises an error, before the run can save."""
+    """Discard further output, unless it is written to a file.
+
+    To write to a closed terminal, or to a program such as `tee` that ended with it, raises an error, and the run would
+    end before it saves.
+    """
     with open(os.devnull, "w") as nothing:
         for stream in (1, 2):
-            # `isatty` is false for a terminal that is closed.
-            if stat.S_ISCHR(os.fstat(stream).st_mode):
-                os.dup2(nothing.fileno(), stream)
+            with suppress(OSError):  # the stream is closed
+                if not stat.S_ISREG(os.fstat(stream).st_mode):
+                    os.dup2(nothing.fileno(), stream)
 
 
 def stop(number: int) -> None:

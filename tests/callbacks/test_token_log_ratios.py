@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
-from lightning_dpo.callbacks.token_log_ratios import pieces
+from lightning_dpo.callbacks.token_log_ratios import pieces, write
+from lightning_dpo.data.tokens.prompts import Answer
 
 
 def test_the_tokens_of_one_character_are_one_piece(tokenizer):
@@ -17,3 +20,13 @@ def test_the_tokens_of_one_character_are_one_piece(tokenizer):
 def test_an_answer_that_ends_within_a_character(tokenizer):
     ids = tokenizer("good 😀").input_ids[:-1]
     assert sum(value for _, value in pieces(tokenizer, ids, [0.5] * len(ids))) == 0.5 * len(ids)
+
+
+def test_tokens_that_are_not_scored_have_no_value(tmp_path, tokenizer):
+    """Such as the user's message between two answers."""
+    first, second = tokenizer(" good").input_ids, tokenizer(" cake").input_ids
+    answer = Answer([*first, *second], [True] * len(first) + [False] * len(second))
+    write(tmp_path / "log_ratios.jsonl", tokenizer, [(first, {"chosen": answer}, [[0.5] * len(first)])])
+    row = json.loads((tmp_path / "log_ratios.jsonl").read_text())
+    assert "".join(text for text, _ in row["chosen"]) == " good cake"
+    assert [value for _, value in row["chosen"]] == [0.5] * len(first) + [None] * len(second)

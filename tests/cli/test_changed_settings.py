@@ -40,6 +40,24 @@ def test_the_settings_of_an_experiment_are_listed_one_by_one(tmp_path):
     assert [name for name in found if "." in name]
 
 
+def test_a_secret_in_an_option_of_ones_own_is_not_shown(tmp_path):
+    (tmp_path / "conf" / "optimizer").mkdir(parents=True)
+    (tmp_path / "conf" / "optimizer" / "mine.yaml").write_text(
+        "_target_: torch.optim.SGD\napi_key: SENTINEL\nlr: 0.1\n"
+    )
+    (tmp_path / "run").mkdir()
+    run = run_with(tmp_path / "run", "optimizer=mine", f"hydra.searchpath=[file://{tmp_path / 'conf'}]")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("SENTINEL", "(secret)").replace("lr: 0.1", "lr: 0.2"))
+    found = changed_settings(run)
+    assert ("optimizer.lr", "0.2", "0.1") in found
+    assert "SENTINEL" not in str(found)
+
+
+def test_a_setting_that_was_removed(tmp_path):
+    assert ("loss.label_smoothing", "(not set)", "0.0") in changed_settings(run_with(tmp_path, "~loss.label_smoothing"))
+
+
 def test_an_option_that_is_not_on_this_machine(tmp_path):
     run = run_with(tmp_path, "loss=ipo")
     hydra = run / ".hydra" / "hydra.yaml"

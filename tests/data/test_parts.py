@@ -39,6 +39,7 @@ def test_rows_and_a_file_are_not_both_read(tokenizer):
         ("pairs.jsonl", "rows is a str, and must be a list of dicts.* the name of a file is passed as path="),
         ({"train": [], "test": []}, "rows has a split test that would not be read: name it validation"),
         ([1, 2], "rows is a list of int, and must be a list of dicts"),
+        ([{"prompt": "p"}, None], "rows is a list of NoneType"),
         ({"validation": rows(1)}, "rows has no split train; it has validation"),
         (lambda: rows(1), "must be a function of the split, train or validation"),
     ],

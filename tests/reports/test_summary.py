@@ -21,7 +21,9 @@ CHOICES = {"model": "llama", "data": "hh", "loss": "dpo", "adapter": "lora"}
 
 def finished_run(tmp_path, overrides: list[str], choices: dict[str, str]):
     """A finished run with checkpoints, as files."""
-    history = [{"step": 14, "val/rewards/accuracies": 0.58}, {"step": 20, "val/rewards/accuracies": 0.6}]
+    # Validations before the first step, after steps 15 and 16, and after training.
+    steps = {0: 0.5, 14: 0.58, 15: 0.59, 20: 0.6}
+    history = [{"step": step, "val/loss": 0.6, "val/rewards/accuracies": of} for step, of in steps.items()]
     folder = fake_run(tmp_path, "run", overrides, METRICS, history)
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))

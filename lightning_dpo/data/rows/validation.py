@@ -53,7 +53,7 @@ def valid_rows(
         raise UserError(f"{share}. The first: {found[0]['where']}: {found[0]['reason']}. {_CHECK}")
     # Rounded up to a number that is easy to read.
     allowed = math.ceil(100 * len(bad) / len(pairs)) / 100
-    too_many = len(bad) > max_invalid_fraction * len(pairs)
+    too_many = len(bad) / len(pairs) > max_invalid_fraction
     if on_invalid == "error":
         options = f"data.on_invalid=drop{f' data.max_invalid_fraction={allowed}' if too_many else ''}"
         raise UserError(f"{first}. {share}; correct them, or remove them with {options}")

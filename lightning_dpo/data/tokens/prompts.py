@@ -41,11 +41,6 @@ class Answer(NamedTuple):
     scored: list[bool] | None = None
     """Which tokens are scored. None: all."""
 
-    @property
-    def scored_ids(self) -> list[int]:
-        """The scored tokens."""
-        return [token for index, token in enumerate(self.ids) if self.scored is None or self.scored[index]]
-
 
 def answers_in(tokens: Dataset, prompts: Sequence[list[int]]) -> list[dict[str, Answer]]:
     """For each prompt, the `chosen` and the `rejected` answer of its first pair.

@@ -118,6 +118,13 @@ def test_too_many_invalid_rows_are_an_error_even_when_they_may_be_dropped():
         valid_rows(pairs_of(GOOD, "the line is not valid JSON"), "drop", 0.4, [].extend)
 
 
+def test_the_fraction_in_the_advice_is_accepted():
+    pairs = pairs_of(*[GOOD] * 71, *["the line is not valid JSON"] * 29)
+    with pytest.raises(UserError, match=r"remove them with data.on_invalid=drop data.max_invalid_fraction=0.29$"):
+        valid_rows(pairs, "error", 0.01, [].extend)
+    assert len(valid_rows(pairs, "drop", 0.29, [].extend)) == 71
+
+
 def test_no_valid_row():
     with pytest.raises(UserError, match=r"1 of 1 rows are invalid .* Check that the columns"):
         valid_rows(pairs_of(INVALID["an answer is empty"]), "drop", 1.0, [].extend)
