@@ -1,9 +1,6 @@
 import re
-import sys
-from types import ModuleType
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from lightning_dpo import evaluate, inspect_data
@@ -222,31 +219,6 @@ def test_a_data_set_with_a_validation_split_needs_no_fraction(tmp_path):
         CheckedConfig(composed(tmp_path, *overrides), KEYS, overrides)
     overrides.append("data.rows.validation=null")
     CheckedConfig(composed(tmp_path, *overrides), KEYS, overrides)
-
-
-@pytest.mark.parametrize("name", ["Adagrad", "Adam", "LBFGS", "Muon", "SparseAdam"])
-def test_every_optimizer_of_torch_is_allowed(tmp_path, name):
-    override = f"optimizer={{_target_: torch.optim.{name}, _partial_: true}}"
-    checked = CheckedConfig(composed(tmp_path, f"+{override}", "~optimizer"), KEYS)
-    assert checked.build("optimizer").func is getattr(torch.optim, name)
-
-
-def test_optimizers_of_bitsandbytes_are_allowed_and_nothing_else_of_it(tmp_path, monkeypatch):
-    module = ModuleType("bitsandbytes.optim")
-    module.AdamW8bit, module.run = type("AdamW8bit", (torch.optim.AdamW,), {}), print
-    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", module)
-    for name in ("AdamW8bit", "run", "absent"):
-        config = composed(
-            tmp_path, "~optimizer", f"+optimizer={{_target_: bitsandbytes.optim.{name}, _partial_: true}}"
-        )
-        if name == "AdamW8bit":
-            assert CheckedConfig(config, KEYS).build("optimizer").func is module.AdamW8bit
-        else:
-            with pytest.raises(
-                UserError, match=r"optimizer\._target_=bitsandbytes\.optim.*(not allowed|cannot be imported)"
-            ):
-                CheckedConfig(config, KEYS)
 
 
 def test_an_argument_that_the_program_adds_may_not_be_set_to_another_value(tmp_path):
