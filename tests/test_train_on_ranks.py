@@ -76,6 +76,10 @@ def test_samples_and_the_closed_form_on_two_ranks(tmp_path, strategy):
     # Before the first of four steps, and after each.
     assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 5 * 10
     assert (tmp_path / "run" / "curves.png").exists()
+    # Of each of the first eight prompts.
+    lines = (tmp_path / "run" / "log_ratios.jsonl").read_text().splitlines()
+    assert len(lines) == 8
+    assert {"chosen", "rejected", "policy", "reference"} < json.loads(lines[0]).keys()
 
 
 def _differently(folder, overrides):

@@ -4,6 +4,7 @@ from typing import Literal
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from lightning_dpo.checkpoints.writing import write_atomically
 
@@ -11,7 +12,9 @@ from lightning_dpo.checkpoints.writing import write_atomically
 class BestCheckpoint(ModelCheckpoint):
     """Writes `best.ckpt` when a validation metric is the best so far and the KL from the reference is within a limit.
 
-    It contains the weights without the state of the optimizer, so it can be evaluated and exported, but not resumed.
+    Of equal values, the last is kept: an accuracy on few pairs is often equal in several validations, and the first of
+    them has trained least. The file contains the weights without the state of the optimizer, so it can be evaluated and
+    exported, but not resumed.
 
     Args:
         folder: Folder of `best.ckpt`.
@@ -43,3 +46,9 @@ class BestCheckpoint(ModelCheckpoint):
         kl = trainer.callback_metrics.get("val/kl")
         if self.max_kl is None or (kl is not None and float(kl) <= self.max_kl):
             super().on_validation_end(trainer, pl_module)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether the metric is at least as good as the best so far."""
+        best = self.best_model_score
+        equal = current is not None and best is not None and bool(current == best.to(current.device))
+        return equal or bool(super().check_monitor_top_k(trainer, current))
