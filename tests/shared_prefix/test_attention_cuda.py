@@ -1,4 +1,4 @@
-"""The kernels themselves, on a GPU: LIGHTNING_DPO_TEST_CUDA=1 pytest tests/test_attention_cuda.py."""
+"""The kernels themselves, on a GPU: LIGHTNING_DPO_TEST_CUDA=1 pytest tests/shared_prefix."""
 
 import pytest
 import torch
