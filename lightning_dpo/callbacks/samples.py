@@ -138,7 +138,8 @@ class Samples(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute the log-ratios of tokens, once: for a large model on a CPU, that takes longer than sampling."""
-        self._compare(cast("DPOModule", pl_module), PreferenceDataModule.of(trainer, self))
+        if self._last:
+            self._compare(cast("DPOModule", pl_module), PreferenceDataModule.of(trainer, self))
 
     def _of_reference(self, module: "DPOModule", reference: Reference, writer: Writer, prompts: list[Ids]) -> list[Ids]:
         """The answers of the reference, which another run may have sampled."""
@@ -186,7 +187,7 @@ class Samples(Callback):
     def _compare(self, module: "DPOModule", data: PreferenceDataModule) -> None:
         """Write the log-ratios of tokens. All devices compute the same, because sharded weights need all of them."""
         reference, pad, rows = module.reference, data.tokenizer.eos_token_id, []
-        if not self._last or reference is None or not reference.answers or module.policy_is_reference:
+        if reference is None or not reference.answers or module.policy_is_reference:
             return
         with evaluating(module.policy), module.trainer.precision_plugin.val_step_context():
             for prompt, sides in zip(self._prompts, self._last[:_COMPARED], strict=False):

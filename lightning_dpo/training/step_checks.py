@@ -132,7 +132,7 @@ def check_finite(norm: Tensor, record: StepRecord, place: Callable[[int], str]) 
     if on_all_devices(finite):
         return
     bad, every = of_all_devices(record.non_finite()), of_all_devices(record.all())
-    what = f"the loss of {named(bad, place)}" if bad else f"the gradient of the step ({named(every, place, most=4)})"
+    what = f"the loss of {named(bad, place)}" if bad else f"the gradient of the step ({named(every, place, most=8)})"
     raise UserError(
         f"{what} is not finite, so the update was not applied. Likely causes: too large a learning rate, fp16 (use "
         "bf16-mixed or 32-true), or a corrupt row"

@@ -120,7 +120,7 @@ def test_reports_a_missing_model(tmp_path):
     with pytest.raises(UserError, match=r"model.name=.*absent is neither a folder"):
         source.tokenizer()
     named = CausalLM("x", pretrained=False, config={"model_type": "llama"}, tokenizer_name=str(tmp_path / "other"))
-    with pytest.raises(UserError, match=r"the tokenizer of .*other"):
+    with pytest.raises(UserError, match=r"model .*other is neither a folder"):
         named.tokenizer()
 
 

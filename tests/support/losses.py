@@ -132,7 +132,8 @@ CASES = {
         losses.IPO(BETA, "sum"), lambda v: (v.w - v.l - 1 / (2 * BETA) - v.o / BETA) ** 2,
         optimum=lambda world: ipo_optimum(world, BETA),
     ),
-    "hinge": Case(losses.Hinge(BETA), lambda v: relu(1 - v.m), {"loss_type": ["hinge"]}, frontier=0.95),
+    # Not smooth, so where L-BFGS stops depends on the rounding of the CPU: 0.87 on one, 0.95 on another.
+    "hinge": Case(losses.Hinge(BETA), lambda v: relu(1 - v.m), {"loss_type": ["hinge"]}, frontier=0.8),
     "robust": Case(
         losses.Robust(BETA, NOISE),
         lambda v: (-(1 - NOISE) * log_sigmoid(v.m) + NOISE * log_sigmoid(-v.m)) / (1 - 2 * NOISE),
