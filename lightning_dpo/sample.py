@@ -61,7 +61,7 @@ def prompts_of(file: Path) -> Iterator[str]:
     """
     from lightning_dpo.data.sources.files import SUFFIXES, read_rows
 
-    if not file.is_file():
+    if file.is_dir() or not file.exists():  # a pipe is not a file and can be read
         raise UserError(f"--prompts={file}: the file does not exist")
     if file.name.endswith(SUFFIXES):
         for where, row in read_rows(file):
