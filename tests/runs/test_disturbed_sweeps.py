@@ -32,7 +32,7 @@ def test_a_sweep_that_was_killed_between_jobs_is_finished_by_the_same_command(tm
         assert f"beta-{OmegaConf.load(job / 'config.yaml').loss.beta:g}" in name
     report = (tmp_path / "sweep" / "report.md").read_text()
     assert "3 runs: 3 finished." in report
-    assert "| 1\\_beta-0.5 | 0.5 |" in report
+    assert "1\\_beta-0.5 | finished | 0.5 |" in report  # after a star if it is the best
 
 
 def test_a_failed_job_is_recorded_and_only_it_is_repeated(tmp_path, model_folder, hh_file):
