@@ -192,7 +192,7 @@ def _check_targets(raw: dict[str, Any], config: DictConfig) -> None:
 def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
-    except ModuleNotFoundError:  # not even the package above it, if there is no plugin at all
+    except ModuleNotFoundError:  # of the parent package, if no plugin is installed
         return False
 
 

@@ -9,6 +9,7 @@ from lightning_dpo.cli.checked import CheckedConfig
 from lightning_dpo.cli.config import CONFIG_DIR
 from lightning_dpo.cli.targets import check_trust
 from lightning_dpo.errors import UserError
+from lightning_dpo.settings import flat
 from lightning_dpo.train import KEYS
 from tests.support.compose import NAMED, composed
 
@@ -28,7 +29,7 @@ NEEDED = {
 @pytest.mark.parametrize(("group", "option"), OPTIONS + NAMED + SWEEPS)
 def test_every_yaml_composes_and_binds(tmp_path, group, option):
     config = composed(tmp_path, f"{group}={option}", *NEEDED.get((group, option), []))
-    CheckedConfig(config, KEYS)
+    assert CheckedConfig(config, KEYS).values.keys() <= KEYS
 
 
 @pytest.mark.parametrize(("command", "keys"), [("evaluate", evaluate.KEYS), ("inspect_data", inspect_data.KEYS)])
@@ -210,7 +211,9 @@ def test_an_override_without_effect_is_rejected(tmp_path, override, reason):
 def test_the_same_override_is_accepted_where_it_has_an_effect(tmp_path, override, _):
     path = [] if "folder" in override else ["data.path=hh.jsonl"]
     overrides = ["model=llama", "data=hh", "model.pretrained=false", *path, override]
-    CheckedConfig(composed(tmp_path, *overrides), KEYS, overrides)
+    values = flat(CheckedConfig(composed(tmp_path, *overrides), KEYS, overrides).values)
+    key, _, value = override.partition("=")
+    assert str(values[key]) == value
 
 
 def test_a_data_set_with_a_validation_split_needs_no_fraction(tmp_path):
