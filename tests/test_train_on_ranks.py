@@ -35,6 +35,7 @@ def test_a_run_on_two_ranks_leaves_what_one_leaves(tmp_path, model_folder, hh_fi
     alone = on(1, tmp_path / "alone", *options)
     ranks = on(2, tmp_path / "ranks", f"strategy={strategy}", *options)
     assert alone.keys() == ranks.keys()
+    assert alone["warnings"] == ranks["warnings"]
     of_the_machine = {
         "train/pairs_per_second",
         "train/tokens_per_second",

@@ -1,5 +1,6 @@
 """A world of few answers, in which losses are minimized on all pairs, and the optima that their papers derive."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +42,25 @@ def small_world() -> World:
 
 
 def minimized(loss: PreferenceLossFunction, world: World, flipped: float = 0.0, offsets: bool = False) -> Tensor:
-    """log π of all answers at the minimum of the loss on all pairs, weighted by their frequencies.
+    """log π of all answers at the minimum of a smooth loss on all pairs. For the arguments, see `mean_loss`."""
+    value_at = mean_loss(loss, world, flipped, offsets)
+    logits = world.reference.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([logits], max_iter=300, line_search_fn="strong_wolfe", tolerance_change=1e-12)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = value_at(logits)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return logits.detach().log_softmax(-1)
+
+
+def mean_loss(
+    loss: PreferenceLossFunction, world: World, flipped: float = 0.0, offsets: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """The mean of the loss on all pairs, weighted by their frequencies, as a function of the logits of all answers.
 
     Args:
         loss: The loss.
@@ -58,8 +77,6 @@ def minimized(loss: PreferenceLossFunction, world: World, flipped: float = 0.0, 
         rows = torch.arange(len(weights)).repeat_interleave((weights / weights.sum() * 2000).round().long())
         prompts, winners, losers, weights = prompts[rows], winners[rows], losers[rows], torch.ones(len(rows), **_DOUBLE)
     offset = world.scores[prompts, winners] - world.scores[prompts, losers]
-    logits = world.reference.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([logits], max_iter=300, line_search_fn="strong_wolfe", tolerance_change=1e-12)
 
     def completions(logps: Tensor, answers: Tensor) -> CompletionLogps:
         sums, lengths = logps[prompts, answers], world.lengths[prompts, answers]
@@ -69,8 +86,7 @@ def minimized(loss: PreferenceLossFunction, world: World, flipped: float = 0.0, 
 
     mean_length = (weights * world.lengths[prompts, winners]).sum() / weights.sum()
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
+    def value_at(logits: Tensor) -> Tensor:
         policy, reference = logits.log_softmax(-1), world.reference
         pairs = PairLogps(
             (completions(policy, winners), completions(policy, losers)),
@@ -78,17 +94,27 @@ def minimized(loss: PreferenceLossFunction, world: World, flipped: float = 0.0, 
             offset if offsets else torch.zeros_like(offset),
             mean_length,
         )
-        value = (weights * loss.losses(pairs)).sum() / weights.sum()
-        value.backward()
-        return value
+        return (weights * loss.losses(pairs)).sum() / weights.sum()
 
-    optimizer.step(closure)
-    return logits.detach().log_softmax(-1)
+    return value_at
 
 
 def gibbs(world: World, beta: float, more: Any = 0.0) -> Tensor:
     """π_ref exp((r + more)/β) / Z."""
     return (world.reference + (world.rewards + more) / beta).log_softmax(-1)
+
+
+def hinge_optimum(world: World, beta: float) -> Tensor:
+    """Log-ratios that are whole multiples of 1/β, up to a constant: the least among all of them.
+
+    The minimum is that of a linear program whose constraints bound differences of two log-ratios by 1/β. Its matrix is
+    totally unimodular, so one of its solutions is integral in units of 1/β.
+    """
+    units = torch.cartesian_prod(*[torch.arange(6)] * 6).double()  # a larger range would have a gap of more than 1
+    margins = units[:, :, None] - units[:, None, :]
+    losses = [(frequencies * (1 - margins).relu()).sum((1, 2)) for frequencies in world.frequencies]
+    best = torch.stack([units[values.argmin()] for values in losses])
+    return (world.reference + best / beta).log_softmax(-1)
 
 
 def ipo_optimum(world: World, tau: float) -> Tensor:
